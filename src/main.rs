@@ -1,0 +1,3 @@
+//! The `asft` program.
+
+fn main() {}
