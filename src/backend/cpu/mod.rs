@@ -1,0 +1,182 @@
+//! The CPU backend: f32, f64 where a sum needs it; the embedded default and the reference of every kernel.
+//!
+//! Work is split by tile or row, never by thread, and every reduction has one order: the same inputs give the same bits
+//! for any number of threads.
+
+mod adamw;
+mod attention;
+mod embedding;
+mod gather;
+mod gradient_norm;
+mod head;
+mod kernels;
+mod matmul;
+mod memory;
+mod objective;
+mod rmsnorm;
+mod rope;
+mod simd;
+mod swiglu;
+
+use memory::Memory;
+pub use simd::{LEVEL_VARIABLE, Level, Simd};
+
+use crate::backend::*;
+
+/// The CPU as a device.
+#[derive(Debug)]
+pub struct CpuBackend {
+    memory: Memory,
+    pool: rayon::ThreadPool,
+    simd: Simd,
+}
+
+impl CpuBackend {
+    /// A backend with its own worker threads; 0 means one per core.
+    pub fn new(threads: usize) -> Result<Self, BackendError> {
+        Self::with_simd(threads, Simd::detect())
+    }
+
+    /// A backend at a given instruction-set level.
+    pub fn with_simd(threads: usize, simd: Simd) -> Result<Self, BackendError> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("asft-cpu-{index}"))
+            .build()
+            .map_err(|error| BackendError::Threads { threads, reason: error.to_string() })?;
+        Ok(Self { memory: Memory::default(), pool, simd })
+    }
+
+    /// Worker threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    fn run(&mut self, work: impl FnOnce(Simd, &mut Memory) + Send) {
+        let (simd, memory) = (self.simd, &mut self.memory);
+        self.pool.install(|| work(simd, memory));
+    }
+}
+
+/// A copy that has already happened.
+#[derive(Debug)]
+pub struct CpuTicket(Vec<u8>);
+
+impl Backend for CpuBackend {
+    type Ticket = CpuTicket;
+
+    fn name(&self) -> String {
+        format!("cpu ({} threads, {:?})", self.threads(), self.simd.level()).to_lowercase()
+    }
+
+    fn allocate(&mut self, arena: ArenaId, bytes: usize) -> Result<(), BackendError> {
+        self.memory.allocate(arena, bytes)
+    }
+
+    fn free(&mut self, arena: ArenaId) {
+        self.memory.free(arena);
+    }
+
+    fn write<S: Scalar>(&mut self, to: View, values: &[S]) {
+        self.memory.access().write::<S>(to).copy_from_slice(values);
+    }
+
+    fn read<S: Scalar>(&mut self, from: View, values: &mut [S]) -> Result<(), BackendError> {
+        values.copy_from_slice(self.memory.access().read::<S>(from));
+        Ok(())
+    }
+
+    fn read_later(&mut self, from: View) -> CpuTicket {
+        let mut access = self.memory.access();
+        CpuTicket(match from.element {
+            Element::F32 => bytemuck::cast_slice(access.read::<f32>(from)).to_vec(),
+            Element::F64 => bytemuck::cast_slice(access.read::<f64>(from)).to_vec(),
+            Element::U32 => bytemuck::cast_slice(access.read::<u32>(from)).to_vec(),
+        })
+    }
+
+    fn collect<S: Scalar>(&mut self, ticket: CpuTicket) -> Result<Vec<S>, BackendError> {
+        Ok(bytemuck::pod_collect_to_vec(&ticket.0))
+    }
+
+    fn zero(&mut self, view: View) {
+        match view.element {
+            Element::F32 => self.memory.access().write::<f32>(view).fill(0.0),
+            Element::F64 => self.memory.access().write::<f64>(view).fill(0.0),
+            Element::U32 => self.memory.access().write::<u32>(view).fill(0),
+        }
+    }
+
+    fn embedding_forward(&mut self, arguments: EmbeddingForward) {
+        self.run(|_, memory| embedding::forward(memory, arguments));
+    }
+
+    fn embedding_backward(&mut self, arguments: EmbeddingBackward) {
+        self.run(|_, memory| embedding::backward(memory, arguments));
+    }
+
+    fn rmsnorm_forward(&mut self, arguments: RmsnormForward) {
+        self.run(|simd, memory| rmsnorm::forward(simd, memory, arguments));
+    }
+
+    fn rmsnorm_backward(&mut self, arguments: RmsnormBackward) {
+        self.run(|simd, memory| rmsnorm::backward(simd, memory, arguments));
+    }
+
+    fn rope(&mut self, arguments: Rope) {
+        self.run(|simd, memory| rope::rope(simd, memory, arguments));
+    }
+
+    fn attention_forward(&mut self, arguments: AttentionForward) {
+        self.run(|simd, memory| attention::forward(simd, memory, arguments));
+    }
+
+    fn attention_backward(&mut self, arguments: AttentionBackward) {
+        self.run(|simd, memory| attention::backward(simd, memory, arguments));
+    }
+
+    fn swiglu_forward(&mut self, arguments: SwigluForward) {
+        self.run(|simd, memory| swiglu::forward(simd, memory, arguments));
+    }
+
+    fn swiglu_backward(&mut self, arguments: SwigluBackward) {
+        self.run(|simd, memory| swiglu::backward(simd, memory, arguments));
+    }
+
+    fn matmul(&mut self, arguments: Matmul) {
+        let threads = self.threads();
+        self.run(|simd, memory| matmul::matmul(simd, threads, memory, arguments));
+    }
+
+    fn gather_rows(&mut self, arguments: GatherRows) {
+        self.run(|_, memory| gather::gather(memory, arguments));
+    }
+
+    fn scatter_rows(&mut self, arguments: ScatterRows) {
+        self.run(|_, memory| gather::scatter(memory, arguments));
+    }
+
+    fn copy_rows(&mut self, arguments: CopyRows) {
+        self.run(|_, memory| gather::copy(memory, arguments));
+    }
+
+    fn target_logits(&mut self, arguments: TargetLogits) {
+        self.run(|simd, memory| head::target_logits(simd, memory, arguments));
+    }
+
+    fn head_rows(&mut self, arguments: HeadRows) {
+        self.run(|simd, memory| head::rows(simd, memory, arguments));
+    }
+
+    fn objective(&mut self, arguments: ObjectiveCoefficients<'_>) {
+        objective::coefficients(&mut self.memory, arguments);
+    }
+
+    fn gradient_norm(&mut self, arguments: GradientNorm) {
+        self.run(|simd, memory| gradient_norm::gradient_norm(simd, memory, arguments));
+    }
+
+    fn adamw(&mut self, arguments: Adamw) {
+        self.run(|simd, memory| adamw::adamw(simd, memory, arguments));
+    }
+}

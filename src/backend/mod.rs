@@ -1,0 +1,103 @@
+//! The seam between the model and a device: memory cut into views, and a short list of operations.
+//!
+//! A backend owns numbered arenas and *enqueues* operations in order; every operation takes one argument struct of
+//! [`View`]s and sizes (module [`operations`]). The CPU does the work at once, a GPU later; so nothing here returns an
+//! error but what waits for the device: [`Backend::read`] and [`Backend::collect`]. Two ways lead back to the host:
+//! `read`, which waits, and `read_later`, which returns a ticket. A training step that only uses tickets never waits.
+//!
+//! Its boundary: `model/`, `objective/` and `train/` see this trait and nothing of a device. What an operation computes
+//! is said here and in [`operations`]; how, in `cpu/`.
+//!
+//! Letters, the same everywhere: B sequences, T packed tokens, R response rows, H hidden, N query heads, K key/value
+//! heads, D head size, F feed-forward, V vocabulary; a `d` prefix for gradients. Matrices are row-major.
+
+pub mod cpu;
+pub mod operations;
+mod view;
+
+pub use operations::*;
+pub use view::{ArenaId, Element, Scalar, View};
+
+/// What a device can answer instead of a result.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The device has no room for an arena of the plan.
+    #[error("cannot take {bytes} bytes for {arena:?}: {reason}")]
+    OutOfMemory {
+        /// The arena that was asked for.
+        arena: ArenaId,
+        /// Its size.
+        bytes: usize,
+        /// What the system answered.
+        reason: String,
+    },
+    /// The worker threads could not be started.
+    #[error("cannot start {threads} worker threads: {reason}")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What the system answered.
+        reason: String,
+    },
+}
+
+/// A device that can run the model. Operations are documented at their argument structs.
+pub trait Backend {
+    /// A pending copy to the host, made by [`Backend::read_later`].
+    type Ticket;
+
+    /// What `asft info` and the logs call this device.
+    fn name(&self) -> String;
+
+    /// Takes `bytes` of zeroed memory under the number `arena`, replacing what that number named before.
+    fn allocate(&mut self, arena: ArenaId, bytes: usize) -> Result<(), BackendError>;
+    /// Gives an arena back.
+    fn free(&mut self, arena: ArenaId);
+    /// Copies host values into a view of the same length.
+    fn write<S: Scalar>(&mut self, to: View, values: &[S]);
+    /// Waits for all work before it, then copies a view to the host.
+    fn read<S: Scalar>(&mut self, from: View, values: &mut [S]) -> Result<(), BackendError>;
+    /// Enqueues a copy to the host and goes on.
+    fn read_later(&mut self, from: View) -> Self::Ticket;
+    /// Waits for a ticket; `from` of `read_later` must have held elements of type `S`.
+    fn collect<S: Scalar>(&mut self, ticket: Self::Ticket) -> Result<Vec<S>, BackendError>;
+
+    /// Sets every byte of a view to zero.
+    fn zero(&mut self, view: View);
+    /// Token ids to hidden rows.
+    fn embedding_forward(&mut self, arguments: EmbeddingForward);
+    /// Hidden-row gradients summed by token id, in ascending row order.
+    fn embedding_backward(&mut self, arguments: EmbeddingBackward);
+    /// Residual add and root-mean-square normalisation.
+    fn rmsnorm_forward(&mut self, arguments: RmsnormForward);
+    /// Gradient of the normalised sum with respect to the sum and the weight.
+    fn rmsnorm_backward(&mut self, arguments: RmsnormBackward);
+    /// Rotary position embedding in place, or its inverse.
+    fn rope(&mut self, arguments: Rope);
+    /// Softmax attention of query segments over up to two key ranges each.
+    fn attention_forward(&mut self, arguments: AttentionForward);
+    /// Gradients of queries, keys and values.
+    fn attention_backward(&mut self, arguments: AttentionBackward);
+    /// silu(gate) * up.
+    fn swiglu_forward(&mut self, arguments: SwigluForward);
+    /// Gradient of gate and up.
+    fn swiglu_backward(&mut self, arguments: SwigluBackward);
+    /// A matrix product in one of three layouts.
+    fn matmul(&mut self, arguments: Matmul);
+    /// Rows of a matrix, each with an optional factor.
+    fn gather_rows(&mut self, arguments: GatherRows);
+    /// The adjoint of `gather_rows`, over an inverse list.
+    fn scatter_rows(&mut self, arguments: ScatterRows);
+    /// Copies rows to given rows of another matrix (keys and values into a cache).
+    fn copy_rows(&mut self, arguments: CopyRows);
+    /// The logit of each row's target, beside the product that makes the others.
+    fn target_logits(&mut self, arguments: TargetLogits);
+    /// The head's row kernel: log-prob statistics of each row and, if asked, the unit gradient in place of the logits.
+    fn head_rows(&mut self, arguments: HeadRows);
+    /// Coefficients d loss / d log-prob of complete units (see [`crate::objective::Objective`]).
+    fn objective(&mut self, arguments: ObjectiveCoefficients<'_>);
+    /// Global gradient norm, clip factor and the sticky flag for what is not finite.
+    fn gradient_norm(&mut self, arguments: GradientNorm);
+    /// One AdamW update, skipped while the sticky flag is set.
+    fn adamw(&mut self, arguments: Adamw);
+}

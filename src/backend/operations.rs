@@ -1,0 +1,395 @@
+//! The operations' argument structs: what each one reads, writes and computes. One operation has one name here, in
+//! `backend/cpu/` and in `tests/ops/`. Unless said otherwise views are `f32` and hold exactly the shape given.
+
+use super::View;
+use crate::data::{BatchGroup, StepTotals};
+use crate::objective::Objective;
+
+/// `out[t] = table[ids[t]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddingForward {
+    /// `[T]` u32, below V.
+    pub ids: View,
+    /// `[V, H]`.
+    pub table: View,
+    /// `[T, H]`.
+    pub out: View,
+    /// H.
+    pub hidden: usize,
+}
+
+/// `dtable[id] += sum of dout[t] over the rows t of that id`, in ascending order of t. Always accumulates.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddingBackward {
+    /// `[U]` u32: the distinct ids, ascending.
+    pub token_ids: View,
+    /// `[U + 1]` u32: where each id's rows begin in `token_rows`.
+    pub token_offsets: View,
+    /// u32: packed rows by id, ascending within one id.
+    pub token_rows: View,
+    /// `[T, H]`.
+    pub dout: View,
+    /// `[V, H]`.
+    pub dtable: View,
+    /// H.
+    pub hidden: usize,
+}
+
+/// `sum = x + residual`, `rstd = 1/sqrt(mean(sum^2) + eps)`, `out = sum * rstd * weight`, row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsnormForward {
+    /// `[T, H]`.
+    pub x: View,
+    /// `[T, H]`, added to `x` first.
+    pub residual: Option<View>,
+    /// `[T, H]`: where the sum goes; needed if and only if there is a residual.
+    pub sum: Option<View>,
+    /// `[H]`.
+    pub weight: View,
+    /// `[T, H]`.
+    pub out: View,
+    /// `[T]`, kept for the backward pass.
+    pub rstd: View,
+    /// H.
+    pub hidden: usize,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+/// With `xhat = x * rstd` and `w = dout * weight`:
+/// `dx = dresidual + rstd * (w - xhat * mean(w * xhat))`, `dweight (+)= sum over rows of dout * xhat`.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsnormBackward {
+    /// `[T, H]`: gradient of the normalised output.
+    pub dout: View,
+    /// `[T, H]`: what was normalised (the sum, where there was a residual).
+    pub x: View,
+    /// `[H]`.
+    pub weight: View,
+    /// `[T]`.
+    pub rstd: View,
+    /// `[T, H]`: gradient that reaches the sum directly; may be absent at the last norm.
+    pub dresidual: Option<View>,
+    /// `[T, H]`.
+    pub dx: View,
+    /// `[H]`; absent for a frozen weight.
+    pub dweight: Option<View>,
+    /// Add to `dweight` instead of replacing it.
+    pub accumulate: bool,
+    /// H.
+    pub hidden: usize,
+}
+
+/// Which way [`Rope`] turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// By the position's angle.
+    Forward,
+    /// Back: the gradient of the forward rotation.
+    Backward,
+}
+
+/// Rotates the first `heads` heads of each row in place, Hugging Face's layout: element d of a head is paired with d + D/2.
+#[derive(Clone, Copy, Debug)]
+pub struct Rope {
+    /// `[T, stride]`: the heads lie at columns 0..heads*D.
+    pub x: View,
+    /// Columns of `x`.
+    pub stride: usize,
+    /// How many heads turn (queries and keys: N + K).
+    pub heads: usize,
+    /// D.
+    pub head_dim: usize,
+    /// `[T]` u32.
+    pub positions: View,
+    /// `[P, D/2]`: cosines by position.
+    pub cos: View,
+    /// `[P, D/2]`: sines by position.
+    pub sin: View,
+    /// Which way.
+    pub rotation: Rotation,
+}
+
+/// Heads that lie side by side in the rows of a matrix: head h, element d of row t at `t*stride + column + h*D + d`.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    /// The matrix.
+    pub view: View,
+    /// Its columns.
+    pub stride: usize,
+    /// Where the first head begins.
+    pub column: usize,
+}
+
+/// The u32 words of one encoded [`crate::data::Segment`]: start, len, then row, len, causal offset of both key ranges.
+pub const SEGMENT_WORDS: usize = 8;
+
+/// The shape shared by both directions of attention.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// N; query head n reads key/value head `n / (N / K)`.
+    pub query_heads: usize,
+    /// K.
+    pub key_heads: usize,
+    /// D; scores are scaled by 1/sqrt(D).
+    pub head_dim: usize,
+}
+
+/// For query row i of a segment: softmax over the keys j of its ranges with `j < len` and `j <= i + causal_offset`.
+/// Rows of `out` after the last segment are set to zero.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionForward {
+    /// `[T]` rows of queries.
+    pub q: Heads,
+    /// Key rows, addressed by the ranges; need not be the packed ones.
+    pub k: Heads,
+    /// Value rows, as `k`.
+    pub v: Heads,
+    /// `[S, SEGMENT_WORDS]` u32.
+    pub segments: View,
+    /// `[T, N*D]`.
+    pub out: View,
+    /// `[T, N]`: log-sum-exp of the scaled scores.
+    pub lse: View,
+    /// Heads.
+    pub shape: AttentionShape,
+}
+
+/// Gradients of [`AttentionForward`] where keys and values are the packed rows themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionBackward {
+    /// Queries, rotated.
+    pub q: Heads,
+    /// Keys, rotated.
+    pub k: Heads,
+    /// Values.
+    pub v: Heads,
+    /// `[T, N*D]`: the forward result.
+    pub out: View,
+    /// `[T, N]`.
+    pub lse: View,
+    /// `[T, N*D]`.
+    pub dout: View,
+    /// `[T, stride]`: written whole, gradients at the columns of `q`, `k` and `v`.
+    pub dqkv: View,
+    /// `[S, SEGMENT_WORDS]` u32.
+    pub segments: View,
+    /// `[families + 1]` u32: runs of segments that share keys with nobody else.
+    pub families: View,
+    /// Heads.
+    pub shape: AttentionShape,
+}
+
+/// `out = silu(gate) * up`, gate in the first F columns, up in the last F.
+#[derive(Clone, Copy, Debug)]
+pub struct SwigluForward {
+    /// `[T, 2F]`.
+    pub gate_up: View,
+    /// `[T, F]`.
+    pub out: View,
+    /// F.
+    pub feed_forward: usize,
+}
+
+/// Gradient of [`SwigluForward`].
+#[derive(Clone, Copy, Debug)]
+pub struct SwigluBackward {
+    /// `[T, 2F]`.
+    pub gate_up: View,
+    /// `[T, F]`.
+    pub dout: View,
+    /// `[T, 2F]`.
+    pub dgate_up: View,
+    /// F.
+    pub feed_forward: usize,
+}
+
+/// How the operands of a [`Matmul`] lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `C[m,n] = A[m,k] B[n,k]^T`: activations times weights.
+    Nt,
+    /// `C[m,n] = A[m,k] B[k,n]`: gradients of activations.
+    Nn,
+    /// `C[m,n] = A[k,m]^T B[k,n]`: gradients of weights.
+    Tn,
+}
+
+/// `C = A B` or `C += A B`. The order along k is fixed, so a row of C has the same bits whatever m is.
+#[derive(Clone, Copy, Debug)]
+pub struct Matmul {
+    /// Layout of A and B.
+    pub layout: Layout,
+    /// A.
+    pub a: View,
+    /// B.
+    pub b: View,
+    /// C, `[m, n]`.
+    pub c: View,
+    /// Rows of C.
+    pub m: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// Length of the reduction.
+    pub k: usize,
+    /// Add to C instead of replacing it.
+    pub accumulate: bool,
+}
+
+/// `out[r] = scale[r] * source[rows[r]]`.
+#[derive(Clone, Copy, Debug)]
+pub struct GatherRows {
+    /// `[T, H]`.
+    pub source: View,
+    /// `[R]` u32.
+    pub rows: View,
+    /// `[R]`; 1 where absent.
+    pub scale: Option<View>,
+    /// `[R, H]`.
+    pub out: View,
+    /// H.
+    pub hidden: usize,
+}
+
+/// `out[t] = sum over i in offsets[t]..offsets[t+1] of scale[rows[i]] * source[rows[i]]`, zero where there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct ScatterRows {
+    /// `[R, H]`.
+    pub source: View,
+    /// `[T + 1]` u32.
+    pub offsets: View,
+    /// `[R]` u32.
+    pub rows: View,
+    /// `[R]`; 1 where absent.
+    pub scale: Option<View>,
+    /// `[T, H]`.
+    pub out: View,
+    /// H.
+    pub hidden: usize,
+}
+
+/// `out[rows[r], out_column..] = source[r, source_column..]`, `width` elements of each row.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyRows {
+    /// `[R, source_stride]`.
+    pub source: View,
+    /// Columns of `source`.
+    pub source_stride: usize,
+    /// First column read.
+    pub source_column: usize,
+    /// `[R]` u32: distinct rows of `out`.
+    pub rows: View,
+    /// A matrix of `out_stride` columns.
+    pub out: View,
+    /// Columns of `out`.
+    pub out_stride: usize,
+    /// First column written.
+    pub out_column: usize,
+    /// Elements copied of each row.
+    pub width: usize,
+}
+
+/// `out[r] = x[r] . weight[targets[r]]`, accumulated in f32 or better.
+#[derive(Clone, Copy, Debug)]
+pub struct TargetLogits {
+    /// `[R, H]`.
+    pub x: View,
+    /// `[V, H]`.
+    pub weight: View,
+    /// `[R]` u32.
+    pub targets: View,
+    /// `[R]`.
+    pub out: View,
+    /// H.
+    pub hidden: usize,
+}
+
+/// Per row, with target y and `z_y` from [`TargetLogits`]: `m = max(z_y, max over v != y of z_v)`,
+/// `S = sum over v != y of exp(z_v - m)`, `e = exp(z_y - m)`; `logp = -log1p(S)` if `z_y = m`, else
+/// `(z_y - m) - log(S + e)`. The unit gradient, if asked for, replaces the logits: `U_y = S/(S+e)`,
+/// `U_v = -exp(z_v - m)/(S+e)`. The target stays out of the sum, so the log-prob is exact as p -> 1.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadRows {
+    /// `[R, V]`: logits in; with `write_gradient` the unit gradient out.
+    pub logits: View,
+    /// `[R]`.
+    pub target_logits: View,
+    /// `[R]` u32.
+    pub targets: View,
+    /// `[R]`: log-prob of the target.
+    pub logp: View,
+    /// `[R]`: log-sum-exp of the row.
+    pub lse: View,
+    /// `[R]` u32: the most probable token; the lowest id among equals.
+    pub argmax: View,
+    /// V.
+    pub vocabulary: usize,
+    /// Whether to leave the unit gradient in `logits`.
+    pub write_gradient: bool,
+}
+
+/// Evaluates an objective on the units (groups, or single sequences) whose rows are complete.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectiveCoefficients<'a> {
+    /// The objective.
+    pub objective: &'a dyn Objective,
+    /// The units; spans address rows of `logp` and `coefficients`. A unit may hold some of its group's spans only if
+    /// the objective's coupling allows it.
+    pub units: &'a [BatchGroup],
+    /// What the step counts, for the final 1/N.
+    pub totals: StepTotals,
+    /// `[R]`: log-probs of the whole micro-batch.
+    pub logp: View,
+    /// `[R]`: written for the rows of the units.
+    pub coefficients: View,
+    /// [`STEP_STATE_LEN`] f64: `BAD` is set if a unit's loss is not finite.
+    pub state: View,
+}
+
+/// Numbers of a step that live on the device, as f64: indices into its state view.
+pub const STEP_STATE_LEN: usize = 4;
+/// Global norm of the step's gradients before clipping.
+pub const GRADIENT_NORM: usize = 0;
+/// What every gradient is multiplied with: `min(1, max_norm / (norm + 1e-6))`.
+pub const CLIP_FACTOR: usize = 1;
+/// Not zero from the first loss or gradient on that is not finite; updates do nothing while it is set.
+pub const BAD: usize = 2;
+
+/// Writes `GRADIENT_NORM` and `CLIP_FACTOR`; sets `BAD` if the norm is not finite.
+#[derive(Clone, Copy, Debug)]
+pub struct GradientNorm {
+    /// All gradients: the flat arena.
+    pub gradients: View,
+    /// Largest norm allowed; no clipping where absent.
+    pub max_norm: Option<f64>,
+    /// [`STEP_STATE_LEN`] f64.
+    pub state: View,
+}
+
+/// PyTorch's AdamW on one run of parameters: `p *= 1 - lr*wd; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2;`
+/// `p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps)`, g clipped by the state's factor.
+#[derive(Clone, Copy, Debug)]
+pub struct Adamw {
+    /// Parameters.
+    pub parameters: View,
+    /// Their gradients.
+    pub gradients: View,
+    /// First moments.
+    pub first_moment: View,
+    /// Second moments.
+    pub second_moment: View,
+    /// [`STEP_STATE_LEN`] f64, written by [`GradientNorm`] before.
+    pub state: View,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// b1.
+    pub beta1: f64,
+    /// b2.
+    pub beta2: f64,
+    /// eps.
+    pub epsilon: f64,
+    /// wd; 0 for one-dimensional tensors.
+    pub weight_decay: f64,
+    /// t, from 1.
+    pub step: u64,
+}

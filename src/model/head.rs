@@ -1,0 +1,240 @@
+//! The head: one pass over the logits, any objective.
+//!
+//! Every objective's gradient with respect to the logits of row t is `g[t] * (onehot - softmax)`, and `g` depends on
+//! whole sequences. So the row kernel leaves the *unit* gradient U in place of the logits, the objective gives `g` once a
+//! unit's rows are complete, and the coefficient is applied to H-wide rows only: `dX = g * (U W)`, `dW += U^T (g * X)`.
+//! Three products, one read and one write of each logit, and one buffer of `head_rows x V`.
+//!
+//! A unit (a sequence or a group, as the objective couples) longer than the buffer is scored first, without keeping U,
+//! and its logits are computed again once `g` is known: four products, the same numbers.
+
+use std::ops::Range;
+
+use super::activations::{Activations, DeviceBatch};
+use super::llama::Llama;
+use crate::backend::{Backend, GatherRows, HeadRows, ObjectiveCoefficients, TargetLogits, View};
+use crate::data::{BatchGroup, Span, StepTotals};
+use crate::objective::{Coupling, Objective};
+
+/// What the training head needs beside the model and the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadStep<'a> {
+    /// The objective.
+    pub objective: &'a dyn Objective,
+    /// What the whole optimizer step counts.
+    pub totals: StepTotals,
+    /// The step's state on the device.
+    pub state: View,
+    /// Add to the head's weight gradient instead of replacing it.
+    pub accumulate: bool,
+}
+
+/// Rows whose units are complete, in the order in which the head works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Response rows.
+    pub rows: Range<usize>,
+    /// The units they make up; spans count from the micro-batch's first row.
+    pub units: Vec<BatchGroup>,
+}
+
+/// Cuts a micro-batch into chunks of at most `capacity` rows, each of whole units; a unit longer than that is a chunk
+/// of its own.
+pub fn chunks(groups: &[BatchGroup], coupling: Coupling, capacity: usize) -> Vec<Chunk> {
+    let mut chunks: Vec<Chunk> = Vec::new();
+    for unit in groups.iter().flat_map(|group| units(group, coupling)) {
+        let rows = unit_rows(&unit);
+        match chunks.last_mut() {
+            Some(last) if rows.end - last.rows.start <= capacity => {
+                last.rows.end = rows.end;
+                last.units.push(unit);
+            }
+            _ => chunks.push(Chunk { rows, units: vec![unit] }),
+        }
+    }
+    chunks
+}
+
+/// A group as a whole, or each of its sequences alone.
+fn units(group: &BatchGroup, coupling: Coupling) -> Vec<BatchGroup> {
+    let alone = BatchGroup { prompt: None, chosen: None, rejected: None, ..*group };
+    match coupling {
+        Coupling::Group => vec![*group],
+        Coupling::Sequence => [
+            BatchGroup { prompt: group.prompt, ..alone },
+            BatchGroup { chosen: group.chosen, ..alone },
+            BatchGroup { rejected: group.rejected, ..alone },
+        ]
+        .into_iter()
+        .filter(|unit| spans(unit).next().is_some())
+        .collect(),
+    }
+}
+
+fn spans(unit: &BatchGroup) -> impl Iterator<Item = Span> {
+    [unit.prompt, unit.chosen, unit.rejected].into_iter().flatten()
+}
+
+fn unit_rows(unit: &BatchGroup) -> Range<usize> {
+    let start = spans(unit).map(|span| span.start).min().unwrap_or(0);
+    let end = spans(unit).map(|span| span.start + span.len).max().unwrap_or(0);
+    start as usize..end as usize
+}
+
+impl Llama {
+    /// Gathers the rows that predict a scored token into `activations.head.x`.
+    fn gather_head_rows<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
+        let h = self.config.hidden_size;
+        backend.gather_rows(GatherRows {
+            source: activations.hidden.first(batch.ids.len * h),
+            rows: batch.gather,
+            scale: None,
+            out: activations.head.x.first(batch.gather.len * h),
+            hidden: h,
+        });
+    }
+
+    /// Log-probs (`logp`, `lse`, `argmax` of `activations.head`) of every response row, without gradients.
+    pub fn score<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
+        self.gather_head_rows(backend, activations, batch);
+        let capacity = activations.budget.head_rows;
+        for start in (0..batch.gather.len).step_by(capacity) {
+            let rows = start..(start + capacity).min(batch.gather.len);
+            self.head_logits(backend, activations, batch, rows, false);
+        }
+    }
+
+    /// Log-probs, coefficients, the head's weight gradient and the unit row gradients `activations.head.dx`.
+    pub fn head<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        groups: &[BatchGroup],
+        step: HeadStep<'_>,
+    ) {
+        self.gather_head_rows(backend, activations, batch);
+        let rows = batch.gather.len;
+        let (logp, coefficients) = (activations.head.logp.first(rows), activations.head.coefficients.first(rows));
+        backend.zero(coefficients);
+        let capacity = activations.budget.head_rows;
+        let mut accumulate = step.accumulate;
+        for chunk in chunks(groups, step.objective.coupling(), capacity) {
+            let fits = chunk.rows.len() <= capacity;
+            let parts: Vec<Range<usize>> = chunk
+                .rows
+                .clone()
+                .step_by(capacity)
+                .map(|start| start..(start + capacity).min(chunk.rows.end))
+                .collect();
+            for part in &parts {
+                self.head_logits(backend, activations, batch, part.clone(), fits);
+            }
+            backend.objective(ObjectiveCoefficients {
+                objective: step.objective,
+                units: &chunk.units,
+                totals: step.totals,
+                logp,
+                coefficients,
+                state: step.state,
+            });
+            for part in parts {
+                if !fits {
+                    self.head_logits(backend, activations, batch, part.clone(), true);
+                }
+                self.head_gradients(backend, activations, batch, part, accumulate);
+                accumulate = true;
+            }
+        }
+    }
+
+    /// Logits of some rows and the row kernel over them.
+    fn head_logits<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        rows: Range<usize>,
+        write_gradient: bool,
+    ) {
+        let (head, h) = (activations.head, self.config.hidden_size);
+        let x = head.x.rows(rows.clone(), h);
+        let logits = head.logits.first(rows.len() * self.config.vocab_size);
+        let cut = |view: View| view.slice(rows.clone());
+        self.head.forward(backend, x, logits, rows.len());
+        backend.target_logits(TargetLogits {
+            x,
+            weight: self.head.weight,
+            targets: cut(batch.targets),
+            out: cut(head.target_logits),
+            hidden: h,
+        });
+        backend.head_rows(HeadRows {
+            logits,
+            target_logits: cut(head.target_logits),
+            targets: cut(batch.targets),
+            logp: cut(head.logp),
+            lse: cut(head.lse),
+            argmax: cut(head.argmax),
+            vocabulary: self.config.vocab_size,
+            write_gradient,
+        });
+    }
+
+    /// From the unit gradients of some rows to their share of dX (unscaled) and dW.
+    fn head_gradients<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        rows: Range<usize>,
+        accumulate: bool,
+    ) {
+        let (head, h) = (activations.head, self.config.hidden_size);
+        let unit = head.logits.first(rows.len() * self.config.vocab_size);
+        self.head.backward_input(backend, unit, head.dx.rows(rows.clone(), h), rows.len());
+        let scaled = head.scaled.first(rows.len() * h);
+        backend.gather_rows(GatherRows {
+            source: activations.hidden.first(batch.ids.len * h),
+            rows: batch.gather.slice(rows.clone()),
+            scale: Some(head.coefficients.slice(rows.clone())),
+            out: scaled,
+            hidden: h,
+        });
+        self.head.backward_weight(backend, scaled, unit, rows.len(), accumulate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(index: u32, start: u32, chosen: u32, rejected: u32) -> BatchGroup {
+        BatchGroup {
+            group: index,
+            row: index as usize,
+            prompt: None,
+            chosen: Some(Span { start, len: chosen }),
+            rejected: Some(Span { start: start + chosen, len: rejected }),
+            reference: None,
+        }
+    }
+
+    #[test]
+    fn chunks_hold_whole_units_up_to_the_capacity() {
+        let groups = [group(0, 0, 3, 2), group(1, 5, 4, 4), group(2, 13, 1, 1)];
+        let by_group = chunks(&groups, Coupling::Group, 8);
+        assert_eq!(by_group.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..5, 5..13, 13..15]);
+        let by_sequence = chunks(&groups, Coupling::Sequence, 9);
+        assert_eq!(by_sequence.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..9, 9..15]);
+        assert_eq!(by_sequence[0].units.len(), 3);
+        assert!(by_sequence[0].units[0].rejected.is_none());
+    }
+
+    #[test]
+    fn a_unit_longer_than_the_buffer_is_a_chunk_of_its_own() {
+        let groups = [group(0, 0, 30, 2), group(1, 32, 1, 1)];
+        let rows: Vec<_> = chunks(&groups, Coupling::Group, 8).into_iter().map(|chunk| chunk.rows).collect();
+        assert_eq!(rows, [0..32, 32..34]);
+    }
+}

@@ -1,0 +1,21 @@
+//! The model: configuration, parameters, the places of its activations, forward, backward, head.
+//!
+//! Boundary: everything here is a sequence of [`crate::backend::Backend`] operations on views from the memory plan;
+//! nothing here owns memory, knows a device, or knows an objective.
+
+mod activations;
+mod config;
+mod head;
+mod linear;
+mod llama;
+mod llama_backward;
+mod parameters;
+
+pub use activations::{
+    Activations, BackwardActivations, Budget, DeviceBatch, HeadActivations, LayerActivations, Purpose,
+};
+pub use config::{ConfigError, LlamaConfig, Rope};
+pub use head::{Chunk, HeadStep, chunks};
+pub use linear::Linear;
+pub use llama::{Layer, Llama, Norm};
+pub use parameters::{Parameter, ParameterTable};
