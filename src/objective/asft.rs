@@ -156,7 +156,7 @@ impl Objective for Asft {
         let nll = self.nll.term(group, totals);
         let mut loss = self.c * nll.loss;
         let mut slopes = Slopes { prompt: self.c * nll.prompt, chosen: self.c * nll.chosen, rejected: 0.0 };
-        // Skipped rather than multiplied by 0: at lambda 0 the bits are SFT's.
+        // Skipped rather than multiplied by 0, which would make NaN of a log-prob of -inf where SFT gives inf.
         if self.lambda != 0.0 {
             let weight = self.lambda * reciprocal(totals.groups);
             if let Some(chosen) = &group.chosen {

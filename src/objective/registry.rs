@@ -7,7 +7,7 @@ use super::{Objective, ObjectiveError, asft, dpo, orpo, sft};
 
 /// Every objective, in the order of listings.
 pub static OBJECTIVES: &[&Entry] = &[
-    &asft::ENTRY, //
+    &asft::ENTRY, // one line each
     &sft::ENTRY,
     &orpo::ENTRY,
     &dpo::ENTRY,

@@ -48,7 +48,11 @@ fn asft_at_lambda_0_has_the_bits_of_sft_with_sequence_reduction() {
     assert!(!asft.spans().rejected);
     let totals = StepTotals { groups: 7, chosen_tokens: 40, prompt_tokens: 9, rejected_tokens: 31 };
     for length in 1..40 {
-        let chosen: Vec<f32> = (0..length).map(|t| -0.37 * (t as f32 * 1.7).sin().abs() - 1e-7).collect();
+        let mut chosen: Vec<f32> = (0..length).map(|t| -0.37 * (t as f32 * 1.7).sin().abs() - 1e-7).collect();
+        if length == 39 {
+            // A target that the model gives no mass at all.
+            chosen[7] = f32::NEG_INFINITY;
+        }
         for group in
             [pair(&chosen, &[-0.3, -2.0]), GroupLogps { chosen: scored(&chosen), ..Default::default() }]
         {
