@@ -1,8 +1,8 @@
 //! Functions of one mean log-prob `a`: log-odds and their softplus, each with its derivative, exact from `a = -eps`
 //! down to underflow, and continued linearly from `-eps` upwards.
 //!
-//! As `a -> 0` (a probability near 1) `log(1 - p)` and its slope grow without bound, and `a` itself is rounding
-//! noise: f32 log-probs near 0 carry about 1e-7. So a term `f` that diverges there is replaced beyond `-eps` by its
+//! As `a -> 0` (a probability near 1) `log(1 - p)` and its slope grow without bound, and logits rounded to bf16 leave
+//! little of `a` but rounding. So a term `f` that diverges there is replaced beyond `-eps` by its
 //! tangent, `f(a) = f(-eps) + f'(-eps) (a + eps)`: value and gradient stay consistent with each other, the gradient
 //! is continuous, and its size is bounded by `beta / (1 - e^-eps)` (at beta = 1 by `1 / expm1(eps)`). Clamping `a`
 //! instead, as other implementations do, makes the gradient vanish exactly where the answer is most certain.

@@ -8,8 +8,8 @@ nothing; derivatives are central differences of the loss with a step of 1e-25 on
 rearranged forms nor the derivatives of the program appear here. What is ours is only the rule beyond -eps: a term is
 continued by its tangent (the slope again a difference).
 
-    ASFT  arXiv 2409.10571; with c and beta as in arXiv 2502.01237        ORPO  arXiv 2403.07691, eq. 4 to 7
-    DPO   arXiv 2305.18290, eq. 7; label smoothing as in cDPO             SFT   mean negative log-likelihood
+    ASFT  arXiv 2409.10571; with c and beta as in arXiv 2502.01237        ORPO  arXiv 2403.07691
+    DPO   arXiv 2305.18290; label smoothing as in cDPO             SFT   mean negative log-likelihood
 
 Every log-prob is an f32, so that a reader has it exactly. A coefficient's 1/N is that of `totals`, a whole step.
 """
