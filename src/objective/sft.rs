@@ -1,0 +1,81 @@
+//! SFT: supervised fine-tuning on the chosen answer.
+//!
+//! `L = NLL(chosen)`, the baseline and the first term of ASFT and ORPO. The rejected answer carries no coefficient
+//! and is not packed; where it is scored all the same (evaluation), its metrics are given.
+//!
+//! Averaging: the mean over the step's response tokens, as TRL and transformers do, unless `--nll-reduction` and
+//! `--nll-on` say otherwise. Coupling: sequence; group for a sequence mean over prompt and response together.
+//! Reference: none. Limits: the gradient per token is at most 1/T; nothing diverges.
+
+use super::nll::{self, Nll};
+use super::parameters::{Choice, Parameters};
+use super::registry::{Entry, LearningRate};
+use super::slopes::Slopes;
+use super::{Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, rewards};
+use crate::data::{Spans, StepTotals};
+
+static NLL_REDUCTION: Choice<NllReduction> = nll::reduction_parameter(NllReduction::Token);
+static NLL_ON: Choice<NllOn> = nll::on_parameter(NllOn::Response);
+
+/// SFT in the registry.
+pub static ENTRY: Entry = Entry {
+    name: "sft",
+    aliases: &[],
+    formula: "L = NLL(chosen)",
+    when: "you have good answers only, or want the stage before a preference stage",
+    reference: false,
+    parameters: &[&NLL_REDUCTION, &NLL_ON],
+    advice: &[],
+    learning_rate: LearningRate {
+        value: 6e-6,
+        source: "SFT stage on UltraChat with Llama 3.2 3B and 3.1 8B, arXiv 2502.01237, appendix A",
+    },
+    construct: |parameters| Ok(Box::new(Sft::new(parameters))),
+};
+
+/// Supervised fine-tuning.
+#[derive(Clone, Copy, Debug)]
+pub struct Sft {
+    nll: Nll,
+}
+
+impl Sft {
+    fn new(parameters: &Parameters) -> Self {
+        Self { nll: Nll { reduction: NLL_REDUCTION.get(parameters), on: NLL_ON.get(parameters) } }
+    }
+}
+
+impl Objective for Sft {
+    fn name(&self) -> &'static str {
+        ENTRY.name
+    }
+
+    fn coupling(&self) -> Coupling {
+        self.nll.coupling()
+    }
+
+    fn spans(&self) -> Spans {
+        Spans { prompt: self.nll.covers_prompt(), rejected: false }
+    }
+
+    fn needs_reference(&self) -> bool {
+        ENTRY.reference
+    }
+
+    fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64 {
+        if !group.is_valid() {
+            return 0.0;
+        }
+        let nll = self.nll.term(group, totals);
+        Slopes { prompt: nll.prompt, chosen: nll.chosen, rejected: 0.0 }.write(out);
+        nll.loss
+    }
+
+    fn metrics(&self, group: &GroupLogps, _totals: &StepTotals, metrics: &mut Metrics) {
+        if !group.is_valid() {
+            return;
+        }
+        rewards::add_from_means(1.0, group, metrics);
+        self.nll.add_metric(group, metrics);
+    }
+}
