@@ -1,0 +1,5 @@
+//! The Llama model: its configuration.
+
+pub mod config;
+
+pub use config::{ConfigError, LlamaConfig, Rope};
