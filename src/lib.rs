@@ -1,4 +1,27 @@
 //! Aligned Supervised Fine-Tuning (arXiv 2409.10571) of Llama-3-class models on preference pairs.
+//!
+//! The map, in the order of the data flow:
+//!
+//! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
+//! - [`data`]: rows of a file to columns, chat template, tokens, packed batches, optimizer steps.
+//! - [`model`]: configuration, parameters, activations; a Llama forward and backward; the head.
+//! - [`objective`]: from log-probs of one group to loss, coefficients and metrics.
+//! - [`optim`]: AdamW and the learning-rate schedules.
+//! - [`backend`]: the seam between all of these and a device; the CPU behind it.
+//! - [`plan`]: every tensor a run takes, listed before the first step.
+//! - [`train`]: one step; the loop; its log, curves and model card.
+//! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
+//! - [`generate`]: greedy answers with a key/value cache.
 
+pub mod backend;
+pub mod checkpoint;
 pub mod data;
+pub mod dtype;
+pub mod generate;
+pub mod model;
 pub mod objective;
+pub mod optim;
+pub mod plan;
+pub mod train;
+
+pub use dtype::DType;

@@ -4,7 +4,7 @@
 //! nothing here owns memory, knows a device, or knows an objective.
 
 mod activations;
-mod config;
+pub mod config;
 mod head;
 mod linear;
 mod llama;
