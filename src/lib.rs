@@ -3,6 +3,7 @@
 //! The map, in the order of the data flow:
 //!
 //! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
+//! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
 //! - [`data`]: rows of a file to columns, chat template, tokens, packed batches, optimizer steps.
 //! - [`model`]: configuration, parameters, activations; a Llama forward and backward; the head.
 //! - [`objective`]: from log-probs of one group to loss, coefficients and metrics.
@@ -15,6 +16,7 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod config;
 pub mod data;
 pub mod dtype;
 pub mod generate;

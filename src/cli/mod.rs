@@ -1,0 +1,106 @@
+//! The command line: one file per command.
+//!
+//! A command turns its arguments into a configuration, hands it to the library and prints the result. stdout is for
+//! results alone; everything else (log, progress, errors) goes to stderr.
+
+mod config;
+mod exit;
+mod names;
+mod objectives;
+pub mod output;
+mod plan;
+mod score;
+mod train;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use asft::config::{Arguments, ConfigError, Merged, ScoreArguments, TrainArguments, merge};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use exit::ExitStatus;
+
+/// Align Llama-3-class models on preference pairs.
+///
+/// Aligned Supervised Fine-Tuning (arXiv 2409.10571) and the objectives it is compared with, in one program.
+#[derive(Debug, Parser)]
+#[command(name = "asft", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub messages: output::MessageArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model on preference pairs
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Train(Box<Layers<TrainArguments>>),
+    /// Log-probs of answers under a model, one JSON line per row
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Score(Layers<ScoreArguments>),
+    /// What a training run would need: takes the flags of train, starts nothing
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Plan(Box<plan::PlanArguments>),
+    /// The settings of a training run and where each comes from: takes the flags of train
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Config(Box<Layers<TrainArguments>>),
+    /// The objectives, with their formulas and parameters
+    Objectives(objectives::ObjectivesArguments),
+}
+
+const PLACES: &str = "A setting is taken from its flag, else from the environment (ASFT_BATCH_SIZE for --batch-size), \
+                      else from the file of --config (batch_size = 32), else it has its default. \
+                      \"_\" and \"-\" are the same in the names of flags. Paths are relative to the current folder.";
+
+/// Settings from flags, and the file that they are laid over.
+#[derive(Args, Clone, Debug)]
+pub struct Layers<A: Args> {
+    /// TOML file of settings, such as the run.toml of an earlier run; its keys are the flags' names
+    #[arg(long, value_name = "FILE.toml", env = "ASFT_CONFIG", hide_env = true, help_heading = "Settings")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: A,
+}
+
+impl<A: Arguments> Layers<A> {
+    /// Flags over environment over file; what looks like a mistake is logged.
+    fn merge(&self) -> Result<Merged<A>, ConfigError> {
+        let merged = merge(&self.flags, std::env::vars_os(), self.config.as_deref())?;
+        for warning in &merged.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(merged)
+    }
+}
+
+impl Cli {
+    /// Reads a command line, with `_` for `-` allowed in the names of flags.
+    pub fn from_command_line(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments = names::with_dashes(arguments);
+        let command = Self::command().color(output::color_of_command_line(&arguments));
+        Self::from_arg_matches(&command.try_get_matches_from(arguments)?)
+    }
+
+    /// Runs the command.
+    pub fn run(self) -> anyhow::Result<ExitStatus> {
+        match self.command {
+            Command::Train(arguments) => train::run(&arguments),
+            Command::Score(arguments) => score::run(&arguments),
+            Command::Plan(arguments) => plan::run(&arguments),
+            Command::Config(arguments) => config::run(&arguments),
+            Command::Objectives(arguments) => objectives::run(&arguments),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_contradiction_in_the_definitions() {
+        Cli::command().debug_assert();
+    }
+}

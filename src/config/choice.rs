@@ -1,0 +1,148 @@
+//! Settings that are one of a few names. The names are written once, for clap; TOML reads and writes the same ones.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::error::nearest;
+
+/// How the log-probs of a sequence become its NLL term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NllReduction {
+    /// Mean over each sequence's tokens, then mean over sequences.
+    Sequence,
+    /// Mean over all tokens of the optimizer step.
+    Token,
+}
+
+/// Which tokens of the chosen sequence the NLL term covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NllOn {
+    /// The response alone.
+    Response,
+    /// The prompt from its second token on, and the response.
+    #[value(alias = "prompt_and_response")]
+    PromptAndResponse,
+}
+
+/// Shape of the learning rate after the warm-up (the names of `lr_scheduler_type` in transformers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scheduler {
+    /// Falls linearly to 0 at the last step.
+    Linear,
+    /// Falls to 0 along half a cosine.
+    Cosine,
+    /// Stays. A warm-up is honoured, as transformers does under the name `constant_with_warmup`.
+    #[value(alias = "constant_with_warmup")]
+    Constant,
+}
+
+/// Type of the weights in a saved folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SaveDtype {
+    /// IEEE single precision.
+    #[value(alias = "float32")]
+    F32,
+    /// IEEE half precision.
+    #[value(alias = "float16")]
+    F16,
+    /// bfloat16.
+    #[value(alias = "bfloat16")]
+    Bf16,
+}
+
+/// A device as it is typed; [`super::Device`] is what a configuration may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceName {
+    /// The best device that this build and machine have.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU. Known so that the refusal can say why.
+    #[value(hide = true)]
+    Cuda,
+}
+
+/// Reads and writes a [`ValueEnum`] by its name; an unknown name is answered with all names and the nearest.
+macro_rules! serde_by_name {
+    ($($name:ty),*) => {$(
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let value = self.to_possible_value().expect("no variant is skipped");
+                serializer.serialize_str(value.get_name())
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                parse_name(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+            }
+        }
+    )*};
+}
+serde_by_name!(NllReduction, NllOn, Scheduler, SaveDtype, DeviceName);
+
+fn parse_name<T: ValueEnum>(typed: &str) -> Result<T, String> {
+    T::from_str(typed, false).map_err(|_| {
+        let shown =
+            T::value_variants().iter().filter_map(T::to_possible_value).filter(|value| !value.is_hide_set());
+        let names: Vec<String> = shown.map(|value| value.get_name().to_owned()).collect();
+        let guess = match nearest(typed, names.iter().map(String::as_str)) {
+            Some(name) => format!(": did you mean {name:?}?"),
+            None => String::new(),
+        };
+        format!("{typed:?} is not one of {}{guess}", names.join(", "))
+    })
+}
+
+/// Where a run starts when its folder already holds one. TOML: `true`, `false` or a checkpoint folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// Do not continue (the way to unset what a file says).
+    Off,
+    /// From the newest complete checkpoint of the run folder.
+    Latest,
+    /// From this checkpoint folder.
+    Checkpoint(PathBuf),
+}
+
+impl Resume {
+    /// What a typed value means. `True` and `False` are the spellings of transformers' scripts; a path need not exist.
+    pub(crate) fn parse(typed: &str) -> Result<Self, String> {
+        Ok(match typed.to_ascii_lowercase().as_str() {
+            "" => return Err("is empty: give a checkpoint folder, or nothing for the newest one".to_owned()),
+            "true" | "auto" | "latest" | "1" | "yes" | "on" => Self::Latest,
+            "false" | "0" | "no" | "off" => Self::Off,
+            _ => Self::Checkpoint(PathBuf::from(typed)),
+        })
+    }
+}
+
+impl Serialize for Resume {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::Latest => serializer.serialize_bool(true),
+            Self::Checkpoint(folder) => folder.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Resume {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Resume;
+            fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+                formatter.write_str("true, false or a checkpoint folder")
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<Resume, E> {
+                Ok(if value { Resume::Latest } else { Resume::Off })
+            }
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Resume, E> {
+                Resume::parse(value).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}

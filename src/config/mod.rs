@@ -1,0 +1,38 @@
+//! What was typed, merged and checked.
+//!
+//! Two stages. The *arguments* ([`TrainArguments`], [`ScoreArguments`]) hold only what somebody typed: every field is an
+//! `Option`, and the same struct is read from the command line, from `ASFT_*` variables and from a TOML file.
+//! [`merge`] lays these over each other (flag over environment over file). `resolve` fills in the defaults, checks
+//! each value and each combination, and gives the *configuration* ([`TrainConfig`], [`ScoreConfig`]) that the rest of the
+//! program uses, in which nothing is left to check.
+//!
+//! Boundary: this module opens no file but the configuration file, and knows neither models nor devices. What an
+//! objective makes of its parameters is checked where the objectives are.
+
+mod arguments;
+mod choice;
+mod error;
+mod file;
+mod layers;
+mod resolve;
+mod score;
+mod train;
+
+pub use arguments::{
+    DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
+    ObjectiveParameters, OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+};
+pub use choice::{DeviceName, NllOn, NllReduction, Resume, SaveDtype, Scheduler};
+pub use error::ConfigError;
+pub use layers::{Arguments, Merged, Origin, merge};
+pub use score::{ScoreArguments, ScoreConfig};
+pub use train::{
+    BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,
+    ExistingFolder, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
+    Warmup,
+};
+
+/// `"batch_size"` -> `"--batch-size"`: how messages name a setting, wherever it was typed.
+pub(crate) fn flag(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}

@@ -1,0 +1,91 @@
+//! The settings of `asft score`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use serde::{Deserialize, Serialize};
+
+use super::choice::DeviceName;
+use super::resolve::{at_least, device};
+use super::{ConfigError, Device};
+
+/// What somebody typed for `asft score`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[command(next_help_heading = "Scoring")]
+pub struct ScoreArguments {
+    /// Hugging Face folder of the Llama that scores
+    #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
+    pub model: Option<PathBuf>,
+    /// Rows to score: JSON lines as for asft train
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Write here, one JSON line per row [default: stdout]
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub output: Option<PathBuf>,
+    /// Add the log-prob of every token
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub tokens: Option<bool>,
+    /// Longest prompt plus answer in tokens; what is beyond it is cut [default: nothing is cut]
+    #[arg(long, value_name = "TOKENS")]
+    pub max_length: Option<i64>,
+    /// Where to compute [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceName>,
+    /// Threads of the CPU backend; the results do not depend on it [default: every core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<i64>,
+    /// Most tokens in a packed batch [default: what memory allows]
+    #[arg(long, value_name = "TOKENS")]
+    pub max_tokens_per_batch: Option<i64>,
+}
+
+/// Everything that `asft score` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScoreConfig {
+    /// Hugging Face folder of the model.
+    pub model: PathBuf,
+    /// File of rows.
+    pub data: PathBuf,
+    /// File for the scores; `None`: stdout.
+    pub output: Option<PathBuf>,
+    /// Whether each token's log-prob is written as well.
+    pub tokens: bool,
+    /// Bound on prompt + answer in tokens, at least 2; `None`: no bound.
+    pub max_length: Option<usize>,
+    /// The device.
+    pub device: Device,
+    /// Threads of the CPU backend; `None`: every core.
+    pub threads: Option<usize>,
+    /// Bound on the tokens of a packed batch; `None`: by the memory plan.
+    pub max_tokens_per_batch: Option<usize>,
+}
+
+impl ScoreArguments {
+    /// The configuration of a scoring run.
+    ///
+    /// # Errors
+    /// A missing model or file, or a value out of range.
+    pub fn resolve(&self) -> Result<ScoreConfig, ConfigError> {
+        let model = self.model.clone().ok_or(ConfigError::Missing {
+            what: "--model",
+            hint: "give the folder of the model that scores: --model DIR",
+        })?;
+        let data = self.data.clone().ok_or(ConfigError::Missing {
+            what: "--data",
+            hint: "give the file of rows to score: --data FILE",
+        })?;
+        Ok(ScoreConfig {
+            model,
+            data,
+            output: self.output.clone(),
+            tokens: self.tokens.unwrap_or(false),
+            max_length: at_least("max_length", self.max_length, 2)?,
+            device: device(self.device)?,
+            threads: at_least("threads", self.threads, 1)?,
+            max_tokens_per_batch: at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)?,
+        })
+    }
+}
