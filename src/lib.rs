@@ -3,7 +3,6 @@
 //! The map, in the order of the data flow:
 //!
 //! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
-//! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
 //! - [`data`]: rows of a file to columns, chat template, tokens, packed batches, optimizer steps.
 //! - [`model`]: configuration, parameters, activations; a Llama forward and backward; the head.
 //! - [`objective`]: from log-probs of one group to loss, coefficients and metrics.
@@ -12,6 +11,7 @@
 //! - [`plan`]: every tensor a run takes, listed before the first step.
 //! - [`train`]: one step; the loop; its log, curves and model card.
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
+//! - [`eval`]: log-probs of whole data sets.
 //! - [`generate`]: greedy answers with a key/value cache.
 
 pub mod backend;
@@ -19,6 +19,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod data;
 pub mod dtype;
+pub mod eval;
 pub mod generate;
 pub mod model;
 pub mod objective;

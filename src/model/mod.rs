@@ -10,6 +10,7 @@ mod linear;
 mod llama;
 mod llama_backward;
 mod parameters;
+mod weights;
 
 pub use activations::{
     Activations, BackwardActivations, Budget, DeviceBatch, HeadActivations, LayerActivations, Purpose,

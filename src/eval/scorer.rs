@@ -1,0 +1,112 @@
+//! Scoring groups: packed within a budget, forward only, results in the order of the groups.
+
+use crate::backend::{Backend, BackendError};
+use crate::data::{BatchGroup, Group, Role, Spans, StepTotals, pack};
+use crate::model::{Activations, Llama};
+use crate::objective::{Metrics, Objective};
+use crate::train::{Evaluation, score};
+
+/// Whoever shows how far a long piece of work has come.
+pub trait Progress {
+    /// A piece of work of `total` units begins.
+    fn begin(&mut self, what: &str, total: usize);
+    /// Units done so far, and a few words on where it stands.
+    fn advance(&mut self, done: usize, note: &str);
+    /// It is over.
+    fn end(&mut self);
+}
+
+/// Shows nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn begin(&mut self, _: &str, _: usize) {}
+    fn advance(&mut self, _: usize, _: &str) {}
+    fn end(&mut self) {}
+}
+
+/// A planned model that scores.
+pub struct Scorer<'a, B: Backend> {
+    /// The device.
+    pub backend: &'a mut B,
+    /// The model.
+    pub model: &'a Llama,
+    /// Places for a batch of the budget's size.
+    pub activations: &'a Activations,
+    /// What is shown meanwhile.
+    pub progress: &'a mut dyn Progress,
+}
+
+impl<B: Backend> Scorer<'_, B> {
+    /// Scores every group and hands each batch's spans and log-probs on, in order; `BatchGroup::group` is the index in
+    /// `groups`. No group may be larger than the budget.
+    pub fn each(
+        &mut self,
+        what: &str,
+        groups: &[Group],
+        spans: Spans,
+        mut take: impl FnMut(&[BatchGroup], Vec<f32>),
+    ) -> Result<(), BackendError> {
+        let budget = self.activations.budget;
+        self.progress.begin(what, groups.len());
+        let mut first = 0;
+        while first < groups.len() {
+            let (mut next, mut tokens, mut rows) = (first, 0, 0);
+            while let Some(group) = groups.get(next) {
+                (tokens, rows) = (tokens + spans.tokens(group), rows + spans.rows(group));
+                if next > first && (tokens > budget.tokens || rows > budget.rows) {
+                    break;
+                }
+                next += 1;
+            }
+            let members: Vec<&Group> = groups[first..next].iter().collect();
+            let mut batch = pack(&members, spans);
+            for group in &mut batch.groups {
+                group.group += first as u32;
+            }
+            let log_probs = score(self.backend, self.model, self.activations, &batch)?;
+            take(&batch.groups, log_probs);
+            first = next;
+            self.progress.advance(first, "");
+        }
+        self.progress.end();
+        Ok(())
+    }
+
+    /// Loss and metrics of an objective over a whole data set, rejected answers always included.
+    pub fn evaluate(&mut self, groups: &[Group], objective: &dyn Objective) -> Result<(f64, Metrics), BackendError> {
+        let spans = Spans { rejected: true, ..objective.spans() };
+        let mut evaluation = Evaluation::new(objective, StepTotals::of(groups));
+        self.each("evaluating", groups, spans, |groups, log_probs| evaluation.add(groups, log_probs))?;
+        Ok(evaluation.finish())
+    }
+
+    /// Summed log-probs of every group's answers, 0 for an answer it does not have.
+    pub fn sums(&mut self, what: &str, groups: &[Group]) -> Result<Vec<[f64; 2]>, BackendError> {
+        let mut sums = vec![[0.0; 2]; groups.len()];
+        let spans = Spans { prompt: false, rejected: true };
+        self.each(what, groups, spans, |members, log_probs| {
+            for group in members {
+                for (answer, span) in [group.chosen, group.rejected].into_iter().enumerate() {
+                    let span = span.map(|span| &log_probs[span.range()]).unwrap_or_default();
+                    sums[group.group as usize][answer] = span.iter().fold(0.0, |sum, &logp| sum + f64::from(logp));
+                }
+            }
+        })?;
+        Ok(sums)
+    }
+}
+
+/// The largest group in tokens and in rows, and the longest sequence: what a budget must hold at least.
+pub fn largest(groups: &[Group], spans: Spans) -> (usize, usize, usize) {
+    let answers = |group: &Group| {
+        [Role::Chosen, Role::Rejected].into_iter().filter_map(|role| Some(group.answer(role)?.ids.len())).max()
+    };
+    let largest = |size: &dyn Fn(&Group) -> usize| groups.iter().map(size).max().unwrap_or(0);
+    (
+        largest(&|group| spans.tokens(group)),
+        largest(&|group| spans.rows(group)),
+        largest(&|group| group.prompt.len() + answers(group).unwrap_or(0)),
+    )
+}
