@@ -109,7 +109,7 @@ pub struct ObjectiveParameters {
     /// asft: weight of the NLL term
     #[arg(long, value_name = "NUMBER")]
     pub c: Option<f64>,
-    /// asft, orpo: weight of the alignment term (TRL calls orpo's beta)
+    /// asft, orpo: weight of the alignment term (for orpo, TRL's beta)
     #[arg(long, value_name = "NUMBER")]
     pub lambda: Option<f64>,
     /// asft: temperature of the log-odds; dpo: of the log-ratios

@@ -204,3 +204,38 @@ fn switches_can_be_turned_off_again() {
     assert_eq!(shell.setting("no_shuffle", &[("ASFT_NO_SHUFFLE", "0")], &["--config", "c.toml"]).0, "false");
     assert_eq!(shell.setting("no_shuffle", &[], &["--model", "m", "--no-shuffle"]).0, "true");
 }
+
+#[test]
+fn score_has_the_same_layers() {
+    use asft::config::{Device, Origin, ScoreArguments, ScoreConfig, merge};
+    let shell = Shell::new();
+    let path = shell.write("s.toml", "model = \"file\"\ndata = \"file\"\nmax_length = 5\ntokens = true\n");
+    let environment = [("ASFT_DATA", "environment"), ("ASFT_MODEL", "environment"), ("ASFT_THREADS", "3")];
+    let flags = ScoreArguments { model: Some("flag".into()), ..Default::default() };
+    let merged = merge(&flags, environment.map(|(name, value)| (name.into(), value.into())), Some(&path));
+    let merged = merged.expect("settings that exist");
+    assert_eq!(merged.origins["model"], Origin::Flag);
+    assert_eq!(merged.origins["data"], Origin::Environment("ASFT_DATA".to_owned()));
+    assert_eq!(merged.origins["max_length"], Origin::File(path, 3));
+    let expected = ScoreConfig {
+        model: "flag".into(),
+        data: "environment".into(),
+        output: None,
+        tokens: true,
+        max_length: Some(5),
+        device: Device::Auto,
+        threads: Some(3),
+        max_tokens_per_batch: None,
+    };
+    assert_eq!(merged.arguments.resolve().expect("settings that agree"), expected);
+}
+
+#[cfg(unix)]
+#[test]
+fn reference_log_probs_are_kept_where_caches_are() {
+    let shell = Shell::new();
+    let cache = |variables: &[(&str, &str)]| shell.setting("reference_cache", variables, &["--model", "m"]).0;
+    assert_eq!(cache(&[("XDG_CACHE_HOME", "/x")]), "\"/x/asft/reference\"");
+    let home = [("XDG_CACHE_HOME", "relative"), ("HOME", "/h")];
+    assert_eq!(cache(&home), "\"/h/.cache/asft/reference\"", "a relative folder does not count");
+}
