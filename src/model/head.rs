@@ -30,7 +30,7 @@ pub struct HeadStep<'a> {
 }
 
 /// Rows whose units are complete, in the order in which the head works.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Chunk {
     /// Response rows.
     pub rows: Range<usize>,

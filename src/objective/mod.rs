@@ -42,8 +42,6 @@ pub enum Coupling {
     Sequence,
     /// They depend on the spans of one group.
     Group,
-    /// They depend on all groups of the optimizer step.
-    Step,
 }
 
 impl Coupling {
@@ -52,7 +50,6 @@ impl Coupling {
         match self {
             Coupling::Sequence => "sequence",
             Coupling::Group => "group",
-            Coupling::Step => "step",
         }
     }
 }
