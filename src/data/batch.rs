@@ -1,23 +1,374 @@
-//! What an objective asks of a packed batch, and what a batch tells it about the step.
+//! Groups -> one packed micro-batch: flat, without padding, each prompt once with its answers after it.
+//!
+//! Layout, group by group: the prompt's tokens, then the chosen answer's, then the rejected one's. An answer
+//! attends to its prompt and causally to itself; its positions go on where the prompt ended. The row that
+//! predicts a token is the one before it, which for every answer's first token is the prompt's last row.
+//!
+//! Boundary: pure integer bookkeeping ([`pack`]) and its proof ([`Batch::check`]). Which groups share a
+//! micro-batch is decided in [`super::loader`].
 
-/// Which spans of a group are scored. The chosen answer always is.
+use std::ops::Range;
+
+use super::group::{Group, Reference, Role};
+
+/// Keys that a query segment sees: query i sees key j of the range iff `j < len && j <= i + causal_offset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    /// First key row.
+    pub row: u32,
+    /// Keys; 0 where the range is not used.
+    pub len: u32,
+    /// `len` for a range seen in full, 0 for a segment's own.
+    pub causal_offset: u32,
+}
+
+/// A prompt or an answer: query rows `start..start + len`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// First row.
+    pub start: u32,
+    /// Rows.
+    pub len: u32,
+    /// The prompt's keys (unused in a prompt), then the segment's own.
+    pub ranges: [KeyRange; 2],
+}
+
+/// A run of response rows, in `0..R`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First response row.
+    pub start: u32,
+    /// Response rows.
+    pub len: u32,
+}
+
+impl Span {
+    /// The span as indices.
+    pub fn range(self) -> Range<usize> {
+        self.start as usize..(self.start + self.len) as usize
+    }
+}
+
+/// Where the scored tokens of one group are. Spans follow each other: prompt, chosen, rejected.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BatchGroup {
+    /// Position of the group in its optimizer step, whatever the cut into micro-batches.
+    pub group: u32,
+    /// [`Group::row`].
+    pub row: usize,
+    /// The prompt's tokens 1..P, where they are scored.
+    pub prompt: Option<Span>,
+    /// The chosen answer's tokens.
+    pub chosen: Option<Span>,
+    /// The rejected answer's tokens, where they are packed.
+    pub rejected: Option<Span>,
+    /// [`Group::reference`].
+    pub reference: Option<Reference>,
+}
+
+/// One packed micro-batch of T tokens and R response rows (scored tokens).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// `[T]` token ids.
+    pub ids: Vec<u32>,
+    /// `[T]` positions within prompt + answer.
+    pub positions: Vec<u32>,
+    /// Prompts and answers, in the order of the rows, covering `0..T`.
+    pub segments: Vec<Segment>,
+    /// Runs of segments, one group each, that share keys with nobody else.
+    pub families: Vec<Range<u32>>,
+    /// `[R]` the hidden row that predicts.
+    pub gather: Vec<u32>,
+    /// `[R]` the token predicted.
+    pub targets: Vec<u32>,
+    /// `[T + 1]` borders in [`Self::scatter_rows`].
+    pub scatter_offsets: Vec<u32>,
+    /// `[R]` the response rows that read hidden row t, ascending: the inverse of [`Self::gather`].
+    pub scatter_rows: Vec<u32>,
+    /// `[U]` distinct token ids, ascending.
+    pub token_ids: Vec<u32>,
+    /// `[U + 1]` borders in [`Self::token_rows`].
+    pub token_offsets: Vec<u32>,
+    /// `[T]` packed rows by token id, ascending within an id: a fixed order for the embedding's gradient.
+    pub token_rows: Vec<u32>,
+    /// The groups in the order packed.
+    pub groups: Vec<BatchGroup>,
+}
+
+/// Which spans are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spans {
-    /// The negative log-likelihood covers the prompt: its tokens 1..P, each predicted by the row before.
+    /// Whether the prompt's tokens 1..P are, each predicted by the row before.
     pub prompt: bool,
-    /// The rejected answer is scored; `false` packs no rejected answer at all.
+    /// Whether rejected answers are; where not, they are not packed at all.
     pub rejected: bool,
 }
 
-/// Counts over one optimizer step, known before its first backward pass.
+impl Spans {
+    /// The answers of a group that are packed, chosen before rejected.
+    fn answers(self, group: &Group) -> impl Iterator<Item = (Role, &[u32])> {
+        let roles = [Some(Role::Chosen), self.rejected.then_some(Role::Rejected)];
+        roles.into_iter().flatten().filter_map(|role| Some((role, group.answer(role)?.ids.as_slice())))
+    }
+
+    /// Packed tokens of a group: its share of T.
+    pub fn tokens(self, group: &Group) -> usize {
+        group.prompt.len() + self.answers(group).map(|(_, ids)| ids.len()).sum::<usize>()
+    }
+
+    /// Scored tokens of a group: its share of R.
+    pub fn rows(self, group: &Group) -> usize {
+        let prompt = if self.prompt { group.prompt.len().saturating_sub(1) } else { 0 };
+        prompt + self.answers(group).map(|(_, ids)| ids.len()).sum::<usize>()
+    }
+}
+
+/// The denominators of an optimizer step, known before its first backward pass. They count what the groups
+/// hold, whether or not [`Spans`] score it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepTotals {
-    /// Groups in the step.
+    /// Groups.
     pub groups: usize,
-    /// Tokens of all chosen answers.
+    /// Tokens of chosen answers.
     pub chosen_tokens: usize,
     /// Prompt tokens that have a predictor: the sum of P - 1.
     pub prompt_tokens: usize,
-    /// Tokens of all rejected answers.
+    /// Tokens of rejected answers.
     pub rejected_tokens: usize,
+}
+
+impl StepTotals {
+    /// The totals of these groups.
+    pub fn of<'a>(groups: impl IntoIterator<Item = &'a Group>) -> Self {
+        let mut totals = Self::default();
+        for group in groups {
+            let tokens = |role| group.answer(role).map_or(0, |answer| answer.ids.len());
+            totals.groups += 1;
+            totals.prompt_tokens += group.prompt.len().saturating_sub(1);
+            totals.chosen_tokens += tokens(Role::Chosen);
+            totals.rejected_tokens += tokens(Role::Rejected);
+        }
+        totals
+    }
+}
+
+/// One optimizer step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// 1-based.
+    pub index: usize,
+    /// Epochs completed once this step is done.
+    pub epoch: f64,
+    /// Its micro-batches.
+    pub batches: Vec<Batch>,
+    /// Its denominators, over all micro-batches.
+    pub totals: StepTotals,
+}
+
+/// Packs groups into a micro-batch, in this order; `BatchGroup::group` is the place in `groups`.
+///
+/// Every group needs a prompt of at least one token and answers of at least one, as loading guarantees, and T
+/// must fit in 32 bits.
+pub fn pack(groups: &[&Group], spans: Spans) -> Batch {
+    let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
+    let rows = groups.iter().map(|group| spans.rows(group)).sum();
+    let mut batch = Batch {
+        ids: Vec::with_capacity(tokens),
+        positions: Vec::with_capacity(tokens),
+        gather: Vec::with_capacity(rows),
+        targets: Vec::with_capacity(rows),
+        ..Batch::default()
+    };
+    for (place, group) in groups.iter().enumerate() {
+        batch.add(place as u32, group, spans);
+    }
+    (batch.scatter_offsets, batch.scatter_rows) = invert(&batch.gather, batch.ids.len());
+    batch.sort_tokens();
+    debug_assert_eq!(batch.check(), Ok(()));
+    batch
+}
+
+impl Batch {
+    fn add(&mut self, place: u32, group: &Group, spans: Spans) {
+        let family = self.segments.len() as u32;
+        let prompt = self.add_segment(&group.prompt, None);
+        let last = prompt.start + prompt.len - 1;
+        let mut entry = BatchGroup {
+            group: place,
+            row: group.row,
+            prompt: None,
+            chosen: None,
+            rejected: None,
+            reference: group.reference,
+        };
+        if spans.prompt {
+            entry.prompt = Some(self.score(prompt.start..last, &group.prompt[1..]));
+        }
+        for (role, ids) in spans.answers(group) {
+            let answer = self.add_segment(ids, Some(prompt));
+            let before_each = std::iter::once(last).chain(answer.start..answer.start + answer.len - 1);
+            let span = Some(self.score(before_each, ids));
+            match role {
+                Role::Chosen => entry.chosen = span,
+                Role::Rejected => entry.rejected = span,
+            }
+        }
+        self.families.push(family..self.segments.len() as u32);
+        self.groups.push(entry);
+    }
+
+    fn add_segment(&mut self, ids: &[u32], prompt: Option<Segment>) -> Segment {
+        let (start, len) = (self.ids.len() as u32, ids.len() as u32);
+        let own = KeyRange { row: start, len, causal_offset: 0 };
+        let shared = prompt.map_or_else(KeyRange::default, |prompt| KeyRange {
+            row: prompt.start,
+            len: prompt.len,
+            causal_offset: prompt.len,
+        });
+        self.ids.extend_from_slice(ids);
+        self.positions.extend(shared.len..shared.len + len);
+        let segment = Segment { start, len, ranges: [shared, own] };
+        self.segments.push(segment);
+        segment
+    }
+
+    /// Scores `targets`, each predicted by the row beside it in `rows`.
+    fn score(&mut self, rows: impl Iterator<Item = u32>, targets: &[u32]) -> Span {
+        let span = Span { start: self.gather.len() as u32, len: targets.len() as u32 };
+        self.gather.extend(rows);
+        self.targets.extend_from_slice(targets);
+        span
+    }
+
+    fn sort_tokens(&mut self) {
+        self.token_rows = (0..self.ids.len() as u32).collect();
+        let ids = &self.ids;
+        self.token_rows.sort_unstable_by_key(|row| (ids[*row as usize], *row));
+        for (place, row) in self.token_rows.iter().enumerate() {
+            let id = ids[*row as usize];
+            if self.token_ids.last() != Some(&id) {
+                self.token_ids.push(id);
+                self.token_offsets.push(place as u32);
+            }
+        }
+        self.token_offsets.push(ids.len() as u32);
+    }
+
+    /// Proves the layout: every relation between the fields that their documentation promises.
+    ///
+    /// # Errors
+    /// The first relation that does not hold, in words.
+    pub fn check(&self) -> Result<(), String> {
+        let (tokens, rows) = (self.ids.len(), self.gather.len());
+        ensure(self.positions.len() == tokens, "one position a token")?;
+        ensure(self.targets.len() == rows, "one target a response row")?;
+        self.check_segments(tokens)?;
+        self.check_spans(rows)?;
+        let (offsets, inverse) = invert(&self.gather, tokens);
+        ensure(self.scatter_offsets == offsets, "scatter_offsets count the readers of each row")?;
+        ensure(self.scatter_rows == inverse, "scatter_rows is the inverse of gather")?;
+        self.check_tokens(tokens)
+    }
+
+    fn check_segments(&self, tokens: usize) -> Result<(), String> {
+        ensure(self.families.len() == self.groups.len(), "one family a group")?;
+        let (mut row, mut first) = (0, 0);
+        for family in &self.families {
+            ensure(family.start == first && family.end > first, "families cover the segments in order")?;
+            first = family.end;
+            let segments = self.segments.get(family.start as usize..family.end as usize);
+            let segments = segments.ok_or("families lie within the segments")?;
+            let prompt = segments[0];
+            for (place, segment) in segments.iter().enumerate() {
+                ensure(segment.start == row && segment.len > 0, "segments cover the rows in order")?;
+                row += segment.len;
+                ensure(row as usize <= tokens, "segments lie within the rows")?;
+                let shared = match place {
+                    0 => KeyRange::default(),
+                    _ => KeyRange { row: prompt.start, len: prompt.len, causal_offset: prompt.len },
+                };
+                let own = KeyRange { row: segment.start, len: segment.len, causal_offset: 0 };
+                ensure(
+                    segment.ranges == [shared, own],
+                    "a segment sees its prompt in full and itself causally",
+                )?;
+                let positions = &self.positions[segment.start as usize..row as usize];
+                let expected = shared.len..shared.len + segment.len;
+                ensure(positions.iter().copied().eq(expected), "positions go on where the prompt ended")?;
+            }
+        }
+        ensure(first as usize == self.segments.len(), "families cover all segments")?;
+        ensure(row as usize == tokens, "segments cover all rows")
+    }
+
+    fn check_spans(&self, rows: usize) -> Result<(), String> {
+        let mut row = 0;
+        for (entry, family) in self.groups.iter().zip(&self.families) {
+            let prompt = self.segments[family.start as usize];
+            let mut answers = self.segments[family.start as usize + 1..family.end as usize].iter();
+            if let Some(span) = entry.prompt {
+                ensure(span.len == prompt.len - 1, "a prompt's first token is not scored")?;
+                self.check_span(span, &mut row, prompt.start..prompt.start + prompt.len)?;
+            }
+            for span in [entry.chosen, entry.rejected].into_iter().flatten() {
+                let answer = answers.next().ok_or("one segment a scored answer")?;
+                ensure(span.len == answer.len, "every token of an answer is scored")?;
+                let last = prompt.start + prompt.len - 1;
+                let path = std::iter::once(last).chain(answer.start..answer.start + answer.len);
+                self.check_span(span, &mut row, path)?;
+            }
+            ensure(answers.next().is_none(), "every packed answer is scored")?;
+        }
+        ensure(row as usize == rows, "spans cover all response rows")
+    }
+
+    /// Along `path`, each row predicts the next one's token, and the span holds just these predictions.
+    fn check_span(&self, span: Span, row: &mut u32, path: impl Iterator<Item = u32>) -> Result<(), String> {
+        ensure(span.start == *row, "spans follow each other")?;
+        *row += span.len;
+        let path: Vec<u32> = path.collect();
+        let rows = span.range();
+        ensure(rows.end <= self.gather.len(), "spans lie within the response rows")?;
+        ensure(self.gather[rows.clone()] == path[..path.len() - 1], "each row predicts the next")?;
+        let next = path[1..].iter().map(|row| self.ids[*row as usize]);
+        ensure(self.targets[rows].iter().copied().eq(next), "the target is the next token")
+    }
+
+    fn check_tokens(&self, tokens: usize) -> Result<(), String> {
+        ensure(self.token_rows.len() == tokens, "every row is in token_rows once")?;
+        ensure(self.token_ids.is_sorted_by(|a, b| a < b), "token_ids are distinct and ascend")?;
+        ensure(self.token_offsets.len() == self.token_ids.len() + 1, "one border more than token ids")?;
+        ensure(self.token_offsets.first() == Some(&0), "token_offsets begin at 0")?;
+        ensure(self.token_offsets.last() == Some(&(tokens as u32)), "token_offsets end at T")?;
+        for (id, borders) in self.token_ids.iter().zip(self.token_offsets.windows(2)) {
+            let run = self.token_rows.get(borders[0] as usize..borders[1] as usize);
+            let run = run.filter(|run| !run.is_empty()).ok_or("every token id has rows")?;
+            ensure(run.is_sorted_by(|a, b| a < b), "rows of one id ascend")?;
+            ensure(run.iter().all(|row| self.ids.get(*row as usize) == Some(id)), "rows have their id")?;
+        }
+        Ok(())
+    }
+}
+
+fn ensure(holds: bool, rule: &str) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(rule.to_owned()) }
+}
+
+/// For each of `0..len`, the places of `values` that hold it, ascending, as (offsets, places).
+fn invert(values: &[u32], len: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut offsets = vec![0u32; len + 1];
+    for value in values {
+        offsets[*value as usize + 1] += 1;
+    }
+    for place in 0..len {
+        offsets[place + 1] += offsets[place];
+    }
+    let mut next = offsets.clone();
+    let mut places = vec![0u32; values.len()];
+    for (place, value) in values.iter().enumerate() {
+        let slot = &mut next[*value as usize];
+        places[*slot as usize] = place as u32;
+        *slot += 1;
+    }
+    (offsets, places)
 }

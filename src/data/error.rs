@@ -1,0 +1,248 @@
+//! What can go wrong between a data file and a batch, worded for the person who sees it.
+//!
+//! Boundary: [`DataError`] says where (file, line, row), [`RowError`] what is wrong with the row found there.
+//! Rows that are merely unusable (an empty answer) are no errors but [`super::Reason`]s, counted in the report.
+
+use std::path::PathBuf;
+
+/// Why data cannot be loaded. All of these are found before the first training step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file could not be opened or read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A row that is not what it must be.
+    #[error("{}:{line}: {problem}", path.display())]
+    Row {
+        /// The data file.
+        path: PathBuf,
+        /// 1-based line.
+        line: usize,
+        /// What is wrong with it.
+        problem: RowError,
+    },
+    /// The data files hold no row at all.
+    #[error("no rows in {}", list(paths))]
+    Empty {
+        /// The files.
+        paths: Vec<PathBuf>,
+    },
+    /// There are rows, but none can be used.
+    #[error("none of the {rows} rows of {} can be used: {summary}", list(paths))]
+    AllDropped {
+        /// The files.
+        paths: Vec<PathBuf>,
+        /// Rows read.
+        rows: usize,
+        /// Counts by reason with the first lines of each.
+        summary: String,
+    },
+    /// An evaluation split outside (0, 1).
+    #[error("an evaluation split of {fraction} is not a fraction between 0 and 1 (0.02 holds out 2%)")]
+    SplitFraction {
+        /// What was asked for.
+        fraction: f64,
+    },
+    /// An evaluation split that would leave nothing to train on.
+    #[error(
+        "cannot hold out {fraction} of {groups} rows with {prompts} distinct prompts and keep any to train on \
+         (rows with one prompt stay together); give a separate evaluation file instead"
+    )]
+    SplitTooSmall {
+        /// What was asked for.
+        fraction: f64,
+        /// Usable rows.
+        groups: usize,
+        /// Distinct prompts among them.
+        prompts: usize,
+    },
+    /// A JSON file of the model folder that is not JSON, or whose field has an impossible value.
+    #[error("{}: {problem}", path.display())]
+    Folder {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what is expected.
+        problem: String,
+    },
+    /// A tokenizer.json that the tokenizers library does not accept.
+    #[error("cannot load {}: {message}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        message: String,
+    },
+    /// A chat template that does not parse.
+    #[error("{}: chat template, line {line}: {message}", path.display())]
+    Template {
+        /// The file the template is in.
+        path: PathBuf,
+        /// 1-based line of the template.
+        line: usize,
+        /// What the parser said.
+        message: String,
+    },
+    /// A row that alone exceeds what a micro-batch may hold.
+    #[error(
+        "row {row} ({location}) needs a micro-batch of {needed} {unit}, the budget is {budget}; \
+         {enough} would be enough for every row, or lower the maximum length"
+    )]
+    GroupTooLarge {
+        /// The group's row.
+        row: usize,
+        /// `file:line`, where known.
+        location: String,
+        /// What is counted: tokens, or scored rows.
+        unit: &'static str,
+        /// What the group needs.
+        needed: usize,
+        /// What a micro-batch may hold.
+        budget: usize,
+        /// The largest need of any group.
+        enough: usize,
+    },
+    /// A prescribed number of micro-batches that does not keep to the budget.
+    #[error(
+        "step {step} cut into {parts} parts makes a micro-batch of {needed} {unit}, the budget is {budget}; \
+         use more parts, or leave the cutting to the budget"
+    )]
+    PartTooLarge {
+        /// 1-based optimizer step.
+        step: usize,
+        /// The parts asked for.
+        parts: usize,
+        /// What is counted: tokens, or scored rows.
+        unit: &'static str,
+        /// What the part needs.
+        needed: usize,
+        /// What a micro-batch may hold.
+        budget: usize,
+    },
+    /// A loader setting that makes no sense.
+    #[error("{0}")]
+    LoaderSetting(&'static str),
+}
+
+/// What is wrong with one row of a data file.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowError {
+    /// Bytes that are not UTF-8.
+    #[error("invalid UTF-8 at byte {byte} of the line; save the file as UTF-8")]
+    InvalidUtf8 {
+        /// 1-based byte of the line.
+        byte: usize,
+    },
+    /// A line that is not JSON.
+    #[error("malformed JSON: {message} (column {column}); each line must hold one whole JSON object")]
+    MalformedJson {
+        /// What the parser said.
+        message: String,
+        /// 1-based byte column.
+        column: usize,
+    },
+    /// JSON, but no object.
+    #[error("expected a JSON object, found {found}; each line must hold one whole JSON object")]
+    NotAnObject {
+        /// What was found, with its article.
+        found: &'static str,
+    },
+    /// A column that is not there.
+    #[error("column \"{column}\" is missing; the row has {found}")]
+    MissingColumn {
+        /// The column.
+        column: &'static str,
+        /// The columns that are there.
+        found: String,
+    },
+    /// A column, or part of one, of the wrong type.
+    #[error("column \"{column}\"{place} holds {found}; expected {expected}")]
+    MistypedColumn {
+        /// The column.
+        column: &'static str,
+        /// Where in the column: empty, or `, message 2, "content"`.
+        place: String,
+        /// What was found, with its article.
+        found: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+    /// Columns of different kinds in one row.
+    #[error(
+        "column \"prompt\" holds {prompt}, but column \"{column}\" holds {found}; \
+         prompt, chosen and rejected must all be strings or all be lists of messages"
+    )]
+    MixedColumns {
+        /// What the prompt is.
+        prompt: &'static str,
+        /// The column that differs.
+        column: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// Text without a tokenizer.
+    #[error("the row holds text, but the model folder has no tokenizer.json (rows of *_input_ids need none)")]
+    NoTokenizer,
+    /// A conversation without a chat template.
+    #[error(
+        "the row holds a conversation, but the model folder has no chat template \
+         (chat_template.jinja, or chat_template in tokenizer_config.json)"
+    )]
+    NoTemplate,
+    /// A plain-text answer and no token to end it with.
+    #[error(
+        "the row holds plain text, but neither the tokenizer nor the model names an end token (eos_token)"
+    )]
+    NoEndToken,
+    /// The chat template called `raise_exception`.
+    #[error("the chat template refuses column \"{column}\": {message}")]
+    TemplateRaised {
+        /// The column that was being rendered.
+        column: &'static str,
+        /// The template's words.
+        message: String,
+    },
+    /// The chat template failed in another way.
+    #[error("the chat template cannot render column \"{column}\": {message} (line {line} of the template)")]
+    TemplateFailed {
+        /// The column that was being rendered.
+        column: &'static str,
+        /// What the engine said.
+        message: String,
+        /// 1-based line of the template, 0 where unknown.
+        line: usize,
+    },
+    /// The tokenizer failed.
+    #[error("the tokenizer cannot encode column \"{column}\": {message}")]
+    Tokenize {
+        /// The column.
+        column: &'static str,
+        /// What the library said.
+        message: String,
+    },
+    /// A token id beyond the model's vocabulary.
+    #[error(
+        "column \"{column}\" has token id {id} at position {position}, but the model's vocabulary has \
+         {vocab_size} tokens (0 to {})", vocab_size.saturating_sub(1)
+    )]
+    BeyondVocabulary {
+        /// The column.
+        column: &'static str,
+        /// The id.
+        id: u32,
+        /// Its 0-based position in the column's tokens.
+        position: usize,
+        /// The model's vocabulary.
+        vocab_size: usize,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}

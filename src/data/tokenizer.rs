@@ -1,0 +1,210 @@
+//! The tokenizer of a model folder: `tokenizer.json` through the `tokenizers` library, and the special tokens
+//! named in `tokenizer_config.json` and `special_tokens_map.json`, read as Hugging Face reads them.
+//!
+//! Boundary: text <-> token ids. Which text is encoded, and what is added to it, is [`super::encode`]'s business.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tokenizers::AddedToken;
+
+use super::error::DataError;
+
+/// The roles a special token may have, as Hugging Face's files name them.
+const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A loaded tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// (role, token), in the order of [`ROLES`].
+    special_tokens: Vec<(String, String)>,
+    /// Ids of every token marked special, whatever its role.
+    special_ids: HashSet<u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    adds_bos: bool,
+}
+
+impl Tokenizer {
+    /// Loads the tokenizer of a folder; `None` where there is no `tokenizer.json`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is not what it must be, or names a special token that the vocabulary lacks.
+    pub fn from_folder(folder: &Path) -> Result<Option<Self>, DataError> {
+        let path = folder.join("tokenizer.json");
+        let bytes = match fs_err::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DataError::Read { path, source }),
+        };
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|error| tokenizer_error(&path, error.as_ref()))?;
+        // The file may carry the settings of whoever saved it; a row is never cut or padded behind our back.
+        inner.with_truncation(None).map_err(|error| tokenizer_error(&path, error.as_ref()))?;
+        inner.with_padding(None);
+
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read_object(&config_path)?.unwrap_or_default();
+        let map_path = folder.join("special_tokens_map.json");
+        let special_tokens = special_tokens(&config, &config_path, &map_path)?;
+        for (role, token, named_in) in &special_tokens {
+            if inner.token_to_id(token).is_none() {
+                let problem = format!("{role} is \"{token}\", which tokenizer.json does not hold");
+                return Err(DataError::Folder { path: named_in.clone(), problem });
+            }
+            // A token of the vocabulary becomes a special one by being named; its id stays.
+            inner
+                .add_special_tokens([AddedToken::from(token.clone(), true)])
+                .map_err(|error| tokenizer_error(&path, error.as_ref()))?;
+        }
+        let special_tokens: Vec<_> =
+            special_tokens.into_iter().map(|(role, token, _)| (role.to_owned(), token)).collect();
+        let adds_bos = config.get("add_bos_token").and_then(Value::as_bool);
+        Self::assemble(inner, special_tokens, adds_bos)
+            .map(Some)
+            .map_err(|message| DataError::Tokenizer { path, message })
+    }
+
+    /// `adds_bos` as tokenizer_config.json says it, else what the post-processor does.
+    fn assemble(
+        inner: tokenizers::Tokenizer,
+        special_tokens: Vec<(String, String)>,
+        adds_bos: Option<bool>,
+    ) -> Result<Self, String> {
+        let id_of = |wanted: &str| {
+            let (_, token) = special_tokens.iter().find(|(role, _)| role == wanted)?;
+            inner.token_to_id(token)
+        };
+        let (bos, eos) = (id_of("bos_token"), id_of("eos_token"));
+        let adds_bos = match (bos, adds_bos) {
+            (None, _) => false,
+            (Some(_), Some(adds_bos)) => adds_bos,
+            (Some(bos), None) => {
+                let added = inner.encode_fast("", true).map_err(|error| error.to_string())?;
+                added.get_ids().first() == Some(&bos)
+            }
+        };
+        let added = inner.get_added_tokens_decoder();
+        let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        Ok(Self { inner, special_tokens, special_ids, bos, eos, adds_bos })
+    }
+
+    /// (role, token) of the special tokens the folder names, for the chat template.
+    pub fn special_tokens(&self) -> &[(String, String)] {
+        &self.special_tokens
+    }
+
+    /// The token that begins a sequence.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends an answer.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether plain text is to begin with [`Self::bos_id`].
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
+    }
+
+    /// Whether this id is a special token, of whatever role.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_ids.contains(&id)
+    }
+
+    /// Tokens, added ones included. Ids may have gaps: an id is checked against the model, not against this.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token given by its exact content.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// Ids of the text, nothing added; special tokens written in the text become their ids.
+    ///
+    /// # Errors
+    /// The library's message; with byte-level tokenizers there is no text that fails.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| error.to_string())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// [`Self::encode`], with BOS before it if the tokenizer adds one and the text does not begin with it.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_bos(&self, text: &str) -> Result<Vec<u32>, String> {
+        let mut ids = self.encode(text)?;
+        if let Some(bos) = self.bos.filter(|bos| self.adds_bos && ids.first() != Some(bos)) {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// The text of ids; special tokens are left out or written.
+    ///
+    /// # Errors
+    /// The library's message.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
+        self.inner.decode(ids, skip_special_tokens).map_err(|error| error.to_string())
+    }
+}
+
+/// (role, token, file that names it). As in transformers: `special_tokens_map.json` belongs to folders older
+/// than `added_tokens_decoder`; it wins where the configuration lacks that, and is not looked at otherwise.
+fn special_tokens(
+    config: &Map<String, Value>,
+    config_path: &Path,
+    map_path: &Path,
+) -> Result<Vec<(&'static str, String, PathBuf)>, DataError> {
+    let map = match config.contains_key("added_tokens_decoder") {
+        true => Map::new(),
+        false => read_object(map_path)?.unwrap_or_default(),
+    };
+    let mut found = Vec::new();
+    for role in ROLES {
+        let (value, path) = match (map.get(role), config.get(role)) {
+            (Some(value), _) => (value, map_path),
+            (None, Some(value)) => (value, config_path),
+            (None, None) => continue,
+        };
+        let token = match value {
+            Value::Null => continue,
+            Value::Object(token) => token.get("content").and_then(Value::as_str),
+            other => other.as_str(),
+        };
+        match token {
+            Some(token) => found.push((role, token.to_owned(), path.to_owned())),
+            None => {
+                let problem = format!("{role} must be a string or an object with \"content\"");
+                return Err(DataError::Folder { path: path.to_owned(), problem });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A JSON object from a file; `None` where there is no such file.
+pub(super) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>, DataError> {
+    let bytes = match fs_err::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(DataError::Read { path: path.to_owned(), source }),
+    };
+    let parsed: Result<Map<String, Value>, _> = serde_json::from_slice(&bytes);
+    parsed.map(Some).map_err(|error| DataError::Folder {
+        path: path.to_owned(),
+        problem: format!("not a JSON object: {error}"),
+    })
+}
+
+fn tokenizer_error(path: &Path, error: &(dyn std::error::Error + Send + Sync)) -> DataError {
+    DataError::Tokenizer { path: path.to_owned(), message: error.to_string() }
+}

@@ -1,0 +1,24 @@
+//! From a data file to packed batches: rows, columns, templates, tokens, data sets, batches, the loader.
+//!
+//! `golden/` holds what Hugging Face transformers makes of the same folder, texts, conversations and rows (see
+//! `golden/make_golden.py`); the other modules check the rules one by one.
+
+#[path = "data/fixture.rs"]
+mod fixture;
+
+#[path = "data/dataset.rs"]
+mod dataset;
+#[path = "data/encode.rs"]
+mod encode;
+#[path = "data/folder.rs"]
+mod folder;
+#[path = "data/golden.rs"]
+mod golden;
+#[path = "data/llama3.rs"]
+mod llama3;
+#[path = "data/loader.rs"]
+mod loader;
+#[path = "data/packing.rs"]
+mod packing;
+#[path = "data/rows.rs"]
+mod rows;

@@ -1,0 +1,68 @@
+//! What the tests share: the golden folder, encoders over it, files of rows, groups of made-up tokens.
+
+use std::path::{Path, PathBuf};
+
+use asft::data::{Answer, ChatTemplate, EncodeConfig, Encoder, Group, Role, Tokenizer};
+use tempfile::TempDir;
+
+/// The folder that `make_golden.py` made.
+pub fn folder() -> PathBuf {
+    golden().join("folder")
+}
+
+pub fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden")
+}
+
+pub fn tokenizer() -> Tokenizer {
+    Tokenizer::from_folder(&folder()).unwrap().unwrap()
+}
+
+pub fn config() -> EncodeConfig {
+    EncodeConfig { vocab_size: 420, max_length: None, eos_ids: Vec::new(), keep_text: false }
+}
+
+/// An encoder with one of the golden templates.
+pub fn encoder(template: &str, config: EncodeConfig) -> Encoder {
+    let tokenizer = tokenizer();
+    let path = golden().join("templates").join(format!("{template}.jinja"));
+    let source = std::fs::read_to_string(&path).unwrap();
+    let template = ChatTemplate::new(source, &path, &tokenizer).unwrap();
+    Encoder::new(Some(tokenizer), Some(template), config)
+}
+
+/// For rows of token ids: no tokenizer, no template.
+pub fn bare_encoder(config: EncodeConfig) -> Encoder {
+    Encoder::new(None, None, config)
+}
+
+/// A file of these lines. The folder must live as long as the file is used.
+pub fn file(lines: &[&str]) -> (TempDir, PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("train.jsonl");
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    (folder, path)
+}
+
+/// A group of made-up tokens.
+pub fn group(row: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Group {
+    let answer = |role, ids: &[u32]| Answer { role, ids: ids.to_vec(), text: None };
+    let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
+    Group { row, prompt: prompt.to_vec(), answers, reference: None }
+}
+
+/// A group of these lengths with tokens that depend on the row.
+pub fn group_of(row: usize, prompt: usize, chosen: usize, rejected: usize) -> Group {
+    let ids = |len: usize, salt: usize| {
+        (0..len).map(|i| ((row * 7 + i * 3 + salt) % 50) as u32).collect::<Vec<_>>()
+    };
+    group(row, &ids(prompt, 0), &ids(chosen, 1), &ids(rejected, 2))
+}
+
+/// An error and what caused it, as the program prints them.
+pub fn words(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", words(source)),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,71 @@
+//! Against Meta's Llama-3 tokenizer and the test vectors of llama.cpp, tiktoken and llama-models, where they are
+//! found beside the repository. They cannot be shipped; `golden.rs` proves the same on a small folder.
+
+use std::path::{Path, PathBuf};
+
+use asft::data::{ChatTemplate, Message, PreferenceRow, Tokenizer};
+use serde_json::{Map, Value};
+
+/// The tokenizer's folder, or `None` with a printed reason.
+fn folder() -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tokenizer/llama3");
+    if folder.join("tokenizer.json").is_file() {
+        return Some(folder);
+    }
+    eprintln!("skipped: no Llama-3 tokenizer in {}", folder.display());
+    None
+}
+
+fn json(path: PathBuf) -> Vec<Value> {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
+}
+
+#[test]
+fn texts_have_llama_3s_ids() {
+    let Some(folder) = folder() else { return };
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
+    assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (Some(128_000), Some(128_009)));
+    assert!(tokenizer.adds_bos());
+    let cases = json(folder.join("cases/tiktoken_cases.json"));
+    assert!(cases.len() >= 440, "{}", cases.len());
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        assert_eq!(tokenizer.encode(text).unwrap(), ids(&case["ids"]), "{text:?}");
+    }
+    let inputs = std::fs::read_to_string(folder.join("cases/ggml-vocab-llama-bpe.gguf.inp")).unwrap();
+    let outputs = std::fs::read_to_string(folder.join("cases/ggml-vocab-llama-bpe.gguf.out")).unwrap();
+    let inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
+    assert_eq!(inputs.len(), outputs.lines().count());
+    assert!(inputs.len() > 40);
+    for (input, output) in inputs.into_iter().zip(outputs.lines()) {
+        let expected: Vec<u32> = output.split_whitespace().map(|id| id.parse().unwrap()).collect();
+        assert_eq!(tokenizer.encode(input).unwrap(), expected, "{input:?}");
+    }
+}
+
+#[test]
+fn conversations_render_to_llama_3s_text_and_ids() {
+    let Some(folder) = folder() else { return };
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
+    let template = ChatTemplate::from_folder(&folder, &tokenizer).unwrap().unwrap();
+    let cases = json(folder.join("cases/chat_cases.json"));
+    assert!(cases.len() >= 20, "{}", cases.len());
+    for case in cases {
+        let columns: Map<String, Value> = ["prompt", "chosen", "rejected"]
+            .into_iter()
+            .map(|name| (name.to_owned(), case["messages"].clone()))
+            .collect();
+        let PreferenceRow::Conversation { prompt, .. } = PreferenceRow::from_columns(&columns).unwrap()
+        else {
+            panic!("not a conversation");
+        };
+        let messages: Vec<&Message> = prompt.iter().collect();
+        let text = template.render(&messages, false).unwrap();
+        assert_eq!(text, case["text"].as_str().unwrap());
+        assert_eq!(tokenizer.encode(&text).unwrap(), ids(&case["ids"]));
+    }
+}
