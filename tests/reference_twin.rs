@@ -1,5 +1,6 @@
-//! Proves `tests/reference`, which the other tests lean on: the whole-model twin against Hugging Face transformers'
-//! float64 numbers in `tests/golden`, and the backward pass of every operation against finite differences.
+//! Proves `tests/reference`, which the other tests lean on: the whole-model twin against Hugging Face
+//! transformers' float64 numbers in `tests/golden`, and the backward pass of every operation against finite
+//! differences.
 
 mod reference;
 

@@ -1,8 +1,8 @@
 //! Softmax attention of query segments against up to two key ranges each, with grouped key/value heads.
 //!
-//! Query `i` of a segment (counted from the segment's start) sees key `j` of a range (counted from the range's start) iff
-//! `j < len` and `j <= i + causal_offset`; all keys it sees, of all ranges, share one softmax. Query head `n` reads
-//! key/value head `n / (N / K)`. The scores are scaled by `1 / sqrt(D)`.
+//! Query `i` of a segment (counted from the segment's start) sees key `j` of a range (counted from the
+//! range's start) iff `j < len` and `j <= i + causal_offset`; all keys it sees, of all ranges, share one
+//! softmax. Query head `n` reads key/value head `n / (N / K)`. The scores are scaled by `1 / sqrt(D)`.
 
 use super::dot;
 
@@ -102,8 +102,8 @@ pub fn forward(heads: Heads, segments: &[Segment], inputs: Inputs) -> Forward {
     Forward { out, lse }
 }
 
-/// With `P` the probabilities and `dP = dO V^T`: `dS = P * (dP - sum over keys of P dP)`, then `dq = dS k / sqrt(D)`,
-/// `dk = dS^T q / sqrt(D)`, `dv = P^T dO`.
+/// With `P` the probabilities and `dP = dO V^T`: `dS = P * (dP - sum over keys of P dP)`, then `dq = dS k /
+/// sqrt(D)`, `dk = dS^T q / sqrt(D)`, `dv = P^T dO`.
 pub fn backward(heads: Heads, segments: &[Segment], inputs: Inputs, d_out: &[f64]) -> Gradients {
     let size = heads.size;
     assert_eq!(d_out.len(), inputs.q.len());

@@ -1,5 +1,5 @@
-//! Weighted sums of rows, and the adjoint. An ordinary gather has one (row, 1) per output; the same row may be named by
-//! several outputs (the last prompt token is, once per answer).
+//! Weighted sums of rows, and the adjoint. An ordinary gather has one (row, 1) per output; the same row may
+//! be named by several outputs (the last prompt token is, once per answer).
 
 /// What one output row is made of: `sum of weight * x[row]`.
 pub type Terms = Vec<(usize, f64)>;
@@ -22,7 +22,8 @@ pub fn forward(x: &[f64], width: usize, outputs: &[Terms]) -> Vec<f64> {
     out
 }
 
-/// The adjoint: `d_x [rows, width]`, each row the weighted sum of the outputs that used it; zero where none did.
+/// The adjoint: `d_x [rows, width]`, each row the weighted sum of the outputs that used it; zero where none
+/// did.
 pub fn backward(d_out: &[f64], width: usize, outputs: &[Terms], rows: usize) -> Vec<f64> {
     assert_eq!(d_out.len(), outputs.len() * width);
     let mut d_x = vec![0.0; rows * width];

@@ -1,5 +1,5 @@
-//! Reads `tests/golden` (see its `make_golden.py` for what is in it): the manifest, checkpoints, batches and results. Everything
-//! comes out in f64, widened exactly.
+//! Reads `tests/golden` (see its `make_golden.py` for what is in it): the manifest, checkpoints, batches and
+//! results. Everything comes out in f64, widened exactly.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -56,8 +56,9 @@ fn row(z: &[f64], target: &Target) -> Row {
     }
 }
 
-/// `log p[y] = -log(1 + sum over v != y of exp(z_v - z_y))`, which keeps its relative precision as p -> 1; where the target
-/// is not the largest logit, the exponentials are taken about the largest so that none overflows.
+/// `log p[y] = -log(1 + sum over v != y of exp(z_v - z_y))`, which keeps its relative precision as p -> 1;
+/// where the target is not the largest logit, the exponentials are taken about the largest so that none
+/// overflows.
 fn log_probability(z: &[f64], y: usize) -> f64 {
     let others = || (0..z.len()).filter(|&v| v != y).map(|v| z[v]);
     let largest = others().fold(z[y], f64::max);
@@ -65,7 +66,8 @@ fn log_probability(z: &[f64], y: usize) -> f64 {
     if largest == z[y] { -rest.ln_1p() } else { z[y] - largest - (rest + (z[y] - largest).exp()).ln() }
 }
 
-/// For a single target, `1 - p_y` is summed from the other probabilities, which keeps its precision as p -> 1.
+/// For a single target, `1 - p_y` is summed from the other probabilities, which keeps its precision as p ->
+/// 1.
 fn unit_gradient(p: &[f64], target: &Target) -> Vec<f64> {
     let mut u: Vec<f64> = p.iter().map(|p| -p).collect();
     if let [(token, 1.0)] = target[..] {

@@ -38,8 +38,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// From `config.json`, in the layout of published Llama-3.x folders (`rope_theta`, `rope_scaling`) or transformers 5's
-    /// (`rope_parameters`).
+    /// From `config.json`, in the layout of published Llama-3.x folders (`rope_theta`, `rope_scaling`) or
+    /// transformers 5's (`rope_parameters`).
     pub fn from_json(json: &Value) -> Self {
         let number = |key: &str| json[key].as_u64().unwrap_or_else(|| panic!("config.json: {key}")) as usize;
         let (hidden, query) = (number("hidden_size"), number("num_attention_heads"));

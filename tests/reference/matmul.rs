@@ -1,5 +1,6 @@
-//! The matrix product in the three layouts of a linear layer `Y = X W^T`, with `W [out, in]`: forward (`nt`), the
-//! gradient of the input (`nn`) and the gradient of the weight (`tn`). `k` is always the length summed over.
+//! The matrix product in the three layouts of a linear layer `Y = X W^T`, with `W [out, in]`: forward (`nt`),
+//! the gradient of the input (`nn`) and the gradient of the weight (`tn`). `k` is always the length summed
+//! over.
 
 /// `C [m, n] = A [m, k] B [n, k]^T`. Forward: `Y = X W^T`.
 pub fn nt(a: &[f64], b: &[f64], m: usize, n: usize, k: usize) -> Vec<f64> {

@@ -1,13 +1,13 @@
 //! A slow, plain twin in f64 of every operation of the model, and of the model itself.
 //!
-//! One file per operation, named as the operation is named everywhere else. Integration tests say `mod reference;` and
-//! compare what they test with it. It is written to be checked by reading: loops over indices that look like the formula,
-//! one thread, no reuse of buffers, no shared tricks with the code under test (it depends on nothing in the `asft`
-//! library). `tests/reference_twin.rs` proves it against Hugging Face transformers' numbers in `tests/golden` and
-//! against finite differences.
+//! One file per operation, named as the operation is named everywhere else. Integration tests say `mod
+//! reference;` and compare what they test with it. It is written to be checked by reading: loops over indices
+//! that look like the formula, one thread, no reuse of buffers, no shared tricks with the code under test (it
+//! depends on nothing in the `asft` library). `tests/reference_twin.rs` proves it against Hugging Face
+//! transformers' numbers in `tests/golden` and against finite differences.
 //!
-//! Letters: T tokens (rows), R response rows, H hidden, N query heads, K key/value heads, D head size, F feed-forward,
-//! V vocabulary. Matrices are row-major slices. Wrong shapes panic: this is test equipment.
+//! Letters: T tokens (rows), R response rows, H hidden, N query heads, K key/value heads, D head size, F
+//! feed-forward, V vocabulary. Matrices are row-major slices. Wrong shapes panic: this is test equipment.
 #![allow(dead_code, reason = "each integration test is a crate of its own and uses some of the operations")]
 #![allow(clippy::needless_range_loop, reason = "indices make the loops read as the formulas they come from")]
 

@@ -1,5 +1,6 @@
-//! The objectives of `tests/golden`, with their derivatives written out: from log-probs to the loss and to the
-//! coefficient `d loss / d log p` of every token. Nothing is continued or clamped as a mean log-prob approaches 0.
+//! The objectives of `tests/golden`, with their derivatives written out: from log-probs to the loss and to
+//! the coefficient `d loss / d log p` of every token. Nothing is continued or clamped as a mean log-prob
+//! approaches 0.
 
 /// The log-probs of one sequence: entry `t` scores token `t + 1`.
 #[derive(Debug, Clone)]

@@ -29,8 +29,8 @@ pub fn forward(x: &[f64], residual: Option<&[f64]>, weight: &[f64], eps: f64) ->
     Forward { sum, inverse_rms, out }
 }
 
-/// Gradients by `s` `[T, H]` and by the weight `[H]`. The gradient by `s` is that by `x` and that by the residual too. `d_sum` is
-/// what reaches `s` directly, past the norm, along the residual stream.
+/// Gradients by `s` `[T, H]` and by the weight `[H]`. The gradient by `s` is that by `x` and that by the
+/// residual too. `d_sum` is what reaches `s` directly, past the norm, along the residual stream.
 pub fn backward(
     saved: &Forward,
     weight: &[f64],

@@ -1,5 +1,5 @@
-//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in Hugging Face's "rotate half" pairing: elements `i` and `i + D/2` of
-//! a head turn together by `position * inverse_frequency[i]`.
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864) in Hugging Face's "rotate half" pairing:
+//! elements `i` and `i + D/2` of a head turn together by `position * inverse_frequency[i]`.
 
 use std::f64::consts::TAU;
 

@@ -13,8 +13,8 @@ pub enum Schedule {
     Cosine,
 }
 
-/// What the base learning rate is multiplied by in the optimizer step with this index, counted from 0: with any warm-up
-/// the first step has a rate of 0.
+/// What the base learning rate is multiplied by in the optimizer step with this index, counted from 0: with
+/// any warm-up the first step has a rate of 0.
 pub fn factor(schedule: Schedule, step: u32, warmup: u32, total: u32) -> f64 {
     if step < warmup {
         return f64::from(step) / f64::from(warmup.max(1));

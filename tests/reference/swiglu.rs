@@ -1,4 +1,5 @@
-//! SwiGLU (Shazeer 2020, arXiv 2002.05202) without its products: `out = silu(gate) * up`, `silu(x) = x * sigmoid(x)`.
+//! SwiGLU (Shazeer 2020, arXiv 2002.05202) without its products: `out = silu(gate) * up`, `silu(x) = x *
+//! sigmoid(x)`.
 
 /// Elementwise.
 pub fn forward(gate: &[f64], up: &[f64]) -> Vec<f64> {

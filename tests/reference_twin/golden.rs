@@ -157,7 +157,8 @@ impl Trainer {
     }
 }
 
-/// Twenty steps of AdamW, clipped, with the cosine schedule: torch's optimizer and Hugging Face's schedule, in f64.
+/// Twenty steps of AdamW, clipped, with the cosine schedule: torch's optimizer and Hugging Face's schedule,
+/// in f64.
 #[test]
 fn training_runs_equal_torch_mqa_tied() {
     assert_eq!(check_runs("mqa-linear-tied"), (4, 4));

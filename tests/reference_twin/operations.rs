@@ -1,5 +1,5 @@
-//! Every backward pass against finite differences of its forward pass, and forward passes against facts that are known
-//! without computing them.
+//! Every backward pass against finite differences of its forward pass, and forward passes against facts that
+//! are known without computing them.
 
 use crate::reference::attention::{self, Heads, Inputs, KeyRange, Segment};
 use crate::reference::objective::{self, Hyper, Pair, Scored};
@@ -101,8 +101,8 @@ fn rope_gradient_and_facts() {
     assert!((score(9, 4) - score(9, 5)).abs() > 1e-3);
 }
 
-/// Values of transformers' `_compute_llama3_parameters` (5.23.0) for theta 10000, D 8, factor 8, 1, 4, 64, computed there in
-/// f32, hence the bound: one frequency kept, one blended, two divided.
+/// Values of transformers' `_compute_llama3_parameters` (5.23.0) for theta 10000, D 8, factor 8, 1, 4, 64,
+/// computed there in f32, hence the bound: one frequency kept, one blended, two divided.
 #[test]
 fn rope_llama3_bands() {
     let scaling = Scaling::Llama3 {
@@ -156,7 +156,8 @@ fn attention_gradients() {
     check("dv", &v, &d_out, &d.dv, |v| run(&q, &k, v));
 }
 
-/// Two key ranges are the same as one sequence in which they lie side by side; so is a one-row segment that decodes.
+/// Two key ranges are the same as one sequence in which they lie side by side; so is a one-row segment that
+/// decodes.
 #[test]
 fn attention_ranges_equal_whole_sequences() {
     let (q, k, v) = attention_inputs(20, 9);
@@ -178,7 +179,8 @@ fn attention_ranges_equal_whole_sequences() {
     assert!(decode.lse[..6 * HEADS.query].iter().all(|l| *l == f64::NEG_INFINITY));
 }
 
-/// With equal scores the softmax is the mean of the visible values: that shows who sees what, without any arithmetic.
+/// With equal scores the softmax is the mean of the visible values: that shows who sees what, without any
+/// arithmetic.
 #[test]
 fn attention_mask_is_the_stated_one() {
     let heads = Heads { query: 2, key_value: 1, size: 1 };
@@ -292,7 +294,8 @@ fn objective_coefficients() {
     }
 }
 
-/// The first step of Adam moves every parameter by the learning rate against the sign of its gradient, after the decay.
+/// The first step of Adam moves every parameter by the learning rate against the sign of its gradient, after
+/// the decay.
 #[test]
 fn adamw_first_step() {
     let adamw = adamw::AdamW { beta1: 0.9, beta2: 0.95, epsilon: 0.0, weight_decay: 0.1 };
