@@ -131,7 +131,8 @@ impl MemoryPlan {
     /// Bytes of all arenas; phases that share memory count once, by the largest.
     pub fn total_bytes(&self) -> usize {
         let scratch = ARENAS.iter().filter(|arena| arena.is_scratch()).map(|&arena| self.bytes(arena)).max();
-        let lasting: usize = ARENAS.iter().filter(|arena| !arena.is_scratch()).map(|&arena| self.bytes(arena)).sum();
+        let lasting: usize =
+            ARENAS.iter().filter(|arena| !arena.is_scratch()).map(|&arena| self.bytes(arena)).sum();
         lasting + scratch.unwrap_or(0)
     }
 
@@ -142,7 +143,10 @@ impl MemoryPlan {
             let size = sizes.entry(arena.id()).or_default();
             *size = (*size).max(self.bytes(arena));
         }
-        sizes.into_iter().filter(|&(_, bytes)| bytes > 0).try_for_each(|(arena, bytes)| backend.allocate(arena, bytes))
+        sizes
+            .into_iter()
+            .filter(|&(_, bytes)| bytes > 0)
+            .try_for_each(|(arena, bytes)| backend.allocate(arena, bytes))
     }
 }
 

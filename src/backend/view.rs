@@ -72,7 +72,11 @@ impl View {
     /// # Panics
     /// If the range does not lie within the view: a mistake of the caller, never of the user.
     pub fn slice(self, range: Range<usize>) -> View {
-        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is outside a view of {} elements", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "{range:?} is outside a view of {} elements",
+            self.len
+        );
         View { offset: self.offset + range.start, len: range.end - range.start, ..self }
     }
 

@@ -75,7 +75,11 @@ impl<B: Backend> Scorer<'_, B> {
     }
 
     /// Loss and metrics of an objective over a whole data set, rejected answers always included.
-    pub fn evaluate(&mut self, groups: &[Group], objective: &dyn Objective) -> Result<(f64, Metrics), BackendError> {
+    pub fn evaluate(
+        &mut self,
+        groups: &[Group],
+        objective: &dyn Objective,
+    ) -> Result<(f64, Metrics), BackendError> {
         let spans = Spans { rejected: true, ..objective.spans() };
         let mut evaluation = Evaluation::new(objective, StepTotals::of(groups));
         self.each("evaluating", groups, spans, |groups, log_probs| evaluation.add(groups, log_probs))?;
@@ -90,7 +94,8 @@ impl<B: Backend> Scorer<'_, B> {
             for group in members {
                 for (answer, span) in [group.chosen, group.rejected].into_iter().enumerate() {
                     let span = span.map(|span| &log_probs[span.range()]).unwrap_or_default();
-                    sums[group.group as usize][answer] = span.iter().fold(0.0, |sum, &logp| sum + f64::from(logp));
+                    sums[group.group as usize][answer] =
+                        span.iter().fold(0.0, |sum, &logp| sum + f64::from(logp));
                 }
             }
         })?;
@@ -101,7 +106,10 @@ impl<B: Backend> Scorer<'_, B> {
 /// The largest group in tokens and in rows, and the longest sequence: what a budget must hold at least.
 pub fn largest(groups: &[Group], spans: Spans) -> (usize, usize, usize) {
     let answers = |group: &Group| {
-        [Role::Chosen, Role::Rejected].into_iter().filter_map(|role| Some(group.answer(role)?.ids.len())).max()
+        [Role::Chosen, Role::Rejected]
+            .into_iter()
+            .filter_map(|role| Some(group.answer(role)?.ids.len()))
+            .max()
     };
     let largest = |size: &dyn Fn(&Group) -> usize| groups.iter().map(size).max().unwrap_or(0);
     (

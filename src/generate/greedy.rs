@@ -29,7 +29,9 @@ impl Cache {
     ) -> Self {
         let shape = [sequences * length, 2 * config.num_key_value_heads * config.head_dim];
         let layers = (0..config.num_hidden_layers)
-            .map(|layer| plan.add(Arena::Constants, format!("layer {layer} / key-value cache"), Element::F32, &shape))
+            .map(|layer| {
+                plan.add(Arena::Constants, format!("layer {layer} / key-value cache"), Element::F32, &shape)
+            })
             .collect();
         let rows = plan.add(Arena::Constants, "cache rows", Element::U32, &[batch_tokens]);
         Self { layers, rows, sequences, length }
@@ -98,7 +100,8 @@ impl<B: Backend> Greedy<'_, B> {
             self.advance(wave, |sequence| prompts[sequence.slot], stop, max_new_tokens)?;
         }
         while sequences.iter().any(|sequence| !sequence.done) {
-            let last: Vec<u32> = sequences.iter().map(|s| s.answer.last().copied().unwrap_or_default()).collect();
+            let last: Vec<u32> =
+                sequences.iter().map(|s| s.answer.last().copied().unwrap_or_default()).collect();
             self.advance(&mut sequences, |s| std::slice::from_ref(&last[s.slot]), stop, max_new_tokens)?;
         }
         Ok(sequences.into_iter().map(|sequence| sequence.answer).collect())

@@ -1,9 +1,9 @@
 //! The places of everything a micro-batch leaves behind or passes on: one struct of views per layer, all from the plan.
 
 use super::LlamaConfig;
+use crate::backend::Backend;
 use crate::backend::{Element, SEGMENT_WORDS, View};
 use crate::data::Batch;
-use crate::backend::Backend;
 use crate::plan::{Arena, MemoryPlan};
 
 /// Upper bounds of a micro-batch.
@@ -216,8 +216,9 @@ impl Activations {
 
 fn plan_layer(plan: &mut MemoryPlan, config: &LlamaConfig, t: usize, index: usize) -> LayerActivations {
     let (h, f) = (config.hidden_size, config.intermediate_size);
-    let mut add =
-        |name: &str, shape: &[usize]| plan.add(Arena::Saved, format!("layer {index} / {name}"), Element::F32, shape);
+    let mut add = |name: &str, shape: &[usize]| {
+        plan.add(Arena::Saved, format!("layer {index} / {name}"), Element::F32, shape)
+    };
     LayerActivations {
         stream: add("stream", &[t, h]),
         input_rstd: add("input norm's rstd", &[t]),
@@ -233,7 +234,12 @@ fn plan_layer(plan: &mut MemoryPlan, config: &LlamaConfig, t: usize, index: usiz
     }
 }
 
-fn plan_head(plan: &mut MemoryPlan, config: &LlamaConfig, budget: Budget, purpose: Purpose) -> HeadActivations {
+fn plan_head(
+    plan: &mut MemoryPlan,
+    config: &LlamaConfig,
+    budget: Budget,
+    purpose: Purpose,
+) -> HeadActivations {
     let (r, h, v) = (budget.rows, config.hidden_size, config.vocab_size);
     // Without a backward pass the two [.., H] buffers are never written.
     let (gradient_rows, scaled_rows) = match purpose {

@@ -115,7 +115,8 @@ impl Llama {
     ) {
         self.gather_head_rows(backend, activations, batch);
         let rows = batch.gather.len;
-        let (logp, coefficients) = (activations.head.logp.first(rows), activations.head.coefficients.first(rows));
+        let (logp, coefficients) =
+            (activations.head.logp.first(rows), activations.head.coefficients.first(rows));
         backend.zero(coefficients);
         let capacity = activations.budget.head_rows;
         let mut accumulate = step.accumulate;
@@ -224,7 +225,10 @@ mod tests {
     fn chunks_hold_whole_units_up_to_the_capacity() {
         let groups = [group(0, 0, 3, 2), group(1, 5, 4, 4), group(2, 13, 1, 1)];
         let by_group = chunks(&groups, Coupling::Group, 8);
-        assert_eq!(by_group.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..5, 5..13, 13..15]);
+        assert_eq!(
+            by_group.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(),
+            [0..5, 5..13, 13..15]
+        );
         let by_sequence = chunks(&groups, Coupling::Sequence, 9);
         assert_eq!(by_sequence.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..9, 9..15]);
         assert_eq!(by_sequence[0].units.len(), 3);

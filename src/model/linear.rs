@@ -45,7 +45,14 @@ impl Linear {
     }
 
     /// `dW (+)= dout^T x`.
-    pub fn backward_weight<B: Backend>(&self, backend: &mut B, x: View, dout: View, rows: usize, accumulate: bool) {
+    pub fn backward_weight<B: Backend>(
+        &self,
+        backend: &mut B,
+        x: View,
+        dout: View,
+        rows: usize,
+        accumulate: bool,
+    ) {
         let Some(gradient) = self.gradient else { return };
         backend.matmul(Matmul {
             layout: Layout::Tn,
@@ -60,7 +67,15 @@ impl Linear {
     }
 
     /// Both gradients.
-    pub fn backward<B: Backend>(&self, backend: &mut B, x: View, dout: View, dx: View, rows: usize, accumulate: bool) {
+    pub fn backward<B: Backend>(
+        &self,
+        backend: &mut B,
+        x: View,
+        dout: View,
+        dx: View,
+        rows: usize,
+        accumulate: bool,
+    ) {
         self.backward_input(backend, dout, dx, rows);
         self.backward_weight(backend, x, dout, rows, accumulate);
     }

@@ -3,13 +3,13 @@
 //! `llama_backward.rs` is its mirror; `head.rs` takes over at the final hidden state. Nothing here knows a device or an
 //! objective.
 
+use super::LlamaConfig;
 use super::activations::{Activations, DeviceBatch, LayerActivations};
 use super::linear::Linear;
 use super::parameters::ParameterTable;
-use super::LlamaConfig;
 use crate::backend::{
-    AttentionForward, AttentionShape, Backend, Element, EmbeddingForward, Heads, RmsnormForward, Rope, Rotation,
-    SwigluForward, View,
+    AttentionForward, AttentionShape, Backend, Element, EmbeddingForward, Heads, RmsnormForward, Rope,
+    Rotation, SwigluForward, View,
 };
 use crate::plan::{Arena, MemoryPlan};
 
@@ -96,7 +96,8 @@ impl Llama {
             })
             .collect();
         let (embedding, embedding_gradient) = views(&["model.embed_tokens.weight".to_string()]);
-        let head_name = if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
+        let head_name =
+            if config.tie_word_embeddings { "model.embed_tokens.weight" } else { "lm_head.weight" };
         let head = linear(&[head_name.to_string()], h, config.vocab_size);
         let final_norm = norm("model.norm.weight".to_string());
         let half = config.head_dim / 2;
@@ -120,7 +121,8 @@ impl Llama {
     pub fn write_constants<B: Backend>(&self, backend: &mut B) {
         let frequencies = self.config.rope.inverse_frequencies(self.config.head_dim);
         let angles = (0..self.positions).flat_map(|p| frequencies.iter().map(move |f| p as f64 * f));
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
         backend.write(self.cos, &cos);
         backend.write(self.sin, &sin);
     }
@@ -193,7 +195,15 @@ impl Llama {
             // The stream after a block is the sum that the next norm forms on its way.
             let residual = (index > 0).then(|| cut.layers[index - 1].middle);
             let x = if index > 0 { cut.branch } else { keep.stream };
-            self.norm(backend, layer.input_norm, x, residual, keep.stream, keep.input_normed, keep.input_rstd);
+            self.norm(
+                backend,
+                layer.input_norm,
+                x,
+                residual,
+                keep.stream,
+                keep.input_normed,
+                keep.input_rstd,
+            );
             layer.qkv.forward(backend, keep.input_normed, keep.qkv, tokens);
             self.rotate(backend, keep.qkv, batch.positions, Rotation::Forward);
             attend(backend, self, index, keep);

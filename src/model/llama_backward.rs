@@ -6,7 +6,8 @@
 use super::activations::{Activations, BackwardActivations, DeviceBatch, LayerActivations};
 use super::llama::{Layer, Llama, Norm};
 use crate::backend::{
-    AttentionBackward, Backend, EmbeddingBackward, RmsnormBackward, Rotation, ScatterRows, SwigluBackward, View,
+    AttentionBackward, Backend, EmbeddingBackward, RmsnormBackward, Rotation, ScatterRows, SwigluBackward,
+    View,
 };
 
 impl Llama {
@@ -74,7 +75,14 @@ impl Llama {
             dgate_up: scratch.dgate_up,
             feed_forward: self.config.intermediate_size,
         });
-        layer.gate_up.backward(backend, keep.middle_normed, scratch.dgate_up, scratch.dnormed, tokens, accumulate);
+        layer.gate_up.backward(
+            backend,
+            keep.middle_normed,
+            scratch.dgate_up,
+            scratch.dnormed,
+            tokens,
+            accumulate,
+        );
         let (x, rstd, direct) = (keep.middle, keep.middle_rstd, Some(scratch.dstream));
         self.norm_backward(backend, layer.post_norm, scratch, x, rstd, direct, scratch.dmiddle, accumulate);
     }
@@ -90,7 +98,14 @@ impl Llama {
         accumulate: bool,
     ) {
         let tokens = batch.ids.len;
-        layer.output.backward(backend, keep.attention, scratch.dmiddle, scratch.dattention, tokens, accumulate);
+        layer.output.backward(
+            backend,
+            keep.attention,
+            scratch.dmiddle,
+            scratch.dattention,
+            tokens,
+            accumulate,
+        );
         let [q, k, v] = self.split_qkv(keep.qkv);
         backend.attention_backward(AttentionBackward {
             q,

@@ -116,7 +116,10 @@ impl ParameterTable {
             found.unwrap_or_else(|| panic!("the parameter table has no {name}"))
         };
         let ranges: Vec<_> = names.iter().map(|name| find(name).range()).collect();
-        assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{names:?} do not lie side by side");
+        assert!(
+            ranges.windows(2).all(|pair| pair[0].end == pair[1].start),
+            "{names:?} do not lie side by side"
+        );
         ranges[0].start..ranges[ranges.len() - 1].end
     }
 

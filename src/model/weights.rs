@@ -35,7 +35,8 @@ impl Llama {
         for (stream, parameter) in self.table.forward_order().enumerate() {
             let mut generator = ChaCha8Rng::seed_from_u64(seed);
             generator.set_stream(stream as u64);
-            let normal = Normal::new(0.0, deviation).unwrap_or_else(|_| unreachable!("checked: finite and not negative"));
+            let normal = Normal::new(0.0, deviation)
+                .unwrap_or_else(|_| unreachable!("checked: finite and not negative"));
             let values: Vec<f32> = (0..parameter.elements())
                 .map(|_| if parameter.shape.len() > 1 { normal.sample(&mut generator) } else { 1.0 })
                 .collect();

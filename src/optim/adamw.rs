@@ -33,7 +33,8 @@ pub struct AdamwOptimizer {
 impl AdamwOptimizer {
     /// Adds the moments to a plan.
     pub fn plan(plan: &mut MemoryPlan, table: &ParameterTable, settings: AdamwSettings) -> Self {
-        let mut moments = |arena: Arena| plan.add(arena, arena.title(), Element::F32, &[table.arena_elements()]);
+        let mut moments =
+            |arena: Arena| plan.add(arena, arena.title(), Element::F32, &[table.arena_elements()]);
         Self {
             settings,
             runs: table.decay_runs(),
@@ -46,8 +47,17 @@ impl AdamwOptimizer {
     ///
     /// # Panics
     /// If the model was planned without gradients.
-    pub fn update<B: Backend>(&self, backend: &mut B, model: &Llama, state: View, learning_rate: f64, step: u64) {
-        let Some(gradients) = model.gradients() else { panic!("planned for inference: no gradients to update from") };
+    pub fn update<B: Backend>(
+        &self,
+        backend: &mut B,
+        model: &Llama,
+        state: View,
+        learning_rate: f64,
+        step: u64,
+    ) {
+        let Some(gradients) = model.gradients() else {
+            panic!("planned for inference: no gradients to update from")
+        };
         for (range, decay) in &self.runs {
             backend.adamw(Adamw {
                 parameters: model.weights().slice(range.clone()),

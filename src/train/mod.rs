@@ -2,7 +2,9 @@
 
 pub mod card;
 pub mod curves;
+mod layout;
 pub mod log;
 mod step;
 
+pub use layout::{CacheSize, InferenceLayout, Layout};
 pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};

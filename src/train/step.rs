@@ -59,7 +59,11 @@ impl<B: Backend> Trainer<B> {
         }
         let backend = &mut self.backend;
         if let Some(gradients) = self.model.gradients() {
-            backend.gradient_norm(GradientNorm { gradients, max_norm: self.max_grad_norm, state: self.state });
+            backend.gradient_norm(GradientNorm {
+                gradients,
+                max_norm: self.max_grad_norm,
+                state: self.state,
+            });
         }
         self.optimizer.update(backend, &self.model, self.state, learning_rate, step.index as u64);
         PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals }

@@ -85,7 +85,15 @@ thread_local! {
 }
 
 /// `c (+)= a b` into a tile buffer.
-fn product(kernel: &Kernel, a: Operand<'_>, b: Operand<'_>, c: &mut [f32], stride: usize, size: [usize; 3], accumulate: bool) {
+fn product(
+    kernel: &Kernel,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    c: &mut [f32],
+    stride: usize,
+    size: [usize; 3],
+    accumulate: bool,
+) {
     let [m, n, k] = size;
     assert!(m == 0 || (m - 1) * stride + n <= c.len());
     let target = Target { pointer: c.as_mut_ptr(), stride, accumulate };
@@ -133,7 +141,15 @@ struct ForwardTile<'a> {
 }
 
 impl ForwardTile<'_> {
-    fn run(&self, tiles: &mut Tiles, segment: Segment, first: usize, query_head: usize, out: SharedMatrix<'_>, lse: SharedMatrix<'_>) {
+    fn run(
+        &self,
+        tiles: &mut Tiles,
+        segment: Segment,
+        first: usize,
+        query_head: usize,
+        out: SharedMatrix<'_>,
+        lse: SharedMatrix<'_>,
+    ) {
         let d = self.shape.head_dim;
         let key_head = query_head / (self.shape.query_heads / self.shape.key_heads);
         let count = QUERY_TILE.min(segment.len - first);
@@ -178,7 +194,16 @@ impl ForwardTile<'_> {
 /// Turns a tile of raw scores into weights relative to the running maximum, and rescales what was summed before.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "one tile's coordinates")]
-fn softmax_update(tiles: &mut Tiles, range: Range, first: usize, count: usize, j: usize, width: usize, d: usize, scale: f32) {
+fn softmax_update(
+    tiles: &mut Tiles,
+    range: Range,
+    first: usize,
+    count: usize,
+    j: usize,
+    width: usize,
+    d: usize,
+    scale: f32,
+) {
     for i in 0..count {
         let row = &mut tiles.scores[i * KEY_TILE..i * KEY_TILE + width];
         let visible = range.visible(first + i).saturating_sub(j).min(width);
@@ -259,14 +284,23 @@ impl BackwardTask<'_> {
         }
     }
 
-    fn query_tile(&self, tiles: &mut Tiles, segment: &Segment, query_head: usize, key_head: usize, first: usize) {
+    fn query_tile(
+        &self,
+        tiles: &mut Tiles,
+        segment: &Segment,
+        query_head: usize,
+        key_head: usize,
+        first: usize,
+    ) {
         let (d, width) = (self.shape.head_dim, self.shape.query_heads * self.shape.head_dim);
         let count = QUERY_TILE.min(segment.len - first);
         let row = segment.start + first;
         let at = row * width + query_head * d;
         let (dout, out) = (&self.dout[at..], &self.out[at..]);
         tiles.total.clear();
-        tiles.total.extend((0..count).map(|i| simd::dot(&dout[i * width..][..d], &out[i * width..][..d]) as f32));
+        tiles
+            .total
+            .extend((0..count).map(|i| simd::dot(&dout[i * width..][..d], &out[i * width..][..d]) as f32));
         let queries = head(self.qkv, self.q, d, query_head, row);
         for range in segment.ranges {
             let seen = range.visible(first + count - 1);
@@ -276,9 +310,26 @@ impl BackwardTask<'_> {
                 let keys = head(self.qkv, self.k, d, key_head, key_row);
                 let values = head(self.qkv, self.v, d, key_head, key_row);
                 let size = [count, keys_here, d];
-                product(self.kernel, rows(queries, self.q.stride), rows(keys, self.k.stride), &mut tiles.scores, KEY_TILE, size, false);
-                product(self.kernel, rows(dout, width), rows(values, self.v.stride), &mut tiles.dscores, KEY_TILE, size, false);
-                self.simd.run(|| self.score_gradients(tiles, range, row, first, count, j, keys_here, query_head));
+                product(
+                    self.kernel,
+                    rows(queries, self.q.stride),
+                    rows(keys, self.k.stride),
+                    &mut tiles.scores,
+                    KEY_TILE,
+                    size,
+                    false,
+                );
+                product(
+                    self.kernel,
+                    rows(dout, width),
+                    rows(values, self.v.stride),
+                    &mut tiles.dscores,
+                    KEY_TILE,
+                    size,
+                    false,
+                );
+                self.simd
+                    .run(|| self.score_gradients(tiles, range, row, first, count, j, keys_here, query_head));
                 let (weights, dscores) = (&tiles.scores, &tiles.dscores);
                 // dV += P^T dO, dK += dS^T Q, dQ += dS K
                 let dv = self.target(key_row, self.v.column + key_head * d);
@@ -286,9 +337,33 @@ impl BackwardTask<'_> {
                 let dq = self.target(row, self.q.column + query_head * d);
                 // SAFETY: this task owns its family's rows at these heads, and the three blocks are disjoint columns.
                 unsafe {
-                    matmul::block(self.kernel, columns(weights, KEY_TILE), columns(dout, width), dv, keys_here, d, count);
-                    matmul::block(self.kernel, columns(dscores, KEY_TILE), columns(queries, self.q.stride), dk, keys_here, d, count);
-                    matmul::block(self.kernel, rows(dscores, KEY_TILE), columns(keys, self.k.stride), dq, count, d, keys_here);
+                    matmul::block(
+                        self.kernel,
+                        columns(weights, KEY_TILE),
+                        columns(dout, width),
+                        dv,
+                        keys_here,
+                        d,
+                        count,
+                    );
+                    matmul::block(
+                        self.kernel,
+                        columns(dscores, KEY_TILE),
+                        columns(queries, self.q.stride),
+                        dk,
+                        keys_here,
+                        d,
+                        count,
+                    );
+                    matmul::block(
+                        self.kernel,
+                        rows(dscores, KEY_TILE),
+                        columns(keys, self.k.stride),
+                        dq,
+                        count,
+                        d,
+                        keys_here,
+                    );
                 }
             }
         }
@@ -301,7 +376,17 @@ impl BackwardTask<'_> {
     /// `P = exp(s - lse)` in `scores` and `dS = P * (dP - rowsum(dO * O)) / sqrt(D)` in `dscores`; zero where masked.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one tile's coordinates")]
-    fn score_gradients(&self, tiles: &mut Tiles, range: Range, row: usize, first: usize, count: usize, j: usize, width: usize, query_head: usize) {
+    fn score_gradients(
+        &self,
+        tiles: &mut Tiles,
+        range: Range,
+        row: usize,
+        first: usize,
+        count: usize,
+        j: usize,
+        width: usize,
+        query_head: usize,
+    ) {
         let scale = 1.0 / (self.shape.head_dim as f32).sqrt();
         for i in 0..count {
             let visible = range.visible(first + i).saturating_sub(j).min(width);

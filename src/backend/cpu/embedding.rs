@@ -11,14 +11,17 @@ pub fn forward(memory: &mut Memory, arguments: EmbeddingForward) {
     let mut access = memory.access();
     let (ids, table) = (access.read::<u32>(arguments.ids), access.read::<f32>(arguments.table));
     let out = access.write::<f32>(arguments.out);
-    out.par_chunks_exact_mut(h).zip(ids).for_each(|(out, &id)| out.copy_from_slice(&table[id as usize * h..][..h]));
+    out.par_chunks_exact_mut(h)
+        .zip(ids)
+        .for_each(|(out, &id)| out.copy_from_slice(&table[id as usize * h..][..h]));
 }
 
 /// The operation [`EmbeddingBackward`].
 pub fn backward(memory: &mut Memory, arguments: EmbeddingBackward) {
     let h = arguments.hidden;
     let mut access = memory.access();
-    let (ids, offsets) = (access.read::<u32>(arguments.token_ids), access.read::<u32>(arguments.token_offsets));
+    let (ids, offsets) =
+        (access.read::<u32>(arguments.token_ids), access.read::<u32>(arguments.token_offsets));
     let rows = access.read::<u32>(arguments.token_rows);
     let dout = access.read::<f32>(arguments.dout);
     let dtable = SharedMatrix::new(access.write::<f32>(arguments.dtable), h);

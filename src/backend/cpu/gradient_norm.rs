@@ -14,7 +14,8 @@ pub fn gradient_norm(simd: Simd, memory: &mut Memory, arguments: GradientNorm) {
     let mut access = memory.access();
     let gradients = access.read::<f32>(arguments.gradients);
     let state = access.write::<f64>(arguments.state);
-    let partial: Vec<f64> = gradients.par_chunks(BLOCK).map(|block| simd.run(|| simd::dot(block, block))).collect();
+    let partial: Vec<f64> =
+        gradients.par_chunks(BLOCK).map(|block| simd.run(|| simd::dot(block, block))).collect();
     let norm = partial.iter().sum::<f64>().sqrt();
     state[GRADIENT_NORM] = norm;
     state[CLIP_FACTOR] = arguments.max_norm.map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0));

@@ -68,7 +68,14 @@ mod x86 {
     /// # Safety
     /// See [`super::Kernel::run`].
     #[target_feature(enable = "avx512f")]
-    pub unsafe fn avx512(depth: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, accumulate: bool) {
+    pub unsafe fn avx512(
+        depth: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        stride: usize,
+        accumulate: bool,
+    ) {
         let mut tile = [[_mm512_setzero_ps(); 2]; 12];
         for p in 0..depth {
             // SAFETY: within the panels, by the contract.
@@ -98,7 +105,14 @@ mod x86 {
     /// # Safety
     /// See [`super::Kernel::run`].
     #[target_feature(enable = "avx2,fma")]
-    pub unsafe fn avx2(depth: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, accumulate: bool) {
+    pub unsafe fn avx2(
+        depth: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        stride: usize,
+        accumulate: bool,
+    ) {
         let mut tile = [[_mm256_setzero_ps(); 2]; 6];
         for p in 0..depth {
             // SAFETY: within the panels, by the contract.

@@ -82,7 +82,11 @@ fn grow(buffer: &mut Vec<CacheLine>, floats: usize) -> *mut f32 {
 /// The operation [`Matmul`].
 pub fn matmul(simd: Simd, threads: usize, memory: &mut Memory, arguments: Matmul) {
     let Matmul { layout, m, n, k, accumulate, .. } = arguments;
-    assert_eq!((arguments.a.len, arguments.b.len, arguments.c.len), (m * k, n * k, m * n), "matmul {layout:?} {m}x{n}x{k}");
+    assert_eq!(
+        (arguments.a.len, arguments.b.len, arguments.c.len),
+        (m * k, n * k, m * n),
+        "matmul {layout:?} {m}x{n}x{k}"
+    );
     let mut access = memory.access();
     let (a, b) = (access.read::<f32>(arguments.a), access.read::<f32>(arguments.b));
     let c = access.write::<f32>(arguments.c);
@@ -140,7 +144,15 @@ fn task_shape(kernel: &Kernel, m: usize, n: usize, threads: usize) -> (usize, us
 ///
 /// # Safety
 /// `c` must address `m` rows of `n` elements that nothing else reads or writes meanwhile.
-pub unsafe fn block(kernel: &Kernel, a: Operand<'_>, b: Operand<'_>, c: Target, m: usize, n: usize, k: usize) {
+pub unsafe fn block(
+    kernel: &Kernel,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    c: Target,
+    m: usize,
+    n: usize,
+    k: usize,
+) {
     let (mr, nr) = (kernel.rows, kernel.columns);
     let a_rows = A_ROWS / mr * mr;
     SCRATCH.with_borrow_mut(|scratch| {
@@ -191,7 +203,8 @@ unsafe fn tiles(kernel: &Kernel, a: *const f32, b: *const f32, c: Target, m: usi
                 for column in 0..width {
                     // SAFETY: inside the tile and inside C.
                     unsafe {
-                        let (value, out) = (*edge.add(row * nr + column), corner.add(row * c.stride + column));
+                        let (value, out) =
+                            (*edge.add(row * nr + column), corner.add(row * c.stride + column));
                         *out = if c.accumulate { *out + value } else { value };
                     }
                 }
@@ -215,7 +228,8 @@ unsafe fn pack(operand: Operand<'_>, count: usize, start: usize, depth: usize, w
         if present < width {
             out.fill(0.0);
         }
-        let source = &operand.data[(first * operand.outer_stride + start * operand.depth_stride).min(operand.data.len())..];
+        let source = &operand.data
+            [(first * operand.outer_stride + start * operand.depth_stride).min(operand.data.len())..];
         if operand.outer_stride == 1 {
             for (p, out) in out.chunks_exact_mut(width).enumerate() {
                 let from = &source[p * operand.depth_stride..][..present];

@@ -76,7 +76,10 @@ impl<'a> Access<'a> {
         let end = start + view.bytes();
         for other in &self.taken {
             let apart = other.arena != view.arena || end <= other.start || other.end <= start;
-            assert!(apart || (!writable && !other.writable), "{view:?} overlaps another operand that is written");
+            assert!(
+                apart || (!writable && !other.writable),
+                "{view:?} overlaps another operand that is written"
+            );
         }
         self.taken.push(Taken { arena: view.arena, start, end, writable });
         // The arena starts on a page and every offset is a multiple of the element's size.
@@ -128,10 +131,15 @@ impl<'a> SharedMatrix<'a> {
     /// No other live slice, of this task or another, may cover any of these elements.
     #[allow(clippy::mut_from_ref, reason = "disjointness is the caller's promise, as documented")]
     pub unsafe fn row(&self, row: usize, columns: std::ops::Range<usize>) -> &'a mut [f32] {
-        assert!(columns.start <= columns.end && columns.end <= self.stride && (row + 1) * self.stride <= self.len);
+        assert!(
+            columns.start <= columns.end && columns.end <= self.stride && (row + 1) * self.stride <= self.len
+        );
         // SAFETY: within the slice `new` was given, by the assertion; unaliased by the caller's promise.
         unsafe {
-            std::slice::from_raw_parts_mut(self.data.add(row * self.stride + columns.start), columns.end - columns.start)
+            std::slice::from_raw_parts_mut(
+                self.data.add(row * self.stride + columns.start),
+                columns.end - columns.start,
+            )
         }
     }
 

@@ -142,7 +142,10 @@ pub fn maximum(values: &[f32]) -> f32 {
         }
     }
     let tail = chunks.remainder().iter();
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |largest, &value| if value > largest { value } else { largest })
+    lanes
+        .iter()
+        .chain(tail)
+        .fold(f32::NEG_INFINITY, |largest, &value| if value > largest { value } else { largest })
 }
 
 /// Inner product in the order of [`sum`].
@@ -188,7 +191,8 @@ mod tests {
     #[test]
     fn sums_have_the_same_bits_at_every_level() {
         let values: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 1000) as f32 * 1e-3 - 0.5).collect();
-        let all: Vec<u64> = levels().iter().map(|simd| simd.run(|| dot(&values, &values)).to_bits()).collect();
+        let all: Vec<u64> =
+            levels().iter().map(|simd| simd.run(|| dot(&values, &values)).to_bits()).collect();
         assert!(all.iter().all(|&bits| bits == all[0]));
         let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         assert!((f64::from_bits(all[0]) - exact).abs() < 1e-5 * exact);

@@ -29,7 +29,10 @@ pub fn backward(simd: Simd, memory: &mut Memory, arguments: SwigluBackward) {
     let gate_up = access.read::<f32>(arguments.gate_up);
     let dout = access.read::<f32>(arguments.dout);
     let dgate_up = access.write::<f32>(arguments.dgate_up);
-    let rows = dgate_up.par_chunks_exact_mut(2 * f).zip(gate_up.par_chunks_exact(2 * f)).zip(dout.par_chunks_exact(f));
+    let rows = dgate_up
+        .par_chunks_exact_mut(2 * f)
+        .zip(gate_up.par_chunks_exact(2 * f))
+        .zip(dout.par_chunks_exact(f));
     rows.for_each(|((dgate_up, gate_up), dout)| {
         let (gate, up) = gate_up.split_at(f);
         let (dgate, dup) = dgate_up.split_at_mut(f);
