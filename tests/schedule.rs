@@ -30,7 +30,11 @@ fn every_rate_is_transformers() {
             let rate = schedule.learning_rate(index + 1);
             // The same operations in the same order: equal but for the last bits of the cosine.
             let bound = 1e-15 * schedule.learning_rate;
-            assert!((rate - expected).abs() <= bound, "{schedule:?} step {}: {rate} != {expected}", index + 1);
+            assert!(
+                (rate - expected).abs() <= bound,
+                "{schedule:?} step {}: {rate} != {expected}",
+                index + 1
+            );
         }
     }
 }

@@ -252,7 +252,9 @@ fn remove_any(path: &Path) -> Result<(), CheckpointError> {
         Err(error) => Err(error),
     };
     match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CheckpointError::io("remove", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CheckpointError::io("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }

@@ -113,7 +113,9 @@ impl<'a> ModelExport<'a> {
 
 /// Whether a file name is one that [`ModelExport::write`] gives to weights.
 pub fn is_weight_file(name: &str) -> bool {
-    name == WEIGHTS_FILE || name == INDEX_FILE || (name.starts_with("model-") && name.ends_with(".safetensors"))
+    name == WEIGHTS_FILE
+        || name == INDEX_FILE
+        || (name.starts_with("model-") && name.ends_with(".safetensors"))
 }
 
 /// Cuts a list of tensors into runs of at most `limit` bytes, or of one tensor.

@@ -72,10 +72,19 @@ impl ModelFolder {
                 }
                 _ => "",
             };
-            return Err(CheckpointError::MissingTensors { path: dir.to_owned(), tensors: Names(missing), hint });
+            return Err(CheckpointError::MissingTensors {
+                path: dir.to_owned(),
+                tensors: Names(missing),
+                hint,
+            });
         }
-        let folder =
-            ModelFolder { dir: dir.to_owned(), dtype: commonest_dtype(&parameters), config, files, parameters };
+        let folder = ModelFolder {
+            dir: dir.to_owned(),
+            dtype: commonest_dtype(&parameters),
+            config,
+            files,
+            parameters,
+        };
         folder.check_tied_head(&homes)?;
         Ok(folder)
     }
@@ -114,7 +123,8 @@ impl ModelFolder {
     /// XXH3 over names, formats, shapes and bytes of all parameters, in the order of the model: the same
     /// however the weights are sharded and however many threads compute it.
     pub fn fingerprint(&self) -> u64 {
-        let bytes = |(spec, file): &(TensorSpec, usize)| self.files[*file].bytes(&spec.name).unwrap_or_default();
+        let bytes =
+            |(spec, file): &(TensorSpec, usize)| self.files[*file].bytes(&spec.name).unwrap_or_default();
         let pieces: Vec<&[u8]> =
             self.parameters.iter().flat_map(|entry| bytes(entry).chunks(FINGERPRINT_PIECE)).collect();
         let hashes: Vec<u64> = pieces.par_iter().map(|piece| xxh3_64(piece)).collect();
@@ -153,10 +163,15 @@ impl ModelFolder {
 }
 
 /// Checks one parameter's format and shape.
-fn check_parameter(file: &TensorFile, name: String, shape: Vec<usize>) -> Result<TensorSpec, CheckpointError> {
+fn check_parameter(
+    file: &TensorFile,
+    name: String,
+    shape: Vec<usize>,
+) -> Result<TensorSpec, CheckpointError> {
     let TensorInfo { dtype_name, shape: found, .. } = file.info(&name)?;
     let Some(dtype) = DType::from_safetensors_name(dtype_name) else {
-        let problem = format!("is stored as {dtype_name}; only F32, F16 and BF16 can be read, not quantised weights");
+        let problem =
+            format!("is stored as {dtype_name}; only F32, F16 and BF16 can be read, not quantised weights");
         return Err(CheckpointError::tensor(file.path(), &name, problem));
     };
     if *found != shape {
@@ -170,7 +185,10 @@ fn commonest_dtype(parameters: &[(TensorSpec, usize)]) -> DType {
     let elements = |dtype| -> usize {
         parameters.iter().filter(|(spec, _)| spec.dtype == dtype).map(|(spec, _)| spec.elements()).sum()
     };
-    [DType::BF16, DType::F16, DType::F32].into_iter().max_by_key(|dtype| elements(*dtype)).unwrap_or(DType::F32)
+    [DType::BF16, DType::F16, DType::F32]
+        .into_iter()
+        .max_by_key(|dtype| elements(*dtype))
+        .unwrap_or(DType::F32)
 }
 
 /// Buffers that old versions of transformers saved along; they follow from the configuration.
@@ -185,8 +203,11 @@ fn refuse_extra_tensors(
 ) -> Result<(), CheckpointError> {
     let known: BTreeSet<String> = config.parameters().into_iter().map(|(name, _)| name).collect();
     let tied_head = |name: &str| name == HEAD && config.tie_word_embeddings;
-    let extra: Vec<String> =
-        homes.keys().filter(|name| !known.contains(*name) && !is_derived(name) && !tied_head(name)).cloned().collect();
+    let extra: Vec<String> = homes
+        .keys()
+        .filter(|name| !known.contains(*name) && !is_derived(name) && !tied_head(name))
+        .cloned()
+        .collect();
     if extra.is_empty() {
         return Ok(());
     }
@@ -223,7 +244,10 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
-fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<TensorFile>, BTreeMap<String, usize>), CheckpointError> {
+fn open_shards(
+    dir: &Path,
+    index: &Path,
+) -> Result<(Vec<TensorFile>, BTreeMap<String, usize>), CheckpointError> {
     let text = std::fs::read(index).map_err(CheckpointError::io("read", index))?;
     let ShardIndex { weight_map } = serde_json::from_slice(&text)
         .map_err(|error| CheckpointError::file(index, format!("not an index of shards: {error}")))?;
@@ -240,7 +264,8 @@ fn open_shards(dir: &Path, index: &Path) -> Result<(Vec<TensorFile>, BTreeMap<St
         }
         let path = dir.join(shard);
         if !path.exists() {
-            let problem = format!("names {shard} for \"{tensor}\", but there is no such file; fetch it again");
+            let problem =
+                format!("names {shard} for \"{tensor}\", but there is no such file; fetch it again");
             return Err(CheckpointError::file(index, problem));
         }
         shards.insert(shard, files.len());
@@ -281,7 +306,9 @@ fn no_config(dir: &Path) -> CheckpointError {
 
 fn no_weights(dir: &Path) -> CheckpointError {
     let names: Vec<String> = std::fs::read_dir(dir)
-        .map(|entries| entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+        .map(|entries| {
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        })
         .unwrap_or_default();
     let ending = |endings: &[&str]| {
         let mut found: Vec<&String> =

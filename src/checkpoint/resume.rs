@@ -88,7 +88,8 @@ impl ResumeState {
         let text = fs::read(&path).map_err(CheckpointError::io("read", &path))?;
         let resume = |problem| CheckpointError::Resume { path: path.clone(), problem };
         // The version first: another layout need not parse.
-        let value: Value = serde_json::from_slice(&text).map_err(|error| resume(format!("damaged: {error}")))?;
+        let value: Value =
+            serde_json::from_slice(&text).map_err(|error| resume(format!("damaged: {error}")))?;
         let format = value.get("format").and_then(Value::as_u64);
         if format != Some(u64::from(FORMAT)) {
             let found = format.map_or_else(|| "none".to_owned(), |format| format.to_string());
@@ -263,7 +264,10 @@ fn check_whole(step: usize, checkpoint: &Path) -> Result<(), CheckpointError> {
     let state = ResumeState::read(checkpoint)?;
     if state.step != step {
         let path = checkpoint.join(RESUME_FOLDER).join(STATE_FILE);
-        return Err(CheckpointError::Resume { path, problem: format!("is the state after step {}", state.step) });
+        return Err(CheckpointError::Resume {
+            path,
+            problem: format!("is the state after step {}", state.step),
+        });
     }
     TensorFile::open(&checkpoint.join(RESUME_FOLDER).join(OPTIMIZER_FILE))?;
     ModelFolder::open(checkpoint).map(drop)
@@ -298,6 +302,7 @@ mod hex {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         let text = String::deserialize(deserializer)?;
-        u64::from_str_radix(&text, 16).map_err(|_| de::Error::custom(format_args!("{text:?} is not hexadecimal")))
+        u64::from_str_radix(&text, 16)
+            .map_err(|_| de::Error::custom(format_args!("{text:?} is not hexadecimal")))
     }
 }

@@ -198,7 +198,11 @@ fn check_entry(
     let expected = elements.and_then(|elements| elements.checked_mul(bits));
     if expected.is_none_or(|bits| !bits.is_multiple_of(8) || bits / 8 != end - start) {
         let shape = &entry.shape;
-        return wrong(format!("shape {shape:?} of {} does not take the {} bytes it has", entry.dtype, end - start));
+        return wrong(format!(
+            "shape {shape:?} of {} does not take the {} bytes it has",
+            entry.dtype,
+            end - start
+        ));
     }
     Ok(start..end)
 }

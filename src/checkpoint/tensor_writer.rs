@@ -88,7 +88,8 @@ pub fn write_tensors(
 
 fn write_header(out: &mut impl Write, tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> io::Result<()> {
     let mut header = Map::new();
-    let metadata: Map<String, Value> = metadata.iter().map(|(key, value)| ((*key).into(), json!(value))).collect();
+    let metadata: Map<String, Value> =
+        metadata.iter().map(|(key, value)| ((*key).into(), json!(value))).collect();
     header.insert("__metadata__".into(), Value::Object(metadata));
     let mut end = 0;
     for tensor in tensors {

@@ -286,7 +286,8 @@ impl LlamaConfig {
     }
 
     fn write_rope(&self, map: &mut Map<String, Value>) {
-        let as_read = ["rope_parameters", "rope_scaling"].into_iter().find_map(|key| map.get(key)?.as_object());
+        let as_read =
+            ["rope_parameters", "rope_scaling"].into_iter().find_map(|key| map.get(key)?.as_object());
         let mut scaling = as_read.cloned().unwrap_or_default();
         let name = match self.rope {
             Rope::Plain { .. } => "default",
@@ -294,7 +295,13 @@ impl LlamaConfig {
                 set(&mut scaling, "factor", json!(factor));
                 "linear"
             }
-            Rope::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings, .. } => {
+            Rope::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+                ..
+            } => {
                 set(&mut scaling, "factor", json!(factor));
                 set(&mut scaling, "low_freq_factor", json!(low_freq_factor));
                 set(&mut scaling, "high_freq_factor", json!(high_freq_factor));
@@ -372,7 +379,9 @@ fn refuse_unsupported(keys: &Keys) -> Result<(), ConfigError> {
         return Err(keys.unsupported("hidden_act", "only \"silu\" is"));
     }
     if keys.get("attention_dropout").is_some_and(|dropout| dropout.as_f64() != Some(0.0)) {
-        return Err(keys.unsupported("attention_dropout", "this program trains without dropout; set it to 0.0"));
+        return Err(
+            keys.unsupported("attention_dropout", "this program trains without dropout; set it to 0.0")
+        );
     }
     if keys.get("partial_rotary_factor").is_some_and(|factor| factor.as_f64() != Some(1.0)) {
         return Err(keys.unsupported("partial_rotary_factor", "the whole head is rotated"));
@@ -396,7 +405,8 @@ fn head_dim(keys: &Keys, hidden_size: usize, heads: usize) -> Result<usize, Conf
         }
     };
     if !head_dim.is_multiple_of(2) {
-        let problem = format!("heads of {head_dim} channels cannot be rotated in pairs; head_dim must be even");
+        let problem =
+            format!("heads of {head_dim} channels cannot be rotated in pairs; head_dim must be even");
         return Err(keys.invalid(key, problem));
     }
     if heads.saturating_mul(head_dim) > MAX_SIZE {
@@ -422,7 +432,9 @@ fn read_rope(keys: &Keys) -> Result<Rope, ConfigError> {
     if let Some(scaling) = scaling
         && rope_section(&scaling, rope.theta())? != rope
     {
-        return Err(keys.invalid("rope_scaling", "rope_parameters says something else; they must agree".into()));
+        return Err(
+            keys.invalid("rope_scaling", "rope_parameters says something else; they must agree".into())
+        );
     }
     Ok(rope)
 }

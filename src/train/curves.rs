@@ -81,7 +81,12 @@ const PANELS: [Panel; 6] = [
         range: None,
         level: None,
     },
-    Panel { title: "Gradient norm", curves: &[curve("grad_norm", "before clipping", "a")], range: None, level: None },
+    Panel {
+        title: "Gradient norm",
+        curves: &[curve("grad_norm", "before clipping", "a")],
+        range: None,
+        level: None,
+    },
     Panel { title: "Learning rate", curves: &[curve("learning_rate", "", "a")], range: None, level: None },
 ];
 
@@ -121,7 +126,9 @@ impl Curves {
         let Some(step) = line.get("step").and_then(Value::as_f64) else { return };
         let keys = PANELS.iter().flat_map(|panel| panel.curves);
         for (points, curve) in self.points.iter_mut().zip(keys) {
-            if let Some(value) = line.get(curve.key).and_then(Value::as_f64).filter(|value| value.abs() <= LARGEST) {
+            if let Some(value) =
+                line.get(curve.key).and_then(Value::as_f64).filter(|value| value.abs() <= LARGEST)
+            {
                 points.push((step, value));
             }
         }
@@ -372,7 +379,8 @@ impl Axis {
         let (low, high) = if flat { (low - room, high + room) } else { (low, high) };
         let raw = (high - low) / count as f64;
         let power = 10f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|nice| nice * power >= raw * 0.999).unwrap_or(10.0) * power;
+        let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|nice| nice * power >= raw * 0.999).unwrap_or(10.0)
+            * power;
         if exact {
             return Axis { low, high, step };
         }
@@ -387,8 +395,12 @@ impl Axis {
     }
 
     fn ticks(&self) -> Vec<(f64, String)> {
-        let (first, last) = ((self.low / self.step - 1e-6).ceil() as i64, (self.high / self.step + 1e-6).floor() as i64);
-        (first..=last).map(|number| number as f64 * self.step).map(|value| (value, self.label(value))).collect()
+        let (first, last) =
+            ((self.low / self.step - 1e-6).ceil() as i64, (self.high / self.step + 1e-6).floor() as i64);
+        (first..=last)
+            .map(|number| number as f64 * self.step)
+            .map(|value| (value, self.label(value)))
+            .collect()
     }
 
     /// All labels of an axis have the same number of digits after the point.

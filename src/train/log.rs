@@ -132,7 +132,10 @@ impl MetricsLog {
     /// One write per line: a kill may tear the last line, never mix two.
     fn append(&mut self, line: &Map<String, Value>) -> Result<(), LogError> {
         let text = Value::Object(line.clone()).to_string() + "\n";
-        self.file.write_all(text.as_bytes()).and_then(|()| self.file.flush()).map_err(io_error("write", &self.path))
+        self.file
+            .write_all(text.as_bytes())
+            .and_then(|()| self.file.flush())
+            .map_err(io_error("write", &self.path))
     }
 }
 

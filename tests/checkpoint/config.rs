@@ -27,7 +27,10 @@ fn config_v5() -> Value {
 #[test]
 fn both_layouts_say_the_same() {
     let (old, new) = (parse(&config()), parse(&config_v5()));
-    assert_eq!(LlamaConfig { raw: Default::default(), ..old.clone() }, LlamaConfig { raw: Default::default(), ..new });
+    assert_eq!(
+        LlamaConfig { raw: Default::default(), ..old.clone() },
+        LlamaConfig { raw: Default::default(), ..new }
+    );
     assert_eq!((old.hidden_size, old.num_attention_heads, old.head_dim), (6, 2, 4));
     assert_eq!((old.bos_token_id, &old.eos_token_ids[..]), (Some(1), &[2, 9][..]));
     assert_eq!(old.torch_dtype, Some(DType::F32));
@@ -99,8 +102,12 @@ fn inverse_frequencies_are_transformers() {
     let golden: Value = serde_json::from_str(include_str!("../golden/rope.json")).unwrap();
     for case in golden["cases"].as_array().unwrap() {
         let config = parse(&case["config"]);
-        let expected: Vec<f64> =
-            case["inverse_frequencies"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect();
+        let expected: Vec<f64> = case["inverse_frequencies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|value| value.as_f64().unwrap())
+            .collect();
         let found = config.rope.inverse_frequencies(config.head_dim);
         assert_eq!(found.len(), expected.len());
         for (found, expected) in found.into_iter().zip(expected) {
@@ -182,10 +189,14 @@ fn layouts_that_contradict_each_other_are_refused() {
 
 #[test]
 fn malformed_json_is_named_by_line() {
-    let found = LlamaConfig::from_json("{\n  \"model_type\": llama\n}", Path::new("config.json")).unwrap_err();
+    let found =
+        LlamaConfig::from_json("{\n  \"model_type\": llama\n}", Path::new("config.json")).unwrap_err();
     assert_eq!(found.to_string(), "config.json:2:17: not valid JSON: expected value");
     let found = LlamaConfig::from_json("[1]", Path::new("config.json")).unwrap_err();
-    assert!(found.to_string().starts_with("config.json:1:0: not valid JSON: invalid type: sequence"), "{found}");
+    assert!(
+        found.to_string().starts_with("config.json:1:0: not valid JSON: invalid type: sequence"),
+        "{found}"
+    );
     let found = LlamaConfig::from_file(Path::new("/nowhere/config.json")).unwrap_err();
     assert!(found.to_string().starts_with("cannot read /nowhere/config.json: "), "{found}");
 }
@@ -194,7 +205,8 @@ fn malformed_json_is_named_by_line() {
 fn written_for_both_and_nothing_lost() {
     for mut source in [config(), config_v5()] {
         source["my_own_key"] = json!({"kept": [1, 2]});
-        let written = Value::Object(LlamaConfig { torch_dtype: Some(DType::BF16), ..parse(&source) }.to_json());
+        let written =
+            Value::Object(LlamaConfig { torch_dtype: Some(DType::BF16), ..parse(&source) }.to_json());
         assert_eq!(written["my_own_key"], json!({"kept": [1, 2]}));
         assert_eq!((&written["torch_dtype"], &written["dtype"]), (&json!("bfloat16"), &json!("bfloat16")));
         assert_eq!(written["rope_theta"], json!(500000.0));

@@ -41,7 +41,10 @@ fn every_pattern_decodes_to_its_value_and_back() {
         for ((bits, value), again) in bits.iter().zip(&values).zip(again) {
             let expected = value_of(*bits, exponent, fraction);
             if expected.is_nan() {
-                assert!(value.is_nan() && value_of(again, exponent, fraction).is_nan(), "{dtype} {bits:#06x}");
+                assert!(
+                    value.is_nan() && value_of(again, exponent, fraction).is_nan(),
+                    "{dtype} {bits:#06x}"
+                );
             } else {
                 assert_eq!(f64::from(*value), expected, "{dtype} {bits:#06x}");
                 assert_eq!(again, *bits, "{dtype} {value}");
@@ -75,7 +78,8 @@ fn rounds_to_nearest_ties_to_even() {
 
 #[test]
 fn f32_keeps_its_bits_and_blocks_join() {
-    let values: Vec<f32> = (0..5000u32).map(|index| f32::from_bits(index.wrapping_mul(0x9e37_79b9))).collect();
+    let values: Vec<f32> =
+        (0..5000u32).map(|index| f32::from_bits(index.wrapping_mul(0x9e37_79b9))).collect();
     let mut bytes = vec![0; 20_000];
     DType::F32.encode(&values, &mut bytes);
     let mut again = vec![0.0; 5000];

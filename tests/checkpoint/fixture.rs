@@ -99,7 +99,9 @@ pub fn sharded_folder(dir: &Path, config: &Value, tensors: &[Tensor]) -> PathBuf
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
     let (first, second) = tensors.split_at(tensors.len() / 2);
     let mut map = serde_json::Map::new();
-    for (name, shard) in [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)] {
+    for (name, shard) in
+        [("model-00001-of-00002.safetensors", first), ("model-00002-of-00002.safetensors", second)]
+    {
         write_weights(&dir.join(name), shard);
         map.extend(shard.iter().map(|tensor| (tensor.0.clone(), json!(name))));
     }
@@ -115,7 +117,8 @@ pub fn snapshot(dir: &Path) -> Vec<(String, Vec<u8>)> {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            found.extend(snapshot(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
+            found
+                .extend(snapshot(&path).into_iter().map(|(inner, bytes)| (format!("{name}/{inner}"), bytes)));
         } else {
             found.push((name, fs::read(&path).unwrap()));
         }

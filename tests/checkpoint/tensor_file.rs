@@ -26,7 +26,11 @@ fn lying_headers_are_refused_by_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let huge = u64::MAX / 2;
     for (header, data, expected) in [
-        (json!({"w": entry("F32", &[2], [0, 4])}), 4, "tensor \"w\": shape [2] of F32 does not take the 4 bytes"),
+        (
+            json!({"w": entry("F32", &[2], [0, 4])}),
+            4,
+            "tensor \"w\": shape [2] of F32 does not take the 4 bytes",
+        ),
         (json!({"w": entry("F32", &[2], [8, 0])}), 8, "tensor \"w\": its offsets run backwards"),
         (json!({"w": entry("F32", &[2], [0, 8])}), 7, "tensor \"w\": it should end at byte 8"),
         (json!({"w": entry("F32", &[2], [0, 8])}), 9, "1 bytes after the last tensor"),
@@ -39,7 +43,11 @@ fn lying_headers_are_refused_by_tensor() {
         (json!({"w": entry("F33", &[1], [0, 4])}), 4, "tensor \"w\": format \"F33\" is unknown"),
         (json!({"w": entry("F32", &[huge, huge], [0, 4])}), 4, "tensor \"w\": shape"),
         (json!({"w": {"dtype": "F32", "shape": [1]}}), 4, "tensor \"w\": missing field `data_offsets`"),
-        (json!({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}), 4, "tensor \"w\": invalid value"),
+        (
+            json!({"w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}),
+            4,
+            "tensor \"w\": invalid value",
+        ),
         (json!({"w": 3}), 4, "tensor \"w\": invalid type"),
         (json!({"__metadata__": {"format": 3}}), 0, "its header is damaged"),
     ] {
