@@ -33,6 +33,7 @@ type Points = Vec<(f64, f64)>;
 struct Curve {
     /// The key in `metrics.jsonl`.
     key: &'static str,
+    /// Its name where a panel has several; an empty one is not shown.
     legend: &'static str,
     /// The style's class: which colour.
     class: &'static str,
@@ -71,12 +72,12 @@ const PANELS: [Panel; 6] = [
         level: Some(0.0),
     },
     Panel {
-        title: "Log-probability of the answers",
+        title: "Log-probability (dots: eval)",
         curves: &[
             curve("logps/chosen", "chosen", "a"),
-            curve("eval_logps/chosen", "eval", "a"),
+            curve("eval_logps/chosen", "", "a"),
             curve("logps/rejected", "rejected", "b"),
-            curve("eval_logps/rejected", "eval", "b"),
+            curve("eval_logps/rejected", "", "b"),
         ],
         range: None,
         level: None,
@@ -212,7 +213,7 @@ fn draw_panel(svg: &mut String, number: usize, panel: &Panel, series: &[Points],
         .map(|(curve, points)| if is_evaluation(curve) { points.clone() } else { smooth(points) })
         .collect();
     let (low, high) = panel.range.unwrap_or_else(|| visible_range(series, &smoothed));
-    let plot = Plot { x: Axis::new(0.0, last_step.max(1.0), 5, true), y: Axis::new(low, high, 5, false) };
+    let plot = Plot { x: Axis::of_steps(last_step.max(1.0)), y: Axis::new(low, high) };
     draw_axes(svg, panel, &plot);
     // Whole curves stay inside their plot though spikes may not.
     let _ = writeln!(
@@ -253,6 +254,7 @@ fn draw_axes(svg: &mut String, panel: &Panel, plot: &Plot) {
         );
     }
     for (value, label) in plot.x.ticks() {
+        let label = if value == 0.0 { "step 0".to_owned() } else { label };
         let _ = writeln!(
             svg,
             "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{label}</text>",
@@ -303,10 +305,12 @@ fn draw_legend(svg: &mut String, panel: &Panel, smoothed: &[Points]) {
     let mut right = Plot::RIGHT;
     for (curve, points) in panel.curves.iter().zip(smoothed).rev() {
         let Some((_, last)) = points.last() else { continue };
+        if curve.legend.is_empty() {
+            continue;
+        }
         let text = format!("{} {}", curve.legend, significant(*last));
-        let text = text.trim();
-        // No font is known here: 6.6 is the average advance of a 13 px sans-serif, a little above.
-        let left = right - 6.6 * text.chars().count() as f64;
+        // No font is known here: 7 px is the average advance of a 13 px sans-serif, a little above.
+        let left = right - 7.0 * text.chars().count() as f64;
         let class = curve.class;
         let _ = writeln!(svg, "<text x=\"{right:.1}\" y=\"24\" text-anchor=\"end\">{text}</text>");
         let _ = if is_evaluation(curve) {
@@ -318,18 +322,19 @@ fn draw_legend(svg: &mut String, panel: &Panel, smoothed: &[Points]) {
     }
 }
 
-/// Centred moving average over a fortieth of the points; the window shrinks evenly towards the ends.
+/// Centred moving average over a fortieth of the points, or as many of them as there are near the ends.
 fn smooth(points: &[(f64, f64)]) -> Points {
     let half = points.len() / 80;
+    if half == 0 {
+        return points.to_vec();
+    }
     let mut sums = vec![0.0];
-    sums.extend(points.iter().scan(0.0, |sum, point| {
-        *sum += point.1;
-        Some(*sum)
-    }));
+    for (_, value) in points {
+        sums.push(sums[sums.len() - 1] + value);
+    }
     let average = |(index, point): (usize, &(f64, f64))| {
-        let reach = half.min(index).min(points.len() - 1 - index);
-        let sum = sums[index + reach + 1] - sums[index - reach];
-        if reach == 0 { *point } else { (point.0, sum / (2 * reach + 1) as f64) }
+        let (start, end) = (index.saturating_sub(half), (index + half + 1).min(points.len()));
+        (point.0, (sums[end] - sums[start]) / (end - start) as f64)
     };
     points.iter().enumerate().map(average).collect()
 }
@@ -370,23 +375,24 @@ struct Axis {
 }
 
 impl Axis {
-    /// An axis over `low..=high` with about `count` ticks. Its ends are ticks unless `exact`, in which case
-    /// they are the values given and the ticks lie between.
-    fn new(low: f64, high: f64, count: usize, exact: bool) -> Self {
+    const TICKS: f64 = 5.0;
+
+    /// An axis over at least `low..=high` whose ends are ticks.
+    fn new(low: f64, high: f64) -> Self {
         // A constant needs room to be seen as one; so does what differs by rounding only.
-        let flat = high - low <= 1e-9 * low.abs().max(high.abs()).max(1e-290);
-        let room = if low == 0.0 && high == 0.0 { 1.0 } else { 0.1 * low.abs().max(high.abs()) };
+        let size = low.abs().max(high.abs());
+        let flat = high - low <= 1e-9 * size.max(1e-290);
+        let room = if size == 0.0 { 1.0 } else { 0.1 * size };
         let (low, high) = if flat { (low - room, high + room) } else { (low, high) };
-        let raw = (high - low) / count as f64;
-        let power = 10f64.powf(raw.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|nice| nice * power >= raw * 0.999).unwrap_or(10.0)
-            * power;
-        if exact {
-            return Axis { low, high, step };
-        }
+        let step = nice_step((high - low) / Self::TICKS);
         // A hair's breadth inwards, so that an end that is a tick does not gain another.
         let hair = 1e-6;
         Axis { low: (low / step + hair).floor() * step, high: (high / step - hair).ceil() * step, step }
+    }
+
+    /// An axis of whole steps that ends where the run does.
+    fn of_steps(last: f64) -> Self {
+        Axis { low: 0.0, high: last, step: nice_step(last / Self::TICKS).max(1.0) }
     }
 
     /// Where a value lies between the ends: 0 to 1.
@@ -419,6 +425,16 @@ impl Axis {
         };
         text.replace('-', "\u{2212}")
     }
+}
+
+/// The least of 1, 2 or 5 times a power of ten that is at least `raw`.
+fn nice_step(raw: f64) -> f64 {
+    let power = 10f64.powf(raw.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .into_iter()
+        .map(|nice| nice * power)
+        .find(|step| *step >= 0.999 * raw)
+        .unwrap_or(raw)
 }
 
 /// A value with three significant digits.

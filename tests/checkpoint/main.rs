@@ -1,0 +1,18 @@
+//! Models and runs on disk. One module per source file:
+//!
+//! - `dtype`: the conversions, over every bit pattern of 16 bits.
+//! - `config`: what a `config.json` may say.
+//! - `tensor_file`: what a safetensors file may claim, against the reference implementation.
+//! - `folder`: good and bad model folders.
+//! - `export`: written folders, read by the reference implementation.
+//! - `atomic`, `resume`, `run_folder`: saves that fail half way, checkpoints, what may be overwritten.
+
+mod atomic;
+mod config;
+mod dtype;
+mod export;
+mod fixture;
+mod folder;
+mod resume;
+mod run_folder;
+mod tensor_file;
