@@ -2,7 +2,7 @@
 //! every row in order with the reason where it cannot be used. Also the evaluation split.
 //!
 //! Boundary: this file knows where a row came from, counts, and spreads the encoding over threads. Which reader
-//! a file gets is decided in [`open`].
+//! a file gets is decided in `open`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
