@@ -10,7 +10,8 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::choice::{DeviceName, NllOn, NllReduction, Resume, SaveDtype, Scheduler};
+use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use crate::objective::Parameters;
 
 /// What somebody typed for `asft train` and `asft plan`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,41 +93,13 @@ pub struct ObjectiveArguments {
     #[command(flatten)]
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
-    pub parameters: ObjectiveParameters,
+    pub parameters: Parameters,
     /// Reference model, for objectives that need one [default: the initial weights]
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub reference_cache: Option<PathBuf>,
-}
-
-/// The parameters of the objectives. Which of them an objective has, and their defaults, the objective says itself.
-#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[command(next_help_heading = "Objective")]
-pub struct ObjectiveParameters {
-    /// asft: weight of the NLL term
-    #[arg(long, value_name = "NUMBER")]
-    pub c: Option<f64>,
-    /// asft, orpo: weight of the alignment term (for orpo, TRL's beta)
-    #[arg(long, value_name = "NUMBER")]
-    pub lambda: Option<f64>,
-    /// asft: temperature of the log-odds; dpo: of the log-ratios
-    #[arg(long, value_name = "NUMBER")]
-    pub beta: Option<f64>,
-    /// asft, orpo: mean log-prob beyond which the odds are continued linearly
-    #[arg(long, value_name = "NUMBER")]
-    pub logit_eps: Option<f64>,
-    /// asft, sft, orpo: how token NLLs become one number
-    #[arg(long, value_name = "NAME")]
-    pub nll_reduction: Option<NllReduction>,
-    /// asft, sft, orpo: which tokens the NLL covers
-    #[arg(long, value_name = "NAME")]
-    pub nll_on: Option<NllOn>,
-    /// dpo: share of pairs assumed to be labelled the wrong way round
-    #[arg(long, value_name = "NUMBER")]
-    pub label_smoothing: Option<f64>,
 }
 
 /// The group "Optimisation" of the help text.

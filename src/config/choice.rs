@@ -7,25 +7,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::error::nearest;
 
-/// How the log-probs of a sequence become its NLL term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum NllReduction {
-    /// Mean over each sequence's tokens, then mean over sequences.
-    Sequence,
-    /// Mean over all tokens of the optimizer step.
-    Token,
-}
-
-/// Which tokens of the chosen sequence the NLL term covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum NllOn {
-    /// The response alone.
-    Response,
-    /// The prompt from its second token on, and the response.
-    #[value(alias = "prompt_and_response")]
-    PromptAndResponse,
-}
-
 /// Shape of the learning rate after the warm-up (the names of `lr_scheduler_type` in transformers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scheduler {
@@ -36,6 +17,16 @@ pub enum Scheduler {
     /// Stays. A warm-up is honoured, as transformers does under the name `constant_with_warmup`.
     #[value(alias = "constant_with_warmup")]
     Constant,
+}
+
+impl From<Scheduler> for crate::optim::ScheduleKind {
+    fn from(scheduler: Scheduler) -> Self {
+        match scheduler {
+            Scheduler::Linear => Self::Linear,
+            Scheduler::Cosine => Self::Cosine,
+            Scheduler::Constant => Self::Constant,
+        }
+    }
 }
 
 /// Type of the weights in a saved folder.
@@ -50,6 +41,16 @@ pub enum SaveDtype {
     /// bfloat16.
     #[value(alias = "bfloat16")]
     Bf16,
+}
+
+impl From<SaveDtype> for crate::DType {
+    fn from(dtype: SaveDtype) -> Self {
+        match dtype {
+            SaveDtype::F32 => Self::F32,
+            SaveDtype::F16 => Self::F16,
+            SaveDtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 /// A device as it is typed; [`super::Device`] is what a configuration may hold.
@@ -80,7 +81,7 @@ macro_rules! serde_by_name {
         }
     )*};
 }
-serde_by_name!(NllReduction, NllOn, Scheduler, SaveDtype, DeviceName);
+serde_by_name!(Scheduler, SaveDtype, DeviceName);
 
 fn parse_name<T: ValueEnum>(typed: &str) -> Result<T, String> {
     T::from_str(typed, false).map_err(|_| {

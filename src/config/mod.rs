@@ -20,9 +20,9 @@ mod train;
 
 pub use arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    ObjectiveParameters, OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
 };
-pub use choice::{DeviceName, NllOn, NllReduction, Resume, SaveDtype, Scheduler};
+pub use choice::{DeviceName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};

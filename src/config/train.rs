@@ -8,9 +8,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    ObjectiveParameters, OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
 };
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use crate::objective::Parameters;
 
 /// Everything that `asft train` needs to know; made by [`TrainArguments::resolve`].
 #[derive(Clone, Debug, PartialEq)]
@@ -68,7 +69,7 @@ pub struct ObjectiveConfig {
     /// Name as typed; the objectives know which names exist.
     pub name: String,
     /// The parameters that were given.
-    pub parameters: ObjectiveParameters,
+    pub parameters: Parameters,
     /// Folder of the reference model; `None`: the initial weights.
     pub reference: Option<PathBuf>,
     /// Folder that keeps reference log-probs from run to run.

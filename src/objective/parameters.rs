@@ -1,39 +1,47 @@
 //! Parameters of objectives: what a user may type, and how each objective declares what it takes.
 //!
 //! One declaration ([`Number`], [`Choice`]) carries a parameter's name, default, range and help, so that the check,
-//! the listing and the value in use cannot disagree. Boundary: flags and files are read elsewhere; here they are
-//! already typed.
+//! the listing and the value in use cannot disagree. Boundary: flags and files are merged elsewhere.
 
 use std::fmt::{self, Debug, Display};
 
+use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{NllOn, NllReduction, ObjectiveError};
 
-/// The parameters as typed: `None` means not typed, and the objective's default holds. Which of them an objective
-/// has is in its [`Entry`](super::registry::Entry).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// The parameters as typed, on the command line or in a file: `None` means not typed, and the objective's default
+/// holds. Which of them an objective has is in its [`Entry`](super::registry::Entry).
+#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[command(next_help_heading = "Objective")]
 pub struct Parameters {
-    /// Weight of the NLL term.
+    /// asft: weight of the NLL term
+    #[arg(long, value_name = "NUMBER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub c: Option<f64>,
-    /// Weight of the preference term.
+    /// asft, orpo: weight of the alignment term (TRL calls orpo's beta)
+    #[arg(long, value_name = "NUMBER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lambda: Option<f64>,
-    /// Temperature of the preference term.
+    /// asft: temperature of the log-odds; dpo: of the log-ratios
+    #[arg(long, value_name = "NUMBER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub beta: Option<f64>,
-    /// Where log-odds are continued linearly.
+    /// asft, orpo: mean log-prob beyond which the odds are continued linearly
+    #[arg(long, value_name = "NUMBER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logit_eps: Option<f64>,
-    /// How the NLL is averaged.
+    /// asft, sft, orpo: how token NLLs become one number: sequence or token
+    #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nll_reduction: Option<NllReduction>,
-    /// Which tokens the NLL covers.
+    /// asft, sft, orpo: which tokens the NLL covers: response or prompt-and-response
+    #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nll_on: Option<NllOn>,
-    /// Probability that a preference label is wrong.
+    /// dpo: share of pairs assumed to be labelled the wrong way round
+    #[arg(long, value_name = "NUMBER")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub label_smoothing: Option<f64>,
 }
