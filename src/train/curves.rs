@@ -316,16 +316,17 @@ fn draw_legend(svg: &mut String, panel: &Panel, smoothed: &[Points]) {
             continue;
         }
         let text = format!("{} {}", curve.legend, significant(*last));
-        // No font is known here: 7 px is the average advance of a 13 px sans-serif, a little above.
-        let left = right - 7.0 * text.chars().count() as f64;
+        // No font is known here: 7.6 px is the average advance of the widest usual sans-serif at 13 px. The
+        // text starts behind its mark, so that a narrower font leaves its gap at the other end.
+        let left = right - 7.6 * text.chars().count() as f64;
         let class = curve.class;
-        let _ = writeln!(svg, "<text x=\"{right:.1}\" y=\"24\" text-anchor=\"end\">{text}</text>");
+        let _ = writeln!(svg, "<text x=\"{left:.1}\" y=\"24\">{text}</text>");
         let _ = if is_evaluation(curve) {
             writeln!(svg, "<circle class=\"f{class}\" cx=\"{:.1}\" cy=\"19.5\" r=\"3.2\"/>", left - 8.0)
         } else {
             writeln!(svg, "<path class=\"line {class}\" d=\"M{:.1} 19.5h14\"/>", left - 18.0)
         };
-        right = left - if is_evaluation(curve) { 22.0 } else { 34.0 };
+        right = left - if is_evaluation(curve) { 24.0 } else { 36.0 };
     }
 }
 
