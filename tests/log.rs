@@ -317,6 +317,7 @@ fn curves_of_every_length_are_drawn() {
         assert!(svg.len() < 200_000, "{steps} steps make {} bytes", svg.len());
         assert_eq!(svg.matches("class=\"panel\"").count(), 6);
         assert!(coordinates(&svg).iter().all(|value| value.abs() < 1e5));
+        // To look at them: ASFT_CURVES_OUT=FOLDER cargo test --test log curves
         if let Some(folder) = std::env::var_os("ASFT_CURVES_OUT") {
             fs::write(Path::new(&folder).join(format!("curves-{steps}.svg")), svg).unwrap();
         }
@@ -341,7 +342,7 @@ fn empty_and_odd_runs_are_drawn() {
     assert!(svg.contains("no steps yet"));
 }
 
-/// Both answers end where the axis says: the y of a known value, read off the ticks.
+/// A point of a known value lies between the ticks around it, and more is higher up.
 #[test]
 fn points_lie_where_the_ticks_say() {
     let svg = curves(&[json!({"step": 4, "rewards/accuracies": 0.25})]).to_svg("t", "s");
@@ -352,7 +353,8 @@ fn points_lie_where_the_ticks_say() {
     };
     let start = svg.find("cy=\"").unwrap() + 4;
     let y: f64 = svg[start..].split('"').next().unwrap().parse().unwrap();
-    assert!((y - (0.75 * tick("0") + 0.25 * tick("1.0"))).abs() < 0.2, "{y}");
+    let (none, all) = (tick("0"), tick("1.0"));
+    assert!(all < none && (y - (0.75 * none + 0.25 * all)).abs() < 0.2, "{y} between {none} and {all}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Kind {
 }
 
 /// Writes a folder: `fill` puts its files into the temporary folder it is given. If `fill` fails or panics,
-/// nothing has happened to `path`; if it succeeds, `path` is the new folder, and an old one of that name is gone.
+/// nothing has happened to `path`; if it succeeds, `path` is the new folder, and one that was there is gone.
 pub fn save_folder<T, E: From<CheckpointError>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<T, E>,

@@ -24,7 +24,7 @@ pub const INDEX_FILE: &str = "model.safetensors.index.json";
 /// The configuration.
 pub const CONFIG_FILE: &str = "config.json";
 
-/// Bytes hashed at a time. Part of the fingerprint's definition: the pieces do not depend on the number of threads.
+/// Bytes hashed at a time. Part of the fingerprint's definition, whatever the number of threads.
 const FINGERPRINT_PIECE: usize = 16 << 20;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";

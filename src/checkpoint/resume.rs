@@ -137,15 +137,18 @@ impl Slot {
     }
 }
 
+/// The owner of the optimizer's tensors: `(slot, parameter, start, out)` fills `out` with the elements from
+/// `start` on, in the order that [`TensorSource`](super::TensorSource) describes.
+pub type SlotSource<'a> = dyn FnMut(Slot, &str, usize, &mut [f32]) -> Result<(), SourceError> + 'a;
+
 /// Writes `asft/` into a checkpoint folder: the state, and for each parameter (name and shape) the given
-/// slots. `values(slot, parameter, start, out)` fills `out` with the elements from `start` on, as
-/// [`TensorSource`](super::TensorSource) does.
+/// slots.
 pub fn write_resume(
     checkpoint: &Path,
     state: &ResumeState,
     parameters: &[(String, Vec<usize>)],
     slots: &[Slot],
-    values: &mut dyn FnMut(Slot, &str, usize, &mut [f32]) -> Result<(), SourceError>,
+    values: &mut SlotSource<'_>,
 ) -> Result<(), CheckpointError> {
     let folder = checkpoint.join(RESUME_FOLDER);
     fs::create_dir_all(&folder).map_err(CheckpointError::io("create", &folder))?;

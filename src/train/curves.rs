@@ -72,7 +72,7 @@ const PANELS: [Panel; 6] = [
         level: Some(0.0),
     },
     Panel {
-        title: "Log-probability (dots: eval)",
+        title: "Log-probability",
         curves: &[
             curve("logps/chosen", "chosen", "a"),
             curve("eval_logps/chosen", "", "a"),
@@ -83,8 +83,8 @@ const PANELS: [Panel; 6] = [
         level: None,
     },
     Panel {
-        title: "Gradient norm",
-        curves: &[curve("grad_norm", "before clipping", "a")],
+        title: "Gradient norm before clipping",
+        curves: &[curve("grad_norm", "", "a")],
         range: None,
         level: None,
     },
@@ -210,7 +210,7 @@ fn draw_panel(svg: &mut String, number: usize, panel: &Panel, series: &[Points],
         .curves
         .iter()
         .zip(series)
-        .map(|(curve, points)| if is_evaluation(curve) { points.clone() } else { smooth(points) })
+        .map(|(curve, points)| if is_noisy(curve) { smooth(points) } else { points.clone() })
         .collect();
     let (low, high) = panel.range.unwrap_or_else(|| visible_range(series, &smoothed));
     let plot = Plot { x: Axis::of_steps(last_step.max(1.0)), y: Axis::new(low, high) };
@@ -238,6 +238,11 @@ fn draw_panel(svg: &mut String, number: usize, panel: &Panel, series: &[Points],
 
 fn is_evaluation(curve: &Curve) -> bool {
     curve.key.starts_with("eval_")
+}
+
+/// Whether a curve is measured on one step's rows each time.
+fn is_noisy(curve: &Curve) -> bool {
+    !is_evaluation(curve) && curve.key != "learning_rate"
 }
 
 fn draw_axes(svg: &mut String, panel: &Panel, plot: &Plot) {
@@ -274,11 +279,13 @@ fn draw_steps(svg: &mut String, plot: &Plot, class: &str, points: &[(f64, f64)],
         let _ = writeln!(svg, "<circle class=\"f{class}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.5\"/>");
         return;
     }
-    if points.len() > 2 * BINS {
+    if smoothed == points {
+        // Nothing to set apart from the line.
+    } else if points.len() > 2 * BINS {
         let (lower, upper) = extremes(points);
         let outline = plot.path(lower.iter().chain(upper.iter().rev()));
         let _ = writeln!(svg, "<path class=\"band f{class}\" d=\"{outline}Z\"/>");
-    } else if smoothed != points {
+    } else {
         let _ = writeln!(svg, "<path class=\"raw {class}\" d=\"{}\"/>", plot.path(points));
     }
     if !points.is_empty() {
@@ -309,16 +316,17 @@ fn draw_legend(svg: &mut String, panel: &Panel, smoothed: &[Points]) {
             continue;
         }
         let text = format!("{} {}", curve.legend, significant(*last));
-        // No font is known here: 7 px is the average advance of a 13 px sans-serif, a little above.
-        let left = right - 7.0 * text.chars().count() as f64;
+        // No font is known here: 7.6 px is the average advance of the widest usual sans-serif at 13 px. The
+        // text starts behind its mark, so that a narrower font leaves its gap at the other end.
+        let left = right - 7.6 * text.chars().count() as f64;
         let class = curve.class;
-        let _ = writeln!(svg, "<text x=\"{right:.1}\" y=\"24\" text-anchor=\"end\">{text}</text>");
+        let _ = writeln!(svg, "<text x=\"{left:.1}\" y=\"24\">{text}</text>");
         let _ = if is_evaluation(curve) {
             writeln!(svg, "<circle class=\"f{class}\" cx=\"{:.1}\" cy=\"19.5\" r=\"3.2\"/>", left - 8.0)
         } else {
             writeln!(svg, "<path class=\"line {class}\" d=\"M{:.1} 19.5h14\"/>", left - 18.0)
         };
-        right = left - if is_evaluation(curve) { 22.0 } else { 34.0 };
+        right = left - if is_evaluation(curve) { 24.0 } else { 36.0 };
     }
 }
 
@@ -414,7 +422,7 @@ impl Axis {
         let largest = self.low.abs().max(self.high.abs());
         let text = if value == 0.0 {
             "0".to_owned()
-        } else if largest < 1e-3 || largest >= 1e7 {
+        } else if !(1e-3..1e7).contains(&largest) {
             let digits = (value.abs().log10().floor() - self.step.log10().floor()).max(0.0) as usize;
             format!("{value:.digits$e}")
         } else if largest >= 1e4 && self.step >= 1e3 {
