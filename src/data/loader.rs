@@ -155,6 +155,9 @@ impl Plan {
             false => Ok(()),
         };
         setting(dataset.groups.is_empty(), "the data set has no rows to make steps of")?;
+        let hollow =
+            |group: &Group| group.prompt.is_empty() || group.answers.iter().any(|a| a.ids.is_empty());
+        setting(dataset.groups.iter().any(hollow), "the data set has a prompt or an answer without tokens")?;
         setting(config.batch_size == 0, "the batch size must be at least 1")?;
         setting(config.parts == Some(0), "a step must have at least 1 micro-batch")?;
         setting(*steps.start() == 0, "steps are counted from 1")?;

@@ -2,6 +2,7 @@
 //! separators=None, sort_keys=False)`, which is what Hugging Face puts in place of Jinja's own filter.
 //!
 //! Boundary: text of a value, without HTML escaping; the template engine is [`super::template`]'s business.
+//! Integers beyond 64 bits, which Python prints in full, have become floats when the row was read.
 
 use std::io::{self, Write};
 

@@ -52,8 +52,12 @@ impl Tokenizer {
         let special_tokens = special_tokens(&config, &config_path, &map_path)?;
         for (role, token, named_in) in &special_tokens {
             if inner.token_to_id(token).is_none() {
-                let problem = format!("{role} is \"{token}\", which tokenizer.json does not hold");
-                return Err(DataError::Folder { path: named_in.clone(), problem });
+                // Transformers would append it to the vocabulary; only these two are ever looked up here.
+                if matches!(*role, "bos_token" | "eos_token") {
+                    let problem = format!("{role} is \"{token}\", which tokenizer.json does not hold");
+                    return Err(DataError::Folder { path: named_in.clone(), problem });
+                }
+                continue;
             }
             // A token of the vocabulary becomes a special one by being named; its id stays.
             inner

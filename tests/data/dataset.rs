@@ -193,6 +193,17 @@ fn a_split_is_disjoint_deterministic_and_keeps_prompts_together() {
 }
 
 #[test]
+fn a_prompt_with_many_rows_does_not_swell_the_split() {
+    // One prompt has 50 of the 100 rows: a tenth is ten of the others, whatever the seed.
+    let groups: Vec<_> =
+        (0..100).map(|row| group(row, &[(row as u32).saturating_sub(49)], &[1], &[2])).collect();
+    for seed in 0..20 {
+        let data = Dataset::new(groups.clone(), LoadReport::default());
+        assert_eq!(data.split(0.1, seed).unwrap().1.groups.len(), 10, "seed {seed}");
+    }
+}
+
+#[test]
 fn impossible_splits_are_refused() {
     for fraction in [0.0, 1.0, -0.1, f64::NAN] {
         assert!(matches!(many(9, 1).split(fraction, 0), Err(DataError::SplitFraction { .. })), "{fraction}");

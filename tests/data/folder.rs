@@ -103,6 +103,9 @@ fn special_tokens_are_found_as_transformers_finds_them() {
     assert!(!load(newer.path()).adds_bos());
     let silent = with(&[("tokenizer_config.json", json!({"add_bos_token": false}))]);
     assert!(!load(silent.path()).adds_bos());
+    // One that no row needs may be missing from the vocabulary.
+    let padded = with(&[("special_tokens_map.json", json!({"pad_token": "<|pad|>"}))]);
+    assert!(load(padded.path()).special_tokens().contains(&("pad_token".to_owned(), "<|pad|>".to_owned())));
     // A token of the vocabulary becomes special by being named.
     let named = with(&[("special_tokens_map.json", json!({"eos_token": "Hello"}))]);
     let named = load(named.path());

@@ -176,6 +176,10 @@ fn senseless_settings_are_refused() {
     let refused =
         |data: Arc<Dataset>, config, first| Loader::new(data, config, first, 9).unwrap_err().to_string();
     assert_eq!(refused(dataset(0), config(1), 1), "the data set has no rows to make steps of");
+    for hollow in [group_of(0, 0, 1, 1), group_of(0, 1, 0, 1), group_of(0, 1, 1, 0)] {
+        let data = Arc::new(Dataset::new(vec![group_of(0, 1, 1, 1), hollow], LoadReport::default()));
+        assert_eq!(refused(data, config(1), 1), "the data set has a prompt or an answer without tokens");
+    }
     assert_eq!(refused(dataset(1), config(0), 1), "the batch size must be at least 1");
     let no_parts = LoaderConfig { parts: Some(0), ..config(1) };
     assert_eq!(refused(dataset(1), no_parts, 1), "a step must have at least 1 micro-batch");

@@ -1,6 +1,6 @@
 //! The packed layout, against what it stands for: each scored token with exactly the context it is predicted from.
 
-use asft::data::{Batch, Group, Reference, Role, Span, Spans, StepTotals, pack};
+use asft::data::{Batch, BatchGroup, Group, Reference, Role, Segment, Span, Spans, StepTotals, pack};
 use proptest::prelude::*;
 
 use crate::fixture::group;
@@ -133,34 +133,70 @@ proptest! {
         }
         prop_assert_eq!(first_row as usize, batch.ids.len());
     }
+}
+
+/// The lists of a batch, by number.
+fn list(batch: &mut Batch, number: usize) -> Option<&mut Vec<u32>> {
+    let lists = [
+        &mut batch.ids,
+        &mut batch.positions,
+        &mut batch.gather,
+        &mut batch.targets,
+        &mut batch.scatter_offsets,
+        &mut batch.scatter_rows,
+        &mut batch.token_ids,
+        &mut batch.token_offsets,
+        &mut batch.token_rows,
+    ];
+    lists.into_iter().nth(number)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// `check` must see any single number that is wrong.
     #[test]
-    fn check_finds_a_changed_number(groups in groups(), spans in spans(), field in 0usize..11, at in any::<prop::sample::Index>()) {
+    fn check_finds_every_changed_number(groups in groups(), spans in spans()) {
         prop_assume!(!groups.is_empty());
-        let mut batch = pack(&groups.iter().collect::<Vec<_>>(), spans);
-        let list = match field {
-            0 => &mut batch.ids,
-            1 => &mut batch.positions,
-            2 => &mut batch.gather,
-            3 => &mut batch.targets,
-            4 => &mut batch.scatter_offsets,
-            5 => &mut batch.scatter_rows,
-            6 => &mut batch.token_ids,
-            7 => &mut batch.token_offsets,
-            8 => &mut batch.token_rows,
-            _ => {
-                let segments = batch.segments.len();
-                let segment = &mut batch.segments[at.index(segments)];
-                if field == 9 { segment.ranges[1].row += 1 } else { segment.len += 1 }
-                prop_assert!(batch.check().is_err());
-                return Ok(());
+        let good = pack(&groups.iter().collect::<Vec<_>>(), spans);
+        let mut batch = good.clone();
+        let mut number = 0;
+        while let Some(length) = list(&mut batch, number).map(|list| list.len()) {
+            for at in 0..length {
+                if let Some(list) = list(&mut batch, number) {
+                    // Down where it can be: a number past the end would be found by anyone.
+                    list[at] = if list[at] > 0 { list[at] - 1 } else { 1 };
+                }
+                prop_assert!(batch.check().is_err(), "list {} at {}", number, at);
+                batch = good.clone();
             }
-        };
-        let at = at.index(list.len());
-        // Backwards where there is something before: an index past the end would be found by anyone.
-        list[at] = if list[at] > 0 { list[at] - 1 } else { 1 };
-        prop_assert!(batch.check().is_err(), "field {} at {}", field, at);
+            number += 1;
+        }
+        prop_assert_eq!(number, 9);
+        for at in 0..good.segments.len() {
+            for change in [
+                |segment: &mut Segment| segment.len += 1,
+                |segment: &mut Segment| segment.start += 1,
+                |segment: &mut Segment| segment.ranges[0].len += 1,
+                |segment: &mut Segment| segment.ranges[1].row += 1,
+                |segment: &mut Segment| segment.ranges[1].causal_offset += 1,
+            ] {
+                change(&mut batch.segments[at]);
+                prop_assert!(batch.check().is_err(), "segment {}", at);
+                batch = good.clone();
+            }
+        }
+        for at in 0..good.groups.len() {
+            for change in [
+                |entry: &mut BatchGroup| entry.chosen = None,
+                |entry: &mut BatchGroup| entry.chosen.as_mut().unwrap().len += 1,
+                |entry: &mut BatchGroup| entry.chosen.as_mut().unwrap().start += 1,
+            ] {
+                change(&mut batch.groups[at]);
+                prop_assert!(batch.check().is_err(), "group {}", at);
+                batch = good.clone();
+            }
+        }
     }
 }
 

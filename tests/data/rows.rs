@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use asft::data::{DataError, JsonlReader, Message, PreferenceRow, Row};
+use proptest::prelude::*;
 use serde_json::json;
 
 fn read(bytes: &[u8]) -> Vec<Result<Row, String>> {
@@ -158,4 +159,31 @@ fn wrong_token_ids_are_named() {
         columns(json!({"prompt_input_ids": [1], "chosen": "c"})).unwrap_err(),
         "column \"chosen_input_ids\" is missing; the row has prompt_input_ids, chosen"
     );
+}
+
+proptest! {
+    /// Whatever the bytes: one row or one error for each line that is not blank, at rising lines, and no panic.
+    #[test]
+    fn any_bytes_are_rows_or_errors(
+        lines in proptest::collection::vec(
+            prop_oneof![
+                proptest::collection::vec(any::<u8>().prop_filter("a line", |byte| *byte != b'\n'), 0..20),
+                "[{\\[]\"prompt\"(:|,)(1|null|\"x\"|\\[3,-1\\])[}\\]]".prop_map(String::into_bytes),
+                Just(br#"{"prompt_input_ids":[1],"chosen_input_ids":[2],"rejected_input_ids":[3]}"#.to_vec()),
+            ],
+            0..12,
+        )
+    ) {
+        let bytes = lines.join(&b'\n');
+        let marked = bytes.starts_with(b"\xef\xbb\xbf");
+        let filled = lines.iter().filter(|line| !line.trim_ascii().is_empty()).count();
+        let rows = read(&bytes);
+        prop_assert!(rows.len() == filled || marked && rows.len() + 1 == filled);
+        let read: Vec<_> = rows.iter().flatten().collect();
+        prop_assert!(read.is_sorted_by(|a, b| a.line < b.line && a.index < b.index));
+        for row in read {
+            prop_assert!(row.line <= lines.len());
+            let _ = PreferenceRow::from_columns(&row.columns);
+        }
+    }
 }
