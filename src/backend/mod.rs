@@ -46,8 +46,12 @@ pub trait Backend {
     /// A pending copy to the host, made by [`Backend::read_later`].
     type Ticket;
 
-    /// What `asft info` and the logs call this device.
+    /// What the logs call this device. Two backends of one name compute the same bits.
     fn name(&self) -> String;
+    /// Bytes that could still be taken, if the system tells.
+    fn available_memory(&self) -> Option<u64>;
+    /// The most bytes that this process has held at a time, if the system tells.
+    fn peak_memory(&self) -> Option<u64>;
 
     /// Takes `bytes` of zeroed memory under the number `arena`, replacing what that number named before.
     fn allocate(&mut self, arena: ArenaId, bytes: usize) -> Result<(), BackendError>;

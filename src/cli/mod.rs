@@ -9,6 +9,7 @@ mod names;
 mod objectives;
 pub mod output;
 mod plan;
+mod progress;
 mod score;
 mod train;
 

@@ -1,9 +1,14 @@
 //! `asft objectives`.
 
-use anyhow::bail;
-use clap::Args;
+use std::fmt::Write;
 
-use super::ExitStatus;
+use asft::objective::registry::{self, Entry, OBJECTIVES};
+use asft::objective::{parameters::flag, registry::find};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::exit::OrUsage;
+use super::{ExitStatus, output};
 
 /// What to print of the objectives.
 #[derive(Args, Clone, Debug)]
@@ -18,9 +23,77 @@ pub struct ObjectivesArguments {
 
 /// Lists the objectives, or explains one.
 pub fn run(arguments: &ObjectivesArguments) -> anyhow::Result<ExitStatus> {
-    print(arguments.name.as_deref(), arguments.json)
+    let entries: Vec<&Entry> = match &arguments.name {
+        Some(name) => vec![find(name).or_usage()?],
+        None => OBJECTIVES.to_vec(),
+    };
+    let text = if arguments.json {
+        format!("{}\n", Value::Array(entries.into_iter().map(json_of).collect()))
+    } else if arguments.name.is_some() {
+        entries.into_iter().map(explained).collect()
+    } else {
+        list(&entries)
+    };
+    output::print(&text)?;
+    Ok(ExitStatus::Success)
 }
 
-fn print(_name: Option<&str>, _json: bool) -> anyhow::Result<ExitStatus> {
-    bail!("asft objectives is not connected yet")
+/// The objective with its default parameters, for what only an instance knows.
+fn coupling(entry: &Entry) -> &'static str {
+    registry::build(entry.name, &Default::default()).map_or("", |objective| objective.coupling().as_str())
+}
+
+fn json_of(entry: &Entry) -> Value {
+    let parameters: Vec<Value> = entry
+        .parameters
+        .iter()
+        .map(|parameter| {
+            json!({
+                "name": parameter.name(),
+                "default": parameter.default(),
+                "accepts": parameter.accepts(),
+                "help": parameter.help(),
+            })
+        })
+        .collect();
+    json!({
+        "name": entry.name,
+        "aliases": entry.aliases,
+        "formula": entry.formula,
+        "reference": entry.reference,
+        "parameters": parameters,
+        "coupling": coupling(entry),
+    })
+}
+
+fn list(entries: &[&Entry]) -> String {
+    let mut text = String::new();
+    for entry in entries {
+        let reference = if entry.reference { "  (needs a reference model)" } else { "" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:6} {}{reference}", entry.name, entry.formula);
+    }
+    text.push_str("\nasft objectives NAME explains one.\n");
+    text
+}
+
+fn explained(entry: &Entry) -> String {
+    let mut text = format!("{}\n  loss        {}\n  use it when {}\n", entry.name, entry.formula, entry.when);
+    let reference = if entry.reference { "needs a reference model's log-probs" } else { "none" };
+    let _ = writeln!(text, "  reference   {reference}\n  coupling    {}", coupling(entry));
+    let rate = entry.learning_rate;
+    let _ = writeln!(text, "  default learning rate {:e} ({})", rate.value, rate.source);
+    if !entry.aliases.is_empty() {
+        let _ = writeln!(text, "  also called {}", entry.aliases.join(", "));
+    }
+    for parameter in entry.parameters {
+        let (default, accepts) = (parameter.default(), parameter.accepts());
+        let _ = writeln!(
+            text,
+            "  {:16} {} ({accepts}; default {default})",
+            flag(parameter.name()),
+            parameter.help()
+        );
+    }
+    text
 }

@@ -1,17 +1,114 @@
-//! `asft score`.
+//! `asft score`: log-probs of answers, one JSON line per row, in order.
 
-use anyhow::bail;
+use std::io::Write;
+
+use asft::backend::Backend;
+use asft::backend::cpu::CpuBackend;
+use asft::checkpoint::{CheckpointError, ModelFolder, atomic};
 use asft::config::{ScoreArguments, ScoreConfig};
+use asft::data::{EncodeConfig, Encoder, Group, Skipped, Spans, load_rows};
+use asft::eval::{Scorer, largest};
+use asft::model::Budget;
+use asft::train::{InferenceLayout, TrainError};
+use serde_json::{Map, Value, json};
 
 use super::exit::OrUsage;
-use super::{ExitStatus, Layers};
+use super::progress::Bars;
+use super::{ExitStatus, Layers, output};
+
+/// Tokens of a packed batch unless something else is asked for.
+const DEFAULT_TOKENS: usize = 4096;
+/// Rows of logits at a time.
+const HEAD_ROWS: usize = 1024;
+/// What is scored: both answers.
+const SPANS: Spans = Spans { prompt: false, rejected: true };
 
 /// Scores as the merged settings say.
 pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
-    score(&config)
+    let folder = ModelFolder::open(&config.model).or_usage()?;
+    let rows = rows(&config, &folder).or_usage()?;
+    let scores = scores(&config, &folder, &rows)?;
+    let mut scores = scores.into_iter();
+    let lines = rows.iter().map(|row| match row {
+        Ok(_) => scores.next().unwrap_or_default().to_string(),
+        Err(skipped) => json!({ "row": skipped.row, "skipped": skipped.reason.to_string() }).to_string(),
+    });
+    match &config.output {
+        None => output::print(&lines.map(|line| line + "\n").collect::<String>())?,
+        Some(path) => atomic::save_file(path, |writer| {
+            lines
+                .into_iter()
+                .try_for_each(|line| writeln!(writer, "{line}"))
+                .map_err(|source| CheckpointError::Io { action: "write", path: path.clone(), source })
+        })?,
+    }
+    Ok(ExitStatus::Success)
 }
 
-fn score(_config: &ScoreConfig) -> anyhow::Result<ExitStatus> {
-    bail!("asft score is not connected yet")
+fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<Vec<Result<Group, Skipped>>, TrainError> {
+    let model = folder.config();
+    let settings = EncodeConfig {
+        vocab_size: model.vocab_size,
+        max_length: config.max_length,
+        eos_ids: model.eos_token_ids.clone(),
+        keep_text: false,
+    };
+    let rows = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
+    let positions = model.max_position_embeddings;
+    let groups: Vec<Group> = rows.iter().filter_map(|row| row.clone().ok()).collect();
+    let (.., longest) = largest(&groups, SPANS);
+    if longest > positions {
+        return Err(TrainError::TooLong { longest, positions });
+    }
+    Ok(rows)
+}
+
+/// One JSON object per usable row.
+fn scores(
+    config: &ScoreConfig,
+    folder: &ModelFolder,
+    rows: &[Result<Group, Skipped>],
+) -> anyhow::Result<Vec<Value>> {
+    let groups: Vec<Group> = rows.iter().filter_map(|row| row.clone().ok()).collect();
+    if groups.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (tokens, head_rows, positions) = largest(&groups, SPANS);
+    let all: usize = groups.iter().map(|group| SPANS.tokens(group)).sum();
+    let tokens = config.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).min(all).max(tokens);
+    let budget = Budget { tokens, rows: tokens.max(head_rows), head_rows: HEAD_ROWS.min(tokens), positions };
+    let mut backend = CpuBackend::new(config.threads.unwrap_or(0)).or_usage()?;
+    let layout = InferenceLayout::new(folder.config(), budget);
+    let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
+    if let Some(available) = free.filter(|&free| free < needed) {
+        return Err(TrainError::Memory { needed, available, tokens, longest: positions }).or_usage();
+    }
+    layout.allocate(&mut backend)?;
+    layout.model.load(&mut backend, folder)?;
+    let (model, activations) = (&layout.model, &layout.activations);
+    let mut scorer = Scorer { backend: &mut backend, model, activations, progress: &mut Bars::default() };
+    let mut scores = Vec::with_capacity(groups.len());
+    scorer.each("scoring", &groups, SPANS, |members, log_probs| {
+        for group in members {
+            let mut line = Map::from_iter([("row".to_owned(), json!(group.row))]);
+            for (name, span) in [("chosen", group.chosen), ("rejected", group.rejected)] {
+                let Some(span) = span else { continue };
+                line.insert(name.to_owned(), answer(&log_probs[span.range()], config.tokens));
+            }
+            scores.push(Value::Object(line));
+        }
+    })?;
+    Ok(scores)
+}
+
+fn answer(log_probs: &[f32], tokens: bool) -> Value {
+    let sum = log_probs.iter().fold(0.0, |sum, &logp| sum + f64::from(logp));
+    let mut answer =
+        json!({ "logp": sum, "mean_logp": sum / log_probs.len() as f64, "tokens": log_probs.len() });
+    if tokens {
+        // As f64, every f32 is written exactly.
+        answer["token_logps"] = log_probs.iter().map(|&logp| f64::from(logp)).collect();
+    }
+    answer
 }

@@ -1,26 +1,117 @@
 //! `asft train`.
 
-use anyhow::bail;
+use std::fmt::Write;
+
+use anyhow::Context;
+use asft::backend::Backend;
+use asft::backend::cpu::CpuBackend;
+use asft::checkpoint::CheckpointError;
 use asft::config::{TrainArguments, TrainConfig};
+use asft::objective::registry;
+use asft::train::{Outcome, Prepared, Sample, TrainError};
 
 use super::exit::OrUsage;
-use super::{ExitStatus, Layers};
+use super::progress::Bars;
+use super::{ExitStatus, Layers, output};
+
+/// Sampled answers shown at the end.
+const SHOWN_SAMPLES: usize = 4;
+/// Evaluation metrics shown at the end, in words.
+const SHOWN_METRICS: [(&str, &str); 5] = [
+    ("loss", "loss"),
+    ("rewards/accuracies", "reward accuracy"),
+    ("rewards/margins", "reward margin"),
+    ("logps/chosen", "log-prob of the chosen answer"),
+    ("logps/rejected", "log-prob of the rejected answer"),
+];
 
 /// Trains as the merged settings say.
 pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
-    let config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
-    train(&config)
+    let mut config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
+    asft::train::adopt(&mut config).or_usage()?;
+    let backend = backend(&config)?;
+    let prepared = Prepared::new(&config, backend.available_memory()).or_usage()?;
+    let command: Vec<String> = std::env::args().collect();
+    let outcome = asft::train::run(prepared, backend, &command, &mut Bars::default());
+    let outcome = match outcome {
+        Err(error) if is_usage(&error) => return Err(error).or_usage(),
+        outcome => outcome.context("training failed")?,
+    };
+    output::print(&summary(&outcome))?;
+    Ok(ExitStatus::Success)
 }
 
-fn train(_config: &TrainConfig) -> anyhow::Result<ExitStatus> {
-    bail!("asft train is not connected yet")
+/// The device of a configuration.
+pub fn backend(config: &TrainConfig) -> anyhow::Result<CpuBackend> {
+    let backend = CpuBackend::new(config.device.threads.unwrap_or(0)).or_usage()?;
+    tracing::info!(
+        "device: {}, {} threads (this build has no GPU backend)",
+        backend.name(),
+        backend.threads()
+    );
+    Ok(backend)
 }
 
-/// Learning rates from the papers' best runs: asft and sft 6e-6 (2502.01237, appendix A), dpo and orpo 1e-6 (TRL).
+/// The learning rate of an objective when none is given.
 pub fn default_learning_rate(objective: &str) -> Option<f64> {
-    match objective {
-        "asft" | "sft" => Some(6e-6),
-        "dpo" | "orpo" => Some(1e-6),
-        _ => None,
+    registry::find(objective).ok().map(|entry| entry.learning_rate.value)
+}
+
+/// What can be known before the first step ends with exit code 2, wherever it was noticed.
+fn is_usage(error: &TrainError) -> bool {
+    matches!(
+        error,
+        TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+            | TrainError::ReferenceVocabulary { .. }
+            | TrainError::ReferenceCache { .. }
+            | TrainError::OtherSettings { .. }
+            | TrainError::OtherData { .. }
+            | TrainError::RunFile { .. }
+    )
+}
+
+/// What a person wants to know at the end.
+fn summary(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let folder = outcome.folder.display();
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "\nTrained {} steps in {:.0} s.", outcome.steps_now, outcome.seconds);
+    if !outcome.evaluation.is_empty() {
+        let _ = writeln!(text, "\nHeld-out pairs{:30}before       after", "");
+        for (key, words) in SHOWN_METRICS {
+            let Some((_, before, after)) = outcome.evaluation.iter().find(|(name, ..)| name == key) else {
+                continue;
+            };
+            let before = before.map_or_else(|| "-".to_owned(), |before| format!("{before:.3}"));
+            let _ = writeln!(text, "  {words:36} {before:>10}  {after:>10.3}");
+        }
     }
+    if !outcome.samples.is_empty() {
+        text.push_str(&samples(&outcome.samples));
+    }
+    let _ = writeln!(text, "\nModel   {folder}  (a Hugging Face folder)");
+    let _ = writeln!(text, "Curves  {folder}/curves.svg");
+    if !outcome.samples.is_empty() {
+        let _ = writeln!(text, "Answers {folder}/samples.jsonl");
+    }
+    let _ = writeln!(
+        text,
+        "\nNext: score pairs with the trained model\n  asft score --model {folder} --data FILE.jsonl"
+    );
+    text
+}
+
+fn samples(samples: &[Sample]) -> String {
+    let exact = samples.iter().filter(|sample| sample.exact).count();
+    let mut text =
+        format!("\nGreedy answers to held-out prompts: {exact} of {} exactly right\n", samples.len());
+    for sample in samples.iter().take(SHOWN_SAMPLES) {
+        let mark = if sample.exact { "right" } else { "wrong" };
+        let _ = writeln!(text, "  {} -> {}  ({mark})", one_line(&sample.prompt), one_line(&sample.answer));
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,10 +1,23 @@
-//! Training: one optimizer step, and what a run writes about itself.
+//! Training, in the order in which it happens: [`Prepared`] checks and plans everything, [`mod@reference`] fills in
+//! reference log-probs, [`run()`] loops over [`Trainer::step`], and what a run writes about itself is [`log`], [`curves`],
+//! [`card`] and the samples.
 
 pub mod card;
 pub mod curves;
+mod error;
 mod layout;
 pub mod log;
+mod prepare;
+pub mod reference;
+mod resume;
+mod run;
+mod sample;
 mod step;
 
+pub use error::TrainError;
 pub use layout::{CacheSize, InferenceLayout, Layout};
+pub use prepare::{Prepared, plan_without_data};
+pub use resume::adopt;
+pub use run::{Outcome, run};
+pub use sample::Sample;
 pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};

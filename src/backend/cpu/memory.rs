@@ -155,6 +155,13 @@ impl<'a> SharedMatrix<'a> {
     }
 }
 
+/// A figure that Linux gives in kB, in bytes; nothing on systems without these files.
+pub fn proc_kibibytes(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

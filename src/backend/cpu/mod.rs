@@ -66,7 +66,15 @@ impl Backend for CpuBackend {
     type Ticket = CpuTicket;
 
     fn name(&self) -> String {
-        format!("cpu ({} threads, {:?})", self.threads(), self.simd.level()).to_lowercase()
+        format!("cpu {:?}", self.simd.level()).to_lowercase()
+    }
+
+    fn available_memory(&self) -> Option<u64> {
+        memory::proc_kibibytes("/proc/meminfo", "MemAvailable:")
+    }
+
+    fn peak_memory(&self) -> Option<u64> {
+        memory::proc_kibibytes("/proc/self/status", "VmHWM:")
     }
 
     fn allocate(&mut self, arena: ArenaId, bytes: usize) -> Result<(), BackendError> {

@@ -1,0 +1,314 @@
+//! From a configuration to everything that is known before a device is touched: data, steps, budget, memory plan.
+//!
+//! All that can be wrong with what was typed or given is found here, before step 0.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{CacheSize, Layout, TrainError};
+use crate::DType;
+use crate::checkpoint::ModelFolder;
+use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
+use crate::data::{Dataset, EncodeConfig, Encoder, Group, Loader, LoaderConfig, Role, Spans, load};
+use crate::eval::largest;
+use crate::model::{Budget, LlamaConfig};
+use crate::objective::{Objective, registry};
+use crate::optim::{AdamwSettings, Schedule, schedule};
+
+/// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
+/// small beside the weights.
+const DEFAULT_TOKENS: usize = 4096;
+/// Rows of logits at a time, at least.
+const HEAD_ROWS: usize = 1024;
+/// Bytes of logits above which a unit is scored twice rather than held whole.
+const LARGEST_LOGITS: usize = 2 << 30;
+/// Tokens that a sampled answer may have beyond the longest one expected.
+const SAMPLE_MARGIN: usize = 8;
+
+/// A run that could start.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The settings, with defaults that depend on data or objective filled in.
+    pub config: TrainConfig,
+    /// The model's sizes.
+    pub model: LlamaConfig,
+    /// Where the weights come from; none for random ones.
+    pub folder: Option<ModelFolder>,
+    /// Where the tokenizer files lie, if anywhere.
+    pub tokenizer: Option<PathBuf>,
+    /// Text to tokens.
+    pub encoder: Encoder,
+    /// What is trained on.
+    pub train: Arc<Dataset>,
+    /// What is held out.
+    pub eval: Option<Dataset>,
+    /// What is minimised.
+    pub objective: Box<dyn Objective>,
+    /// How the data becomes steps.
+    pub loader: LoaderConfig,
+    /// Optimizer steps of the run.
+    pub steps: usize,
+    /// Passes over the data; a fraction where the steps end in the middle of one.
+    pub epochs: f64,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// Where everything lies.
+    pub layout: Layout,
+}
+
+impl Prepared {
+    /// Loads and checks everything. `available` are the bytes a plan may take.
+    pub fn new(config: &TrainConfig, available: Option<u64>) -> Result<Self, TrainError> {
+        let mut config = config.clone();
+        let entry = registry::find(&config.objective.name)?;
+        config.objective.name = entry.name.to_owned();
+        config.objective.parameters = entry.resolve(&config.objective.parameters)?;
+        let objective = entry.build(&config.objective.parameters)?;
+        if config.objective.reference.is_some() && !objective.needs_reference() {
+            return Err(TrainError::NoUseForReference { objective: objective.name() });
+        }
+        let Source { model, folder, tokenizer } = open_source(&config.model)?;
+        let encoder = encoder(&config, &model, tokenizer.as_deref())?;
+        let (train, eval) = load_data(&config, &encoder)?;
+        let train = Arc::new(train);
+        let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
+        let steps = match config.schedule.duration {
+            Duration::Steps(steps) => steps,
+            Duration::Epochs(epochs) => (epochs * per_epoch as f64).ceil().max(1.0) as usize,
+        };
+        let warmup_steps = match config.schedule.warmup {
+            Warmup::Steps(steps) => steps,
+            Warmup::Ratio(ratio) => schedule::warmup_steps(steps, ratio),
+        };
+        let schedule = Schedule {
+            kind: config.schedule.scheduler.into(),
+            learning_rate: config.optimizer.learning_rate,
+            warmup_steps,
+            total_steps: steps,
+        };
+        let loader = LoaderConfig {
+            seed: config.run.seed,
+            shuffle: config.data.shuffle,
+            batch_size: config.batch.groups,
+            token_budget: 0,
+            row_budget: 0,
+            parts: config.batch.parts,
+            spans: objective.spans(),
+        };
+        let fitting = Fitting { config: &config, model: &model, train: &train, eval: eval.as_ref(), steps };
+        let (loader, layout) = fitting.choose(loader, available)?;
+        config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
+        config.device.head_rows = Some(layout.activations.budget.head_rows);
+        let epochs = steps as f64 / per_epoch as f64;
+        Ok(Self {
+            config,
+            model,
+            folder,
+            tokenizer,
+            encoder,
+            train,
+            eval,
+            objective,
+            loader,
+            steps,
+            epochs,
+            schedule,
+            layout,
+        })
+    }
+
+    /// The format in which weights are saved: what was asked for, else the source's.
+    pub fn save_dtype(&self) -> DType {
+        let source = self.folder.as_ref().map(ModelFolder::dtype).or(self.model.torch_dtype);
+        self.config.run.save_dtype.map(DType::from).or(source).unwrap_or(DType::F32)
+    }
+}
+
+/// The settings of the optimizer.
+pub fn adamw(config: &TrainConfig) -> AdamwSettings {
+    AdamwSettings {
+        beta1: config.optimizer.beta1,
+        beta2: config.optimizer.beta2,
+        epsilon: config.optimizer.epsilon,
+        weight_decay: config.optimizer.weight_decay,
+    }
+}
+
+struct Source {
+    model: LlamaConfig,
+    folder: Option<ModelFolder>,
+    tokenizer: Option<PathBuf>,
+}
+
+fn open_source(source: &ModelSource) -> Result<Source, TrainError> {
+    Ok(match source {
+        ModelSource::Folder(path) => {
+            let folder = ModelFolder::open(path)?;
+            Source { model: folder.config().clone(), folder: Some(folder), tokenizer: Some(path.clone()) }
+        }
+        ModelSource::Init { config, tokenizer, .. } => {
+            Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer: tokenizer.clone() }
+        }
+    })
+}
+
+fn encoder(
+    config: &TrainConfig,
+    model: &LlamaConfig,
+    tokenizer: Option<&Path>,
+) -> Result<Encoder, TrainError> {
+    let settings = EncodeConfig {
+        vocab_size: model.vocab_size,
+        max_length: Some(config.data.max_length),
+        eos_ids: model.eos_token_ids.clone(),
+        keep_text: false,
+    };
+    Ok(match tokenizer {
+        Some(folder) => Encoder::from_folder(folder, settings)?,
+        None => Encoder::new(None, None, settings),
+    })
+}
+
+fn load_data(config: &TrainConfig, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let data = load(&config.data.files, encoder)?;
+    report("training data", &data);
+    Ok(match &config.evaluation.source {
+        EvalSource::None => (data, None),
+        EvalSource::Files(files) => {
+            let eval = load(files, encoder)?;
+            report("evaluation data", &eval);
+            (data, Some(eval))
+        }
+        EvalSource::Split(share) => {
+            let (train, eval) = data.split(*share, config.run.seed)?;
+            tracing::info!(
+                "held out {} of {} pairs",
+                eval.groups.len(),
+                eval.groups.len() + train.groups.len()
+            );
+            (train, Some(eval))
+        }
+    })
+}
+
+/// Says what loading did; nothing is cut or dropped silently.
+fn report(what: &str, data: &Dataset) {
+    let report = &data.report;
+    let kinds = [
+        (report.kinds.conversation, "conversations"),
+        (report.kinds.text, "plain text"),
+        (report.kinds.tokens, "token ids"),
+    ];
+    let kinds: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, name)| *name).collect();
+    tracing::info!(
+        "{what}: {} pairs of {} rows ({}), longest sequence {} tokens",
+        data.groups.len(),
+        report.rows,
+        kinds.join(", "),
+        report.longest
+    );
+    if !report.dropped.is_empty() {
+        tracing::warn!("{what}: {} rows dropped: {}", report.dropped.len(), report.dropped_summary());
+    }
+    for (count, text) in [
+        (report.truncated_answers, "answers cut by --max-length"),
+        (report.lost_ends, "answers lost their end token by it"),
+        (report.moved_splits, "prompts end in tokens that merge with an answer; the split moved back"),
+        (report.identical_answers, "pairs have two answers of the same tokens; kept"),
+    ] {
+        if count > 0 {
+            tracing::warn!("{what}: {count} {text}");
+        }
+    }
+}
+
+/// The search for a token budget whose plan fits.
+struct Fitting<'a> {
+    config: &'a TrainConfig,
+    model: &'a LlamaConfig,
+    train: &'a Arc<Dataset>,
+    eval: Option<&'a Dataset>,
+    steps: usize,
+}
+
+impl Fitting<'_> {
+    fn choose(
+        &self,
+        mut loader: LoaderConfig,
+        available: Option<u64>,
+    ) -> Result<(LoaderConfig, Layout), TrainError> {
+        let spans = loader.spans;
+        let (least_tokens, least_rows, mut longest) =
+            largest(&self.train.groups, Spans { rejected: true, ..spans });
+        let held_out: &[Group] = self.eval.map_or(&[], |eval| &eval.groups);
+        let (eval_tokens, eval_rows, eval_longest) = largest(held_out, Spans { rejected: true, ..spans });
+        longest = longest.max(eval_longest);
+        let positions = self.model.max_position_embeddings;
+        if longest > positions {
+            return Err(TrainError::TooLong { longest, positions });
+        }
+        let least = (least_tokens.max(eval_tokens), least_rows.max(eval_rows));
+        let cache = self.cache(held_out);
+        // Prescribed parts are not to be cut any further.
+        let automatic = self.config.device.max_tokens_per_batch.is_none() && loader.parts.is_none();
+        loader.token_budget = match (self.config.device.max_tokens_per_batch, loader.parts) {
+            (Some(tokens), _) => tokens,
+            (None, Some(_)) => 0,
+            (None, None) => DEFAULT_TOKENS.max(least.0),
+        };
+        loop {
+            let extent = Loader::new(self.train.clone(), loader.clone(), 1, self.steps)?.extent();
+            let (tokens, rows) = (extent.tokens.max(least.0), extent.rows.max(least.1));
+            let sampled = cache.map_or(0, |cache| cache.length);
+            let budget = Budget {
+                tokens,
+                rows,
+                head_rows: self.head_rows(rows, least.1),
+                positions: longest.max(sampled),
+            };
+            let layout = Layout::new(self.model, budget, adamw(self.config), cache);
+            let (needed, free) = (layout.plan.total_bytes() as u64, available.unwrap_or(u64::MAX));
+            if needed <= free {
+                return Ok((loader, layout));
+            }
+            if !automatic || loader.token_budget <= least.0 {
+                return Err(TrainError::Memory { needed, available: free, tokens, longest });
+            }
+            loader.token_budget = (loader.token_budget / 2).max(least.0);
+            tracing::info!("the plan does not fit; trying micro-batches of {} tokens", loader.token_budget);
+        }
+    }
+
+    /// As asked for; else enough for the largest unit, within bounds.
+    fn head_rows(&self, rows: usize, largest_unit: usize) -> usize {
+        let affordable = (LARGEST_LOGITS / (self.model.vocab_size * 4)).max(HEAD_ROWS);
+        let default = HEAD_ROWS.max(largest_unit.min(affordable));
+        self.config.device.head_rows.unwrap_or(default).min(rows).max(1)
+    }
+
+    /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.
+    fn cache(&self, held_out: &[Group]) -> Option<CacheSize> {
+        let sampled = &held_out[..self.config.evaluation.sample_answers.min(held_out.len())];
+        let prompt = sampled.iter().map(|group| group.prompt.len()).max()?;
+        let length = (prompt + sample_length(sampled)).min(self.model.max_position_embeddings);
+        Some(CacheSize { sequences: sampled.len(), length })
+    }
+}
+
+/// Tokens that a sampled answer may have.
+pub fn sample_length(groups: &[Group]) -> usize {
+    let chosen = |group: &Group| group.answer(Role::Chosen).map_or(0, |answer| answer.ids.len());
+    groups.iter().map(chosen).max().unwrap_or(0) + SAMPLE_MARGIN
+}
+
+/// The layout of a run whose data are not known yet: sequences of the full `--max-length`, micro-batches as large as they
+/// would be at most.
+pub fn plan_without_data(config: &TrainConfig) -> Result<Layout, TrainError> {
+    let model = open_source(&config.model)?.model;
+    let group = 2 * config.data.max_length;
+    let tokens = config.device.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).max(group);
+    let affordable = (LARGEST_LOGITS / (model.vocab_size * 4)).max(HEAD_ROWS);
+    let head_rows = config.device.head_rows.unwrap_or(HEAD_ROWS.max(group.min(affordable))).min(tokens);
+    let budget = Budget { tokens, rows: tokens, head_rows, positions: config.data.max_length };
+    Ok(Layout::new(&model, budget, adamw(config), None))
+}

@@ -1,0 +1,183 @@
+//! Reference log-probs: computed once before training, without a second model in memory, and kept on disk under a
+//! fingerprint of everything that decides them.
+
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{InferenceLayout, Prepared, TrainError};
+use crate::backend::Backend;
+use crate::checkpoint::{ModelFolder, atomic};
+use crate::config::ModelSource;
+use crate::data::{Dataset, Reference};
+use crate::eval::{Progress, Scorer};
+use crate::model::LlamaConfig;
+
+/// The model whose log-probs are the reference.
+struct Source<'a> {
+    config: &'a LlamaConfig,
+    folder: Option<&'a ModelFolder>,
+    seed: u64,
+}
+
+/// Fills in [`crate::data::Group::reference`] of training and evaluation data, if the objective needs it.
+pub fn fill<B: Backend>(
+    prepared: &mut Prepared,
+    backend: &mut B,
+    progress: &mut dyn Progress,
+) -> Result<(), TrainError> {
+    if !prepared.objective.needs_reference() {
+        return Ok(());
+    }
+    let other = match &prepared.config.objective.reference {
+        None => None,
+        Some(path) => {
+            let folder = ModelFolder::open(path)?;
+            let (ours, theirs) = (prepared.model.vocab_size, folder.config().vocab_size);
+            if ours != theirs {
+                return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
+            }
+            Some(folder)
+        }
+    };
+    let seed = match prepared.config.model {
+        ModelSource::Init { seed, .. } => seed,
+        ModelSource::Folder(_) => 0,
+    };
+    let source = match &other {
+        Some(folder) => Source { config: folder.config(), folder: Some(folder), seed },
+        None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
+    };
+    let cache = &prepared.config.objective.reference_cache;
+    let mut model = Loaded { source: &source, layout: None };
+    let budget = prepared.layout.activations.budget;
+    let weights = weights_fingerprint(&source);
+    let mut datasets = vec![("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train))];
+    datasets.extend(prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval)));
+    for (what, data) in datasets {
+        let path = cache.join(format!("{:016x}.safetensors", fingerprint(weights, data, &backend.name())));
+        let sums = match read_cache(&path, data.groups.len())? {
+            Some(sums) => {
+                tracing::info!("{what}: {} pairs from {}", sums.len(), path.display());
+                sums
+            }
+            None => {
+                let layout = model.load(backend, budget)?;
+                let (model, activations) = (&layout.model, &layout.activations);
+                let sums = Scorer { backend, model, activations, progress }.sums(what, &data.groups)?;
+                write_cache(&path, &sums)?;
+                tracing::info!("{what}: {} pairs computed, kept in {}", sums.len(), path.display());
+                sums
+            }
+        };
+        for (group, [chosen, rejected]) in data.groups.iter_mut().zip(sums) {
+            group.reference = Some(Reference { chosen, rejected });
+        }
+    }
+    Ok(())
+}
+
+/// The reference model on the device, from the first time it is needed.
+struct Loaded<'a> {
+    source: &'a Source<'a>,
+    layout: Option<InferenceLayout>,
+}
+
+impl Loaded<'_> {
+    fn load<B: Backend>(
+        &mut self,
+        backend: &mut B,
+        budget: crate::model::Budget,
+    ) -> Result<&InferenceLayout, TrainError> {
+        if self.layout.is_none() {
+            let layout = InferenceLayout::new(self.source.config, budget);
+            layout.allocate(backend)?;
+            match self.source.folder {
+                Some(folder) => layout.model.load(backend, folder)?,
+                None => layout.model.initialise(backend, self.source.seed),
+            }
+            self.layout = Some(layout);
+        }
+        Ok(self.layout.as_ref().unwrap_or_else(|| unreachable!("set above")))
+    }
+}
+
+fn weights_fingerprint(source: &Source<'_>) -> u64 {
+    let mut hash = Xxh3::new();
+    let config = serde_json::Value::Object(source.config.to_json()).to_string();
+    hash.update(config.as_bytes());
+    match source.folder {
+        Some(folder) => hash.update(&folder.fingerprint().to_le_bytes()),
+        None => hash.update(format!("random {}", source.seed).as_bytes()),
+    }
+    hash.digest()
+}
+
+/// Weights, token ids (and with them template and truncation), backend, precision, program version.
+fn fingerprint(weights: u64, data: &Dataset, backend: &str) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(&weights.to_le_bytes());
+    hash.update(&data.fingerprint.to_le_bytes());
+    hash.update(format!("{backend} f32 {}", env!("CARGO_PKG_VERSION")).as_bytes());
+    hash.digest()
+}
+
+const NAMES: [&str; 2] = ["chosen", "rejected"];
+
+fn write_cache(path: &Path, sums: &[[f64; 2]]) -> Result<(), TrainError> {
+    let damaged = |problem: String| TrainError::ReferenceCache { path: path.to_owned(), problem };
+    let columns =
+        [0, 1].map(|column| sums.iter().flat_map(|pair| pair[column].to_le_bytes()).collect::<Vec<u8>>());
+    let views = NAMES
+        .iter()
+        .zip(&columns)
+        .map(|(name, bytes)| TensorView::new(Dtype::F64, vec![sums.len()], bytes).map(|view| (*name, view)));
+    let views: Vec<_> = views.collect::<Result<_, _>>().map_err(|error| damaged(error.to_string()))?;
+    let bytes = serialize(views, None).map_err(|error| damaged(error.to_string()))?;
+    if let Some(folder) = path.parent() {
+        fs_err::create_dir_all(folder).map_err(|error| damaged(error.to_string()))?;
+    }
+    Ok(atomic::save_bytes(path, &bytes)?)
+}
+
+/// The cached sums, or nothing where there is no such file.
+fn read_cache(path: &Path, groups: usize) -> Result<Option<Vec<[f64; 2]>>, TrainError> {
+    let damaged = |problem: String| TrainError::ReferenceCache { path: path.to_owned(), problem };
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(damaged(error.to_string())),
+    };
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
+    let mut sums = vec![[0.0; 2]; groups];
+    for (column, name) in NAMES.iter().enumerate() {
+        let tensor = file.tensor(name).map_err(|error| damaged(error.to_string()))?;
+        if tensor.dtype() != Dtype::F64 || tensor.shape() != [groups] {
+            return Err(damaged(format!("{name} is not {groups} numbers")));
+        }
+        for (pair, bytes) in sums.iter_mut().zip(tensor.data().chunks_exact(8)) {
+            pair[column] = f64::from_le_bytes(bytes.try_into().unwrap_or([0; 8]));
+        }
+    }
+    Ok(Some(sums))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_gives_the_same_bits_back_and_refuses_another_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/sums.safetensors");
+        assert!(read_cache(&path, 2).unwrap().is_none());
+        let sums = vec![[-1.0 / 3.0, f64::MIN_POSITIVE], [-0.0, -1e300]];
+        write_cache(&path, &sums).unwrap();
+        let back = read_cache(&path, 2).unwrap().unwrap();
+        assert_eq!(format!("{back:?}"), format!("{sums:?}"));
+        assert!(read_cache(&path, 3).unwrap_err().to_string().contains("is not 3 numbers"));
+        std::fs::write(&path, b"nonsense").unwrap();
+        assert!(read_cache(&path, 2).unwrap_err().to_string().contains("delete it"));
+    }
+}

@@ -1,0 +1,50 @@
+//! Sampled answers: held-out prompts answered greedily and compared with the chosen answers.
+
+use serde::Serialize;
+
+use super::prepare::sample_length;
+use super::{Prepared, TrainError, Trainer};
+use crate::backend::Backend;
+use crate::data::{Group, Role, Tokenizer};
+use crate::generate::Greedy;
+
+/// One prompt and what the model made of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sample {
+    /// The prompt as text (ids where there is no tokenizer).
+    pub prompt: String,
+    /// The model's answer.
+    pub answer: String,
+    /// The chosen answer of the data.
+    pub expected: String,
+    /// Whether the two have the same tokens.
+    pub exact: bool,
+}
+
+/// Answers the first held-out prompts, as many as the settings ask for.
+pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Result<Vec<Sample>, TrainError> {
+    let (Some(eval), Some(cache)) = (&prepared.eval, &prepared.layout.cache) else { return Ok(Vec::new()) };
+    let count = prepared.config.evaluation.sample_answers.min(eval.groups.len());
+    let groups: &[Group] = &eval.groups[..count];
+    let tokenizer = prepared.encoder.tokenizer();
+    let mut stop = prepared.model.eos_token_ids.clone();
+    stop.extend(tokenizer.and_then(Tokenizer::eos_id));
+    let prompts: Vec<&[u32]> = groups.iter().map(|group| group.prompt.as_slice()).collect();
+    let Trainer { backend, model, activations, .. } = trainer;
+    let mut greedy = Greedy { backend, model, activations, cache };
+    let answers = greedy.generate(&prompts, sample_length(groups), &stop)?;
+    let text = |ids: &[u32]| match tokenizer.map(|tokenizer| tokenizer.decode(ids, true)) {
+        Some(Ok(text)) => text,
+        _ => format!("{ids:?}"),
+    };
+    let samples = groups.iter().zip(answers).map(|(group, answer)| {
+        let expected = group.answer(Role::Chosen).map_or(&[][..], |answer| &answer.ids);
+        Sample {
+            prompt: text(&group.prompt),
+            answer: text(&answer),
+            expected: text(expected),
+            exact: answer == expected,
+        }
+    });
+    Ok(samples.collect())
+}
