@@ -199,6 +199,8 @@ struct InFlight<T> {
     learning_rate: f64,
     tokens: usize,
     rows: Vec<usize>,
+    /// Time spent on enqueueing it; waiting for it comes on top.
+    seconds: f64,
 }
 
 impl<B: Backend> Run<'_, B> {
@@ -244,14 +246,21 @@ impl<B: Backend> Run<'_, B> {
 
     fn enqueue(&mut self, step: &Step) -> InFlight<B::Ticket> {
         let learning_rate = self.prepared.schedule.learning_rate(step.index);
+        let pending = self.trainer.step(step, learning_rate);
         InFlight {
-            pending: self.trainer.step(step, learning_rate),
+            pending,
+            seconds: self.lap(),
             step: step.index,
             epoch: step.epoch,
             learning_rate,
             tokens: step.batches.iter().map(|batch| batch.ids.len()).sum(),
             rows: step.batches.iter().flat_map(|batch| batch.groups.iter().map(|group| group.row)).collect(),
         }
+    }
+
+    /// Seconds since the clock was last looked at.
+    fn lap(&mut self) -> f64 {
+        std::mem::replace(&mut self.clock, Instant::now()).elapsed().as_secs_f64()
     }
 
     /// Waits for a step and records it.
@@ -262,8 +271,7 @@ impl<B: Backend> Run<'_, B> {
             return self.stop_not_finite(step.step, &step.rows);
         }
         self.tokens_seen += step.tokens as u64;
-        let seconds = self.clock.elapsed().as_secs_f64();
-        self.clock = Instant::now();
+        let seconds = step.seconds + self.lap();
         let means = outcome.metrics.means();
         let line = self.log.step(&StepMetrics {
             step: step.step,

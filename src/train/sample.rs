@@ -11,7 +11,7 @@ use crate::generate::Greedy;
 /// One prompt and what the model made of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sample {
-    /// The prompt as text (ids where there is no tokenizer).
+    /// The prompt as text, without special tokens and role names (ids where there is no tokenizer).
     pub prompt: String,
     /// The model's answer.
     pub answer: String,
@@ -33,9 +33,9 @@ pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Res
     let Trainer { backend, model, activations, .. } = trainer;
     let mut greedy = Greedy { backend, model, activations, cache };
     let answers = greedy.generate(&prompts, sample_length(groups), &stop)?;
-    let text = |ids: &[u32]| match tokenizer.map(|tokenizer| tokenizer.decode(ids, true)) {
-        Some(Ok(text)) => text,
-        _ => format!("{ids:?}"),
+    let text = |ids: &[u32]| match tokenizer.and_then(|tokenizer| readable(tokenizer, ids)) {
+        Some(text) => text,
+        None => format!("{ids:?}"),
     };
     let samples = groups.iter().zip(answers).map(|(group, answer)| {
         let expected = group.answer(Role::Chosen).map_or(&[][..], |answer| &answer.ids);
@@ -47,4 +47,14 @@ pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Res
         }
     });
     Ok(samples.collect())
+}
+
+/// What stands between special tokens, without the names of roles that templates put there.
+fn readable(tokenizer: &Tokenizer, ids: &[u32]) -> Option<String> {
+    const ROLES: [&str; 5] = ["system", "user", "assistant", "tool", "ipython"];
+    let pieces = ids.split(|&id| tokenizer.is_special(id)).map(|piece| tokenizer.decode(piece, true).ok());
+    let pieces: Vec<String> = pieces.collect::<Option<_>>()?;
+    let shown =
+        pieces.iter().map(|piece| piece.trim()).filter(|piece| !piece.is_empty() && !ROLES.contains(piece));
+    Some(shown.collect::<Vec<_>>().join("\n"))
 }
