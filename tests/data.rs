@@ -22,3 +22,5 @@ mod loader;
 mod packing;
 #[path = "data/rows.rs"]
 mod rows;
+#[path = "skip/mod.rs"]
+mod skip;

@@ -94,9 +94,12 @@ fn summary(outcome: &Outcome) -> String {
     if !outcome.samples.is_empty() {
         let _ = writeln!(text, "Answers {folder}/samples.jsonl");
     }
+    let program = std::env::args().next().unwrap_or_else(|| "asft".to_owned());
+    let data =
+        outcome.eval_file.as_deref().map_or_else(|| "FILE.jsonl".into(), |file| file.display().to_string());
     let _ = writeln!(
         text,
-        "\nNext: score pairs with the trained model\n  asft score --model {folder} --data FILE.jsonl"
+        "\nNext, log-probs of single answers:\n  {program} score --model {folder} --data {data}"
     );
     text
 }

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub evaluation: Vec<(String, Option<f64>, f64)>,
     /// Sampled answers.
     pub samples: Vec<Sample>,
+    /// A file of pairs that the run has not trained on, if it knows one.
+    pub eval_file: Option<PathBuf>,
 }
 
 /// A run under way.
@@ -109,6 +111,10 @@ pub fn run<B: Backend>(
         seconds: started.elapsed().as_secs_f64(),
         evaluation: run.first_and_last(),
         samples,
+        eval_file: match &prepared.config.evaluation.source {
+            EvalSource::Files(files) => files.first().cloned(),
+            EvalSource::None | EvalSource::Split(_) => None,
+        },
     })
 }
 

@@ -1,19 +1,16 @@
 //! Against Meta's Llama-3 tokenizer and the test vectors of llama.cpp, tiktoken and llama-models, where they are
 //! found beside the repository. They cannot be shipped; `golden.rs` proves the same on a small folder.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use asft::data::{ChatTemplate, Message, PreferenceRow, Tokenizer};
 use serde_json::{Map, Value};
 
-/// The tokenizer's folder, or `None` with a printed reason.
-fn folder() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/tokenizer/llama3");
-    if folder.join("tokenizer.json").is_file() {
-        return Some(folder);
-    }
-    eprintln!("skipped: no Llama-3 tokenizer in {}", folder.display());
-    None
+use super::skip;
+
+/// The tokenizer's folder, where there is one.
+fn folder(test: &str) -> Option<PathBuf> {
+    skip::outside(test, "ASFT_LLAMA3_TOKENIZER", "tokenizer/llama3")
 }
 
 fn json(path: PathBuf) -> Vec<Value> {
@@ -26,7 +23,7 @@ fn ids(value: &Value) -> Vec<u32> {
 
 #[test]
 fn texts_have_llama_3s_ids() {
-    let Some(folder) = folder() else { return };
+    let Some(folder) = folder("texts_have_llama_3s_ids") else { return };
     let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
     assert_eq!((tokenizer.bos_id(), tokenizer.eos_id()), (Some(128_000), Some(128_009)));
     assert!(tokenizer.adds_bos());
@@ -49,7 +46,7 @@ fn texts_have_llama_3s_ids() {
 
 #[test]
 fn conversations_render_to_llama_3s_text_and_ids() {
-    let Some(folder) = folder() else { return };
+    let Some(folder) = folder("conversations_render_to_llama_3s_text_and_ids") else { return };
     let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
     let template = ChatTemplate::from_folder(&folder, &tokenizer).unwrap().unwrap();
     let cases = json(folder.join("cases/chat_cases.json"));

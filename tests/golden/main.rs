@@ -7,6 +7,8 @@
 mod generation;
 mod harness;
 mod oracle;
+#[path = "../skip/mod.rs"]
+mod skip;
 mod step;
 mod training;
 

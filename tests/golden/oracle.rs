@@ -8,17 +8,12 @@ use serde_json::Value;
 
 use super::GRADIENT;
 use super::harness::*;
+use super::skip;
 use super::step::{check_gradients, check_log_probs};
 use super::training::check_run;
 
 fn oracle(test: &str) -> Option<PathBuf> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/oracle");
-    let folder = std::env::var_os("ASFT_ORACLE").map_or(beside, PathBuf::from);
-    let found = folder.join("out").is_dir();
-    if !found {
-        println!("skipped: {test}: no oracle at {}", folder.display());
-    }
-    found.then_some(folder)
+    skip::outside(test, "ASFT_ORACLE", "oracle")
 }
 
 /// (file stem, checkpoint, batch) of every result.

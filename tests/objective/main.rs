@@ -7,6 +7,8 @@ mod limits;
 mod metrics;
 mod oracle;
 mod registry;
+#[path = "../skip/mod.rs"]
+mod skip;
 
 use std::f64::consts::LN_2;
 

@@ -1,4 +1,4 @@
-//! Losses of real models: `ASFT_ORACLE` names a folder of `NAME.json` (f64 losses of transformers, checked against
+//! Losses of real models: `out/` of the folder `ASFT_ORACLE` (or `../shared/oracle`) holds `NAME.json` (f64 losses of transformers, checked against
 //! TRL, and a table of closed forms and their autograd derivatives) with `NAME.safetensors` (log-probs) beside it.
 
 use std::path::{Path, PathBuf};
@@ -8,20 +8,17 @@ use asft::objective::{GroupLogps, Metrics, NllOn, NllReduction, Objective, Param
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{assert_close, at, made, run, scored};
+use super::{assert_close, at, made, run, scored, skip};
 
-/// Every JSON file of the oracle; none, with the reason printed, where there is no oracle.
-fn oracle() -> Vec<(PathBuf, Value)> {
-    let Some(folder) = std::env::var_os("ASFT_ORACLE") else {
-        eprintln!("skipped: ASFT_ORACLE names no folder");
-        return Vec::new();
-    };
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+/// Every JSON file of the oracle; none, reported as skipped, where there is no oracle.
+fn oracle(test: &str) -> Vec<(PathBuf, Value)> {
+    let Some(folder) = skip::outside(test, "ASFT_ORACLE", "oracle") else { return Vec::new() };
+    let files = std::fs::read_dir(folder.join("out")).unwrap().map(|entry| entry.unwrap().path());
     let json: Vec<_> = files
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
         .map(|path| (path.clone(), serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()))
         .collect();
-    assert!(!json.is_empty(), "ASFT_ORACLE holds no .json file");
+    assert!(!json.is_empty(), "the oracle holds no .json file");
     json
 }
 
@@ -41,7 +38,7 @@ fn closed_forms_and_derivatives_at_extreme_probabilities() {
         made("orpo", Parameters { lambda, logit_eps: eps, nll_reduction, nll_on, ..Parameters::default() })
     };
     let (orpo, nll) = (orpo(1.0), orpo(0.0));
-    for (path, json) in oracle() {
+    for (path, json) in oracle("closed_forms_and_derivatives_at_extreme_probabilities") {
         let rows = json["loss_table"].as_array().unwrap();
         assert!(rows.len() >= 81, "{}", path.display());
         for row in rows {
@@ -147,7 +144,7 @@ fn named(hyper: &Value) -> Vec<(&'static str, Box<dyn Objective>)> {
 
 #[test]
 fn losses_of_whole_batches() {
-    for (path, json) in oracle() {
+    for (path, json) in oracle("losses_of_whole_batches") {
         let rows = Rows::read(&path.with_extension("safetensors"));
         let totals = rows.totals();
         for (name, objective) in named(&json["hyper"]) {

@@ -1,7 +1,7 @@
 //! How a test that cannot run here says so, instead of passing in silence: `docs/testing.md`, "Skipped tests".
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Reports the test `test` as skipped for want of `need` (`NVRTC`, `CUDA driver`), with the reason `why`, on stderr and
 /// in the file that the variable `ASFT_SKIP_LOG` names. The caller returns next.
@@ -16,6 +16,19 @@ pub fn skip(test: &str, need: &str, why: &str) {
     }
     let required = std::env::var_os("ASFT_REQUIRE_NVRTC").is_some_and(|value| value == "1");
     assert!(!(required && need == "NVRTC"), "ASFT_REQUIRE_NVRTC=1, but there is no NVRTC: {why}");
+}
+
+/// Material that is not part of the repository: the folder named by `variable`, else `../shared/NAME` beside the
+/// project. Where there is none, `test` is reported as skipped.
+#[allow(dead_code, reason = "not every test binary looks outside")]
+pub fn outside(test: &str, variable: &str, name: &str) -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    let folder = std::env::var_os(variable).map_or_else(beside, PathBuf::from);
+    let found = folder.is_dir();
+    if !found {
+        skip(test, name, &format!("no folder {} (set {variable} to where it is)", folder.display()));
+    }
+    found.then_some(folder)
 }
 
 /// The report's one line. Line breaks in the reason become spaces, so that a report stays one line.
