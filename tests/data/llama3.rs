@@ -35,7 +35,9 @@ fn texts_have_llama_3s_ids() {
     }
     let inputs = std::fs::read_to_string(folder.join("cases/ggml-vocab-llama-bpe.gguf.inp")).unwrap();
     let outputs = std::fs::read_to_string(folder.join("cases/ggml-vocab-llama-bpe.gguf.out")).unwrap();
-    let inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
+    // Every text is followed by a separator, the last one too.
+    let mut inputs: Vec<&str> = inputs.split("\n__ggml_vocab_test__\n").collect();
+    assert_eq!(inputs.pop(), Some(""));
     assert_eq!(inputs.len(), outputs.lines().count());
     assert!(inputs.len() > 40);
     for (input, output) in inputs.into_iter().zip(outputs.lines()) {
