@@ -1,0 +1,142 @@
+//! Gathering rows, scattering them back, copying them beside others.
+
+use asft::backend::{Backend, CopyRows, GatherRows, ScatterRows};
+
+use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::reference::gather::{self, Terms};
+use crate::tolerance::{Comparison, SCATTER};
+
+/// T, H, and the row that each of R outputs reads: rows that nobody reads, rows that many do.
+fn cases() -> Vec<(usize, usize, Vec<u32>)> {
+    let spread: Vec<u32> = (0..150).map(|r| (r * r + 3 * r) % 67).collect();
+    vec![
+        (1, 1, vec![0]),
+        (1, 16, vec![0, 0, 0]),
+        (5, 33, vec![4, 1, 1, 4, 0, 1]),
+        (9, 8, vec![]),
+        (67, 96, spread),
+        (131, 64, (0..131).rev().collect()),
+    ]
+}
+
+fn check_case<B: Backend>(
+    backend: &mut B,
+    tokens: usize,
+    hidden: usize,
+    rows: &[u32],
+    scaled: bool,
+) -> Vec<u32> {
+    let case = format!("T {tokens}, H {hidden}, R {}, scaled {scaled}", rows.len());
+    let scale = scaled.then(|| normal(1, rows.len()));
+    let factor = |r: usize| scale.as_ref().map_or(1.0, |scale| scale[r]);
+    let terms: Vec<Terms> =
+        rows.iter().enumerate().map(|(r, &row)| vec![(row as usize, f64::from(factor(r)))]).collect();
+    let (source, dout) = (normal(2, tokens * hidden), normal(3, rows.len() * hidden));
+
+    let mut device = Device::new(backend);
+    let out = device.out(rows.len() * hidden);
+    let row_view = device.put(rows);
+    let scale_view = scale.as_ref().map(|scale| device.put(scale));
+    let source_view = device.put(&source);
+    device.backend.gather_rows(GatherRows {
+        source: source_view,
+        rows: row_view,
+        scale: scale_view,
+        out,
+        hidden,
+    });
+    // One product, rounded once: the twin's rounded to f32.
+    let exact = gather::forward(&wide(&source), hidden, &terms);
+    let expected: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
+    assert_eq!(device.result::<f32>(out), expected, "{case}: gather");
+
+    let readers =
+        |row: usize| rows.iter().enumerate().filter(move |&(_, &r)| r as usize == row).map(|(r, _)| r);
+    let inverse: Vec<u32> = (0..tokens).flat_map(readers).map(|r| r as u32).collect();
+    let mut offsets = vec![0u32];
+    for row in 0..tokens {
+        offsets.push(offsets[row] + readers(row).count() as u32);
+    }
+    let back = device.out(tokens * hidden);
+    let arguments = ScatterRows {
+        source: device.put(&dout),
+        offsets: device.put(&offsets),
+        rows: device.put(&inverse),
+        scale: scale_view,
+        out: back,
+        hidden,
+    };
+    device.backend.scatter_rows(arguments);
+    let got: Vec<f32> = device.result(back);
+    let square = |x: f64| x * x;
+    let squares: Vec<f64> = dout.iter().map(|&x| square(f64::from(x))).collect();
+    let squared: Vec<Terms> = terms.iter().map(|terms| vec![(terms[0].0, square(terms[0].1))]).collect();
+    let squares = gather::backward(&squares, hidden, &squared, tokens);
+    let mut naive = vec![0.0f32; tokens * hidden];
+    for (r, &row) in rows.iter().enumerate() {
+        for h in 0..hidden {
+            naive[row as usize * hidden + h] += factor(r) * dout[r * hidden + h];
+        }
+    }
+    SCATTER.judge(Comparison {
+        case,
+        n: (0..tokens).map(|row| readers(row).count()).max().unwrap_or(0),
+        got: &got,
+        exact: &gather::backward(&wide(&dout), hidden, &terms, tokens),
+        scale: &squares.iter().map(|s| s.sqrt()).collect::<Vec<_>>(),
+        naive: Some(&naive),
+    });
+    device.finish()
+}
+
+/// Gather and scatter of every case, with and without factors. A row that nobody reads has a scale of 0 in the
+/// comparison: it must be 0.
+pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    for (tokens, hidden, rows) in cases() {
+        for scaled in [false, true] {
+            all.extend(check_case(backend, tokens, hidden, &rows, scaled));
+        }
+    }
+    all
+}
+
+#[test]
+fn gather_and_scatter_equal_the_twin() {
+    on_every_cpu(Levels::SameBits, |backend| check(backend));
+}
+
+/// Keys and values of packed rows into a cache: only these elements change.
+pub fn check_copy<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let (source_stride, out_stride, out_rows) = (21, 10, 12);
+    let (source_column, out_column, width) = (13, 4, 5);
+    let rows = [7u32, 0, 11, 3];
+    let source = normal(1, rows.len() * source_stride);
+    let mut expected = normal(2, out_rows * out_stride);
+    let mut device = Device::new(backend);
+    let out = device.put(&expected);
+    let arguments = CopyRows {
+        source: device.put(&source),
+        source_stride,
+        source_column,
+        rows: device.put(&rows),
+        out,
+        out_stride,
+        out_column,
+        width,
+    };
+    device.backend.copy_rows(arguments);
+    for (r, &row) in rows.iter().enumerate() {
+        for c in 0..width {
+            expected[row as usize * out_stride + out_column + c] =
+                source[r * source_stride + source_column + c];
+        }
+    }
+    assert_eq!(bits(&device.result(out)), bits(&expected));
+    device.finish()
+}
+
+#[test]
+fn copy_writes_its_elements_only() {
+    on_every_cpu(Levels::SameBits, |backend| check_copy(backend));
+}

@@ -1,0 +1,314 @@
+//! Target logits, and the row kernel: log-probs, log-sum-exp, argmax and the unit gradient.
+
+use asft::backend::{Backend, HeadRows, TargetLogits};
+
+use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::naive;
+use crate::reference::head;
+use crate::reference::{dot, normal as normal_f64};
+use crate::tolerance::{Comparison, HEAD_LOGP, HEAD_LSE, HEAD_UNIT_GRADIENT, TARGET_LOGITS};
+
+/// R, V.
+const CASES: [[usize; 2]; 6] = [[1, 5], [3, 2], [65, 512], [33, 640], [67, 1031], [2, 4096]];
+
+/// What the row kernel leaves.
+struct Rows {
+    logp: Vec<f32>,
+    lse: Vec<f32>,
+    argmax: Vec<u32>,
+    unit: Vec<f32>,
+}
+
+/// Runs the row kernel on `logits [R, V]`, whose targets' own entries go in beside them; in their place stands `own`.
+fn run<B: Backend>(
+    backend: &mut B,
+    logits: &[f32],
+    vocabulary: usize,
+    targets: &[u32],
+    write_gradient: bool,
+    own: Option<f32>,
+) -> (Rows, Vec<u32>) {
+    let at = |r: usize| r * vocabulary + targets[r] as usize;
+    let target_logits: Vec<f32> = (0..targets.len()).map(|r| logits[at(r)]).collect();
+    let mut rows = logits.to_vec();
+    if let Some(own) = own {
+        (0..targets.len()).for_each(|r| rows[at(r)] = own);
+    }
+    let mut device = Device::new(backend);
+    let logits = device.put(&rows);
+    let (logp, lse) = (device.out(targets.len()), device.out(targets.len()));
+    let argmax = device.put(&vec![u32::MAX; targets.len()]);
+    let arguments = HeadRows {
+        logits,
+        target_logits: device.put(&target_logits),
+        targets: device.put(targets),
+        logp,
+        lse,
+        argmax,
+        vocabulary,
+        write_gradient,
+    };
+    device.backend.head_rows(arguments);
+    let (logp, lse, argmax) = (device.result(logp), device.result(lse), device.result(argmax));
+    let unit = if write_gradient { device.result(logits) } else { Vec::new() };
+    device.scratch(logits);
+    (Rows { logp, lse, argmax, unit }, device.finish())
+}
+
+/// Mean distance of the others' logits from the maximum, weighted as they weigh in the sum: an exponential of a rounded
+/// difference is off by that difference's rounding.
+fn spread(z: &[f32], target: usize) -> f64 {
+    let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let others = || z.iter().enumerate().filter(|&(v, _)| v != target).map(|(_, &z)| f64::from(largest - z));
+    others().map(|d| d * (-d).exp()).sum::<f64>() / others().map(|d| (-d).exp()).sum::<f64>()
+}
+
+fn check_rows<B: Backend>(backend: &mut B, logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<u32> {
+    let case = format!("R {}, V {vocabulary}", targets.len());
+    let plain: Vec<_> = targets.iter().map(|&target| head::plain(target)).collect();
+    let twin = head::rows(&wide(logits), vocabulary, &plain);
+    let (got, bits) = run(backend, logits, vocabulary, targets, true, None);
+    let argmax: Vec<u32> = twin.iter().map(|row| row.argmax).collect();
+    assert_eq!(got.argmax, argmax, "{case}");
+
+    let rows = || logits.chunks_exact(vocabulary).zip(targets).map(|(z, &target)| (z, target as usize));
+    let spreads: Vec<f64> = rows().map(|(z, target)| 1.0 + spread(z, target)).collect();
+    let naive: Vec<_> = rows().map(|(z, target)| naive::head_row(z, target)).collect();
+    let exact: Vec<f64> = twin.iter().map(|row| row.logp).collect();
+    HEAD_LOGP.judge(Comparison {
+        case: case.clone(),
+        n: 1,
+        got: &got.logp,
+        exact: &exact,
+        scale: &exact.iter().zip(&spreads).map(|(e, s)| e.abs() * s).collect::<Vec<_>>(),
+        naive: Some(&naive.iter().map(|row| row.0).collect::<Vec<_>>()),
+    });
+    let exact: Vec<f64> = twin.iter().map(|row| row.lse).collect();
+    HEAD_LSE.judge(Comparison {
+        case: case.clone(),
+        n: 1,
+        got: &got.lse,
+        exact: &exact,
+        scale: &exact.iter().zip(&spreads).map(|(e, s)| e.abs() + s).collect::<Vec<_>>(),
+        naive: Some(&naive.iter().map(|row| row.1).collect::<Vec<_>>()),
+    });
+    let exact: Vec<f64> = twin.iter().flat_map(|row| row.unit_gradient.clone()).collect();
+    let mut scale = Vec::new();
+    for ((z, target), (row, spread)) in rows().zip(twin.iter().zip(&spreads)) {
+        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        scale.extend((0..vocabulary).map(|v| {
+            let distance = if v == target { *spread } else { f64::from(largest - z[v]) + spread };
+            // exp is 0 where it would be subnormal.
+            row.unit_gradient[v].abs() * (1.0 + distance) + 1e-30
+        }));
+    }
+    HEAD_UNIT_GRADIENT.judge(Comparison {
+        case,
+        n: 1,
+        got: &got.unit,
+        exact: &exact,
+        scale: &scale,
+        naive: Some(&naive.iter().flat_map(|row| row.2.clone()).collect::<Vec<_>>()),
+    });
+    bits
+}
+
+/// Rows of ordinary logits, flat ones and peaked ones; the first and the last id among the targets.
+pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    for [rows, vocabulary] in CASES {
+        for size in [0.01, 1.0, 8.0] {
+            let logits: Vec<f32> = normal(1, rows * vocabulary).iter().map(|z| z * size).collect();
+            let targets: Vec<u32> = (0..rows)
+                .map(|r| if r % 3 == 1 { vocabulary - 1 } else { (r * 37) % vocabulary } as u32)
+                .collect();
+            all.extend(check_rows(backend, &logits, vocabulary, &targets));
+        }
+    }
+    all
+}
+
+#[test]
+fn rows_equal_the_twin_with_the_same_bits_on_any_number_of_threads() {
+    on_every_cpu(Levels::SameBits, |backend| check(backend));
+}
+
+/// 1 - p from 1/2 to 1e-12: log-prob and unit gradient keep their relative precision, which the naive form loses.
+pub fn check_near_one<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    for vocabulary in [5, 512, 1031] {
+        for rest in [0.5, 1e-2, 1e-4, 1e-6, 1e-9, 1e-12] {
+            let target = vocabulary as u32 / 2;
+            // The others share `rest` unevenly.
+            let mut z = normal(vocabulary as u64, vocabulary);
+            z[target as usize] = f32::NEG_INFINITY;
+            let sum: f64 = z.iter().map(|&z| f64::from(z).exp()).sum();
+            z[target as usize] = (sum * (1.0 - rest) / rest).ln() as f32;
+            let twin = &head::rows(&wide(&z), vocabulary, &[head::plain(target)])[0];
+            let (got, bits) = run(backend, &z, vocabulary, &[target], true, None);
+            let off = |got: f32, exact: f64| (f64::from(got) - exact).abs() / exact.abs();
+            let case = format!("V {vocabulary}, 1 - p = {rest:e}");
+            assert!((twin.logp / -rest.ln_1p()).abs() > 0.3, "{case}: the row is not what it should be");
+            assert!(off(got.logp[0], twin.logp) < 1e-5, "{case}: log-prob {} not {}", got.logp[0], twin.logp);
+            for v in 0..vocabulary {
+                let (got, exact) = (got.unit[v], twin.unit_gradient[v]);
+                assert!(off(got, exact) < 1e-5, "{case}: gradient {v} is {got} not {exact}");
+            }
+            let naive = off(naive::head_row(&z, target as usize).0, twin.logp);
+            assert!(rest > 1e-6 || naive > 1e-3, "{case}: naive is off by {naive:e} only: nothing is shown");
+            println!("{case}: off by {:.1e}, naive by {naive:.1e}", off(got.logp[0], twin.logp));
+            all.extend(bits);
+        }
+    }
+    all
+}
+
+#[test]
+fn stays_exact_as_the_probability_approaches_one() {
+    on_every_cpu(Levels::SameBits, |backend| check_near_one(backend));
+}
+
+/// The logit that the product left for the target is not the one that counts, whatever it is.
+pub fn check_own_entry<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let (rows, vocabulary) = (9, 77);
+    let logits = normal(1, rows * vocabulary);
+    let targets: Vec<u32> = (0..rows as u32).map(|r| r * 8).collect();
+    let (expected, all) = run(backend, &logits, vocabulary, &targets, true, None);
+    for own in [0.0, 100.0, -100.0, f32::NAN, f32::INFINITY] {
+        let (got, _) = run(backend, &logits, vocabulary, &targets, true, Some(own));
+        assert_eq!(bits(&got.logp), bits(&expected.logp), "{own}");
+        assert_eq!(bits(&got.lse), bits(&expected.lse), "{own}");
+        assert_eq!(bits(&got.unit), bits(&expected.unit), "{own}");
+        assert_eq!(got.argmax, expected.argmax, "{own}");
+    }
+    let (scored, _) = run(backend, &logits, vocabulary, &targets, false, None);
+    assert_eq!(bits(&scored.logp), bits(&expected.logp), "scoring writes no gradient");
+    assert_eq!(bits(&scored.lse), bits(&expected.lse));
+    assert_eq!(scored.argmax, expected.argmax);
+    all
+}
+
+#[test]
+fn the_target_counts_by_its_own_logit() {
+    on_every_cpu(Levels::SameBits, |backend| check_own_entry(backend));
+}
+
+/// Ties go to the lowest id, whether the target is among them or not.
+pub fn check_ties<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    // (equal largest logits, target, the lowest of them)
+    for (largest, target, expected) in [
+        (vec![3, 5, 90], 5, 3),
+        (vec![3, 5, 90], 3, 3),
+        (vec![3, 5, 90], 90, 3),
+        (vec![17, 90], 2, 17),
+        (vec![99], 99, 99),
+        (vec![0, 99], 99, 0),
+        ((0..100).collect(), 42, 0),
+    ] {
+        let mut z: Vec<f32> = normal(1, 100).iter().map(|z| z.abs() - 9.0).collect();
+        largest.iter().for_each(|&v: &usize| z[v] = 1.5);
+        let (got, bits) = run(backend, &z, 100, &[target], true, None);
+        assert_eq!(got.argmax, [expected], "largest {largest:?}, target {target}");
+        all.extend(bits);
+    }
+    all
+}
+
+#[test]
+fn argmax_ties_go_to_the_lowest_id() {
+    on_every_cpu(Levels::SameBits, |backend| check_ties(backend));
+}
+
+/// A row of 70 with some values put in.
+fn with(values: &[(usize, f32)]) -> Vec<f32> {
+    let mut z = normal(1, 70);
+    values.iter().for_each(|&(v, value)| z[v] = value);
+    z
+}
+
+/// What must not pass for a probability, and never panics; a token that cannot come (a logit of minus infinity) may
+/// stand among the others.
+pub fn check_not_finite<B: Backend>(backend: &mut B) {
+    const INF: f32 = f32::INFINITY;
+    let target = 33;
+    for z in [
+        with(&[(target, -INF)]),
+        with(&[(target, f32::NAN)]),
+        with(&[(5, f32::NAN)]),
+        with(&[(69, f32::NAN)]),
+        with(&[(5, f32::NAN), (target, -INF)]),
+        with(&[(5, INF)]),
+        with(&[(5, INF), (target, INF)]),
+        vec![-INF; 70],
+        vec![f32::NAN; 70],
+    ] {
+        for write_gradient in [false, true] {
+            let (got, _) = run(backend, &z, 70, &[target as u32], write_gradient, None);
+            assert!(!got.logp[0].is_finite(), "log-prob {} of {z:?}", got.logp[0]);
+            assert!(got.argmax[0] < 70, "argmax {} of {z:?}", got.argmax[0]);
+        }
+    }
+    let z = with(&[(5, -INF), (60, -INF)]);
+    let (got, _) = run(backend, &z, 70, &[target as u32], true, None);
+    let exact = head::rows(&wide(&z), 70, &[head::plain(target as u32)])[0].logp;
+    assert!((f64::from(got.logp[0]) - exact).abs() < 1e-6);
+    assert_eq!((got.unit[5], got.unit[60]), (0.0, 0.0), "and has no gradient");
+    let mut certain = vec![-INF; 70];
+    certain[target] = 1.0;
+    let (got, _) = run(backend, &certain, 70, &[target as u32], true, None);
+    assert_eq!((got.logp[0], got.lse[0], got.argmax[0]), (0.0, 1.0, target as u32));
+    assert!(got.unit.iter().all(|&u| u == 0.0), "nothing to learn");
+}
+
+#[test]
+fn a_logit_that_is_not_finite_gives_no_finite_log_prob() {
+    // Which NaN it is, is nobody's business: no bits are compared.
+    on_every_cpu(Levels::OwnBits, |backend| {
+        check_not_finite(backend);
+        vec![0]
+    });
+}
+
+/// `x[r] . weight[target]`.
+pub fn check_target_logits<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    for [rows, hidden, vocabulary] in [[1, 1, 5], [3, 33, 512], [67, 96, 640], [5, 2051, 1031]] {
+        let (x, weight) = (normal(1, rows * hidden), normal(2, vocabulary * hidden));
+        let random = normal_f64(3, rows);
+        let targets: Vec<u32> = random.iter().map(|x| (x.abs() * 1e4) as u32 % vocabulary as u32).collect();
+        let mut device = Device::new(&mut *backend);
+        let out = device.out(rows);
+        let arguments = TargetLogits {
+            x: device.put(&x),
+            weight: device.put(&weight),
+            targets: device.put(&targets),
+            out,
+            hidden,
+        };
+        device.backend.target_logits(arguments);
+        let pair = |r: usize| {
+            let weight = &weight[targets[r] as usize * hidden..][..hidden];
+            (&x[r * hidden..][..hidden], weight)
+        };
+        let squares = |r: usize| {
+            let (x, w) = pair(r);
+            x.iter().zip(w).map(|(&x, &w)| (f64::from(x) * f64::from(w)).powi(2)).sum::<f64>().sqrt()
+        };
+        TARGET_LOGITS.judge(Comparison {
+            case: format!("R {rows}, H {hidden}, V {vocabulary}"),
+            n: hidden,
+            got: &device.result::<f32>(out),
+            exact: &(0..rows).map(|r| dot(&wide(pair(r).0), &wide(pair(r).1))).collect::<Vec<_>>(),
+            scale: &(0..rows).map(squares).collect::<Vec<_>>(),
+            naive: Some(&(0..rows).map(|r| naive::dot(pair(r).0, pair(r).1)).collect::<Vec<_>>()),
+        });
+        all.extend(device.finish());
+    }
+    all
+}
+
+#[test]
+fn target_logits_equal_the_twin() {
+    on_every_cpu(Levels::SameBits, |backend| check_target_logits(backend));
+}

@@ -1,0 +1,116 @@
+//! Matrix products in the three layouts.
+
+use asft::backend::{Backend, Layout, Matmul};
+
+use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::naive;
+use crate::reference::matmul;
+use crate::tolerance::{Comparison, MATMUL};
+
+/// m, n, k: smaller than a tile, one beyond tiles (4 to 12 rows, 8 to 32 columns), tasks (480 rows, 512 columns), packed
+/// blocks (240 rows, 256 deep); one row, one column, no reduction at all.
+const CASES: [[usize; 3]; 13] = [
+    [1, 1, 1],
+    [1, 5, 7],
+    [3, 512, 33],
+    [13, 33, 257],
+    [12, 32, 256],
+    [65, 1031, 17],
+    [61, 640, 65],
+    [241, 7, 300],
+    [481, 513, 3],
+    [2, 3, 1031],
+    [130, 1, 64],
+    [1, 96, 512],
+    [5, 6, 0],
+];
+
+const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
+
+fn twin(layout: Layout) -> fn(&[f64], &[f64], usize, usize, usize) -> Vec<f64> {
+    match layout {
+        Layout::Nt => matmul::nt,
+        Layout::Nn => matmul::nn,
+        Layout::Tn => matmul::tn,
+    }
+}
+
+fn check_case<B: Backend>(
+    backend: &mut B,
+    layout: Layout,
+    [m, n, k]: [usize; 3],
+    accumulate: bool,
+) -> Vec<u32> {
+    let (a, b) = (normal(1, m * k), normal(2, n * k));
+    let before = if accumulate { normal(3, m * n) } else { vec![0.0; m * n] };
+    let mut device = Device::new(backend);
+    let c = if accumulate { device.put(&before) } else { device.out(m * n) };
+    let (a_view, b_view) = (device.put(&a), device.put(&b));
+    device.backend.matmul(Matmul { layout, a: a_view, b: b_view, c, m, n, k, accumulate });
+    let got: Vec<f32> = device.result(c);
+
+    let twin = twin(layout);
+    let square = |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| f64::from(x).powi(2)).collect() };
+    let product = twin(&wide(&a), &wide(&b), m, n, k);
+    let exact: Vec<f64> = product.iter().zip(&before).map(|(p, &b)| p + f64::from(b)).collect();
+    let squares = twin(&square(&a), &square(&b), m, n, k);
+    let scale: Vec<f64> =
+        squares.iter().zip(&before).map(|(s, &b)| (s + f64::from(b).powi(2)).sqrt()).collect();
+    let left = |i: usize, p: usize| if layout == Layout::Tn { a[p * m + i] } else { a[i * k + p] };
+    let right = |p: usize, j: usize| if layout == Layout::Nt { b[j * k + p] } else { b[p * n + j] };
+    let naive = naive::matmul(&before, [m, n, k], left, right);
+    MATMUL.judge(Comparison {
+        case: format!("{layout:?} {m}x{n}x{k}{}", if accumulate { " added" } else { "" }),
+        n: k,
+        got: &got,
+        exact: &exact,
+        scale: &scale,
+        naive: Some(&naive),
+    });
+    device.finish()
+}
+
+/// Every layout and size, replacing and adding.
+pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    for layout in LAYOUTS {
+        for size in CASES {
+            for accumulate in [false, true] {
+                all.extend(check_case(backend, layout, size, accumulate));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
+    on_every_cpu(Levels::OwnBits, |backend| check(backend));
+}
+
+/// A row of C does not depend on how many rows there are, nor on where it is among them.
+pub fn check_rows_alone<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let (m, n, k) = (131, 77, 301);
+    let mut all = Vec::new();
+    for layout in [Layout::Nt, Layout::Nn] {
+        let mut device = Device::new(&mut *backend);
+        let (a, b) = (device.put(&normal(1, m * k)), device.put(&normal(2, n * k)));
+        let mut run = |first: usize, rows: usize| {
+            let c = device.out(rows * n);
+            let a = a.rows(first..first + rows, k);
+            device.backend.matmul(Matmul { layout, a, b, c, m: rows, n, k, accumulate: false });
+            bits(&device.result(c))
+        };
+        let whole = run(0, m);
+        for (first, rows) in [(0, 1), (130, 1), (5, 1), (64, 64), (7, 13), (3, 128)] {
+            assert!(whole[first * n..(first + rows) * n] == run(first, rows), "rows {first}, {rows} of {m}");
+        }
+        all.extend(device.finish());
+    }
+    all
+}
+
+#[test]
+fn a_row_has_the_same_bits_whatever_the_other_rows_are() {
+    on_every_cpu(Levels::OwnBits, |backend| check_rows_alone(backend));
+}
