@@ -13,6 +13,14 @@ use super::codes::{Code, Outcome};
 #[repr(transparent)]
 pub(crate) struct Out<T>(*mut T);
 
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Out<T> {}
+
 impl<T> Out<T> {
     /// Stores the result; a null or misaligned pointer is the caller's error.
     pub(crate) fn put(self, value: T) -> Outcome {
@@ -29,12 +37,12 @@ impl<T> Out<T> {
         if self.0.is_null() { Ok(()) } else { self.put(value) }
     }
 
-    pub(crate) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         self.0.is_null()
     }
 
     /// What the caller left there: for arguments that go both ways.
-    pub(crate) fn read(&self) -> Outcome<T>
+    pub(crate) fn read(self) -> Outcome<T>
     where
         T: Copy,
     {
@@ -42,33 +50,49 @@ impl<T> Out<T> {
     }
 
     /// The same place for a result of another type: what `void*` results come to.
-    pub(crate) fn cast<U>(&self) -> Out<U> {
+    pub(crate) fn cast<U>(self) -> Out<U> {
         Out(self.0.cast())
     }
 
     /// The place of the `index`-th result, of an array the caller gave.
-    pub(crate) fn at(&self, index: usize) -> Out<T> {
+    pub(crate) fn at(self, index: usize) -> Out<T> {
         Out(self.0.wrapping_add(index))
     }
 }
 
 /// A structure or an array the caller gave to be read. As for [`Out`], values come from a C caller, or are null.
-#[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(crate) struct In<T>(*const T);
 
+impl<T> Clone for In<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for In<T> {}
+
 impl<T: Copy> In<T> {
+    pub(crate) fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// The pointer as a device address, for arguments that may be one.
+    pub(crate) fn address(self) -> DevicePointer {
+        self.0 as DevicePointer
+    }
+
     /// Nothing was given.
     pub(crate) fn none() -> In<T> {
         In(ptr::null())
     }
 
-    pub(crate) fn get(&self) -> Outcome<T> {
+    pub(crate) fn get(self) -> Outcome<T> {
         self.at(0)
     }
 
     /// The `index`-th element of an array the caller gave.
-    pub(crate) fn at(&self, index: usize) -> Outcome<T> {
+    pub(crate) fn at(self, index: usize) -> Outcome<T> {
         if self.0.is_null() || !self.0.is_aligned() {
             return Err(Code::INVALID_VALUE);
         }

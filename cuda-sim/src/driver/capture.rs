@@ -14,7 +14,7 @@ use super::abi::{ContextHandle, EventHandle, GraphHandle, Out, StreamHandle};
 use super::codes::{Code, Outcome};
 use super::command::Command;
 use super::graph::{Graph, Node};
-use super::state::{Current, current, entry, fresh_number};
+use super::state::{Current, State, current, entry, fresh_number};
 
 /// `CUstreamCaptureMode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,8 @@ impl Current {
     /// Refuses a call that is not safe while something is being captured, and invalidates that.
     pub(crate) fn forbid_while_capturing(&mut self) -> Outcome {
         let mut outcome = Ok(());
-        for capture in self.state.captures.values_mut().filter(|capture| capture.endangered_by_this_thread()) {
+        for capture in self.state.captures.values_mut().filter(|capture| capture.endangered_by_this_thread())
+        {
             capture.invalid = true;
             outcome = Err(Code::STREAM_CAPTURE_UNSUPPORTED);
         }
@@ -138,8 +139,9 @@ impl Current {
 
     /// Adds a command to a capture, after what its stream has captured so far.
     pub(crate) fn captured(&mut self, number: usize, stream: StreamHandle, command: Command) -> Outcome {
-        let capture = self.state.captures.get_mut(&number).ok_or(Code::STREAM_CAPTURE_INVALIDATED)?;
-        let point = self.state.streams.get_mut(stream)?.capturing.as_mut().ok_or(Code::STREAM_CAPTURE_INVALIDATED)?;
+        let State { captures, streams, .. } = &mut *self.state;
+        let capture = captures.get_mut(&number).ok_or(Code::STREAM_CAPTURE_INVALIDATED)?;
+        let point = streams.get_mut(stream)?.capturing.as_mut().ok_or(Code::STREAM_CAPTURE_INVALIDATED)?;
         let node = capture.nodes.len();
         let after = std::mem::replace(&mut point.after, BTreeSet::from([node]));
         capture.nodes.push(Node { command, after: after.into_iter().collect() });
@@ -155,7 +157,7 @@ impl Current {
             (Some(number), None) if recorded => Err(self.invalidate(number, Code::STREAM_CAPTURE_ISOLATION)),
             (Some(_), None) => Ok(()),
             (None, Some(point)) => {
-                if !self.state.captures.get(&point.capture).is_some_and(|capture| !capture.invalid) {
+                if self.state.captures.get(&point.capture).is_none_or(|capture| capture.invalid) {
                     return Err(Code::STREAM_CAPTURE_INVALIDATED);
                 }
                 if stream.is_default() {

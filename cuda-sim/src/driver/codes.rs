@@ -154,7 +154,8 @@ codes! {
 
 impl Code {
     fn entry(self) -> Outcome<&'static Entry> {
-        let at = TABLE.binary_search_by_key(&self.0, |entry| entry.number).map_err(|_| Code::INVALID_VALUE)?;
+        let at =
+            TABLE.binary_search_by_key(&self.0, |entry| entry.number).map_err(|_| Code::INVALID_VALUE)?;
         Ok(&TABLE[at])
     }
 

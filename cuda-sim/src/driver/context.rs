@@ -70,12 +70,20 @@ fn destroy(driver: &Driver, mut state: std::sync::MutexGuard<'_, State>, handle:
     state.captures.retain(|_, capture| capture.context != handle);
     state.streams.retain(|stream| stream.context != handle);
     state.events.retain(|event| event.context != handle);
-    let modules: Vec<_> =
-        state.modules.iter().filter(|(_, module)| module.context == handle).map(|(module, _)| module).collect();
+    let modules: Vec<_> = state
+        .modules
+        .iter()
+        .filter(|(_, module)| module.context == handle)
+        .map(|(module, _)| module)
+        .collect();
     state.functions.retain(|function| !modules.contains(&function.module));
     state.modules.retain(|module| module.context != handle);
-    let owned: Vec<u64> =
-        state.allocations.iter().filter(|(_, owned)| owned.context == handle).map(|(&address, _)| address).collect();
+    let owned: Vec<u64> = state
+        .allocations
+        .iter()
+        .filter(|(_, owned)| owned.context == handle)
+        .map(|(&address, _)| address)
+        .collect();
     for address in owned {
         state.forget_allocation(driver, address)?;
     }
@@ -187,7 +195,13 @@ extern "C" fn cuCtxCreate_v3(
     flags: c_uint,
     ordinal: c_int,
 ) -> Code {
-    entry(|| if affinity_count == 0 { create(context, flags, ordinal) } else { Err(Code::UNSUPPORTED_EXEC_AFFINITY) })
+    entry(|| {
+        if affinity_count == 0 {
+            create(context, flags, ordinal)
+        } else {
+            Err(Code::UNSUPPORTED_EXEC_AFFINITY)
+        }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -197,7 +211,13 @@ extern "C" fn cuCtxCreate_v4(
     flags: c_uint,
     ordinal: c_int,
 ) -> Code {
-    entry(|| if parameters.is_null() { create(context, flags, ordinal) } else { Err(Code::UNSUPPORTED_EXEC_AFFINITY) })
+    entry(|| {
+        if parameters.is_null() {
+            create(context, flags, ordinal)
+        } else {
+            Err(Code::UNSUPPORTED_EXEC_AFFINITY)
+        }
+    })
 }
 
 #[unsafe(no_mangle)]

@@ -164,8 +164,9 @@ pub(crate) fn device(ordinal: c_int) -> Outcome<&'static Device> {
 }
 
 /// Writes `text` and its NUL into a caller's buffer of `length` bytes, cut to fit.
-fn put_text(text: &str, to: &Out<c_char>, length: c_int) -> Outcome {
-    let room = usize::try_from(length).ok().and_then(|length| length.checked_sub(1)).ok_or(Code::INVALID_VALUE)?;
+fn put_text(text: &str, to: Out<c_char>, length: c_int) -> Outcome {
+    let room =
+        usize::try_from(length).ok().and_then(|length| length.checked_sub(1)).ok_or(Code::INVALID_VALUE)?;
     let bytes = text.bytes().take(room).chain([0]);
     for (at, byte) in bytes.enumerate() {
         to.at(at).put(byte as c_char)?;
@@ -196,7 +197,7 @@ extern "C" fn cuDeviceGet(device: Out<c_int>, ordinal: c_int) -> Code {
 extern "C" fn cuDeviceGetName(name: Out<c_char>, length: c_int, ordinal: c_int) -> Code {
     entry(|| {
         device(ordinal)?;
-        put_text(NAME, &name, length)
+        put_text(NAME, name, length)
     })
 }
 
@@ -236,7 +237,7 @@ extern "C" fn cuDeviceComputeCapability(major: Out<c_int>, minor: Out<c_int>, or
 extern "C" fn cuDeviceGetPCIBusId(text: Out<c_char>, length: c_int, ordinal: c_int) -> Code {
     entry(|| {
         device(ordinal)?;
-        put_text(PCI_BUS_ID, &text, length)
+        put_text(PCI_BUS_ID, text, length)
     })
 }
 

@@ -73,8 +73,12 @@ extern "C" fn cuEventCreate(event: Out<EventHandle>, flags: c_uint) -> Code {
             return Err(Code::INVALID_VALUE);
         }
         let mut current = current()?;
-        let made =
-            Event { context: current.context, timed: flags & DISABLE_TIMING == 0, passed: None, captured: None };
+        let made = Event {
+            context: current.context,
+            timed: flags & DISABLE_TIMING == 0,
+            passed: None,
+            captured: None,
+        };
         event.put(current.state.events.insert(made))
     })
 }

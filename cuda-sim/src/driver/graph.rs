@@ -47,7 +47,11 @@ fn instantiate(graph: GraphHandle, flags: u64) -> Outcome<GraphExecHandle> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphInstantiateWithFlags(exec: Out<GraphExecHandle>, graph: GraphHandle, flags: u64) -> Code {
+extern "C" fn cuGraphInstantiateWithFlags(
+    exec: Out<GraphExecHandle>,
+    graph: GraphHandle,
+    flags: u64,
+) -> Code {
     entry(|| exec.put(instantiate(graph, flags)?))
 }
 

@@ -116,18 +116,28 @@ fn check(function: &Function, device: &Device, config: &LaunchConfig, cluster: O
         Err(code)
     };
     let LaunchConfig { grid, block, .. } = config;
-    let outside = |size: &[u32; 3], limit: [u32; 3]| (0..3).any(|axis| size[axis] == 0 || size[axis] > limit[axis]);
+    let outside =
+        |size: &[u32; 3], limit: [u32; 3]| (0..3).any(|axis| size[axis] == 0 || size[axis] > limit[axis]);
     if outside(grid, Device::GRID) {
-        return refuse(Code::INVALID_VALUE, format!("a grid of {grid:?} blocks; 1 to {:?} can be", Device::GRID));
+        return refuse(
+            Code::INVALID_VALUE,
+            format!("a grid of {grid:?} blocks; 1 to {:?} can be", Device::GRID),
+        );
     }
     let threads: u64 = block.iter().map(|&axis| u64::from(axis)).product();
     if outside(block, Device::BLOCK) || threads > Device::THREADS_PER_BLOCK.into() {
         let (limit, total) = (Device::BLOCK, Device::THREADS_PER_BLOCK);
-        return refuse(Code::INVALID_VALUE, format!("a block of {block:?} threads; {limit:?}, {total} in all, can be"));
+        return refuse(
+            Code::INVALID_VALUE,
+            format!("a block of {block:?} threads; {limit:?}, {total} in all, can be"),
+        );
     }
     let own = &function.attributes;
     if let Some(required) = own.required_threads.filter(|required| required != block) {
-        return refuse(Code::INVALID_VALUE, format!("a block of {block:?} threads; .reqntid demands {required:?}"));
+        return refuse(
+            Code::INVALID_VALUE,
+            format!("a block of {block:?} threads; .reqntid demands {required:?}"),
+        );
     }
     if threads > own.max_threads.into() {
         let message = format!("{threads} threads per block; the kernel allows {}", own.max_threads);
@@ -146,11 +156,15 @@ fn check(function: &Function, device: &Device, config: &LaunchConfig, cluster: O
     }
     let most = if function.non_portable_cluster { device.largest_cluster } else { device.portable_cluster };
     if own.required_cluster.is_some_and(|required| required != cluster) || cluster_blocks(cluster)? > most {
-        let message = format!("a cluster of {cluster:?} blocks; {most} in all, or what the kernel requires, can be");
+        let message =
+            format!("a cluster of {cluster:?} blocks; {most} in all, or what the kernel requires, can be");
         return refuse(Code::INVALID_CLUSTER_SIZE, message);
     }
     if (0..3).any(|axis| !grid[axis].is_multiple_of(cluster[axis])) {
-        return refuse(Code::INVALID_CLUSTER_SIZE, format!("a grid of {grid:?} is no multiple of {cluster:?}"));
+        return refuse(
+            Code::INVALID_CLUSTER_SIZE,
+            format!("a grid of {grid:?} is no multiple of {cluster:?}"),
+        );
     }
     Ok(())
 }
@@ -180,7 +194,11 @@ unsafe fn parameters(
             .map(|at| {
                 // SAFETY: the caller promises one pointer per parameter.
                 let from = unsafe { *each.add(at) };
-                if from.is_null() { Err(Code::INVALID_VALUE) } else { Ok(copy(from.cast(), layout[at].bytes)) }
+                if from.is_null() {
+                    Err(Code::INVALID_VALUE)
+                } else {
+                    Ok(copy(from.cast(), layout[at].bytes))
+                }
             })
             .collect();
     }
@@ -190,7 +208,11 @@ unsafe fn parameters(
         .iter()
         .map(|parameter| {
             let fits = parameter.offset.checked_add(parameter.bytes).is_some_and(|end| end <= bytes);
-            if fits { Ok(copy(buffer.wrapping_add(parameter.offset), parameter.bytes)) } else { Err(Code::INVALID_VALUE) }
+            if fits {
+                Ok(copy(buffer.wrapping_add(parameter.offset), parameter.bytes))
+            } else {
+                Err(Code::INVALID_VALUE)
+            }
         })
         .collect()
 }

@@ -63,9 +63,9 @@ const ALIGNMENT: u64 = 512;
 pub(crate) fn refuse(error: MemoryError) -> Code {
     let code = match error {
         MemoryError::OutOfMemory { .. } => Code::OUT_OF_MEMORY,
-        MemoryError::InvalidRequest { .. } | MemoryError::NotAnAllocation { .. } | MemoryError::OutOfBounds { .. } => {
-            Code::INVALID_VALUE
-        }
+        MemoryError::InvalidRequest { .. }
+        | MemoryError::NotAnAllocation { .. }
+        | MemoryError::OutOfBounds { .. } => Code::INVALID_VALUE,
     };
     say(&format!("{error} ({})", code.name()));
     code
@@ -109,7 +109,8 @@ impl Current {
         let allocation = Allocation { context: self.context, bytes, pool };
         self.state.allocations.insert(address, allocation);
         let span = &mut self.state.device_span;
-        *span = if span.is_empty() { address } else { span.start.min(address) }..span.end.max(address + bytes);
+        *span =
+            if span.is_empty() { address } else { span.start.min(address) }..span.end.max(address + bytes);
         Ok(address)
     }
 
@@ -215,7 +216,11 @@ extern "C" fn cuMemFreeAsync(address: DevicePointer, stream: StreamHandle) -> Co
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemGetAddressRange_v2(base: Out<DevicePointer>, bytes: Out<usize>, address: DevicePointer) -> Code {
+extern "C" fn cuMemGetAddressRange_v2(
+    base: Out<DevicePointer>,
+    bytes: Out<usize>,
+    address: DevicePointer,
+) -> Code {
     entry(|| {
         let current = current()?;
         let (start, allocation) = current.state.allocation_around(address).ok_or(Code::NOT_FOUND)?;
@@ -249,7 +254,7 @@ extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
         let mut current = current()?;
         current.forbid_while_capturing()?;
         let at = address as usize;
-        if !current.state.host_blocks.get(&at).is_some_and(|block| block.owned.is_some()) {
+        if current.state.host_blocks.get(&at).is_none_or(|block| block.owned.is_none()) {
             return Err(Code::INVALID_VALUE);
         }
         current.state.host_blocks.remove(&at);
@@ -300,7 +305,7 @@ extern "C" fn cuMemHostGetFlags(flags: Out<c_uint>, address: *mut c_void) -> Cod
 }
 
 /// `CUpointer_attribute`s that are answered.
-fn pointer_attribute(state: &State, value: &Out<u64>, attribute: c_uint, address: DevicePointer) -> Outcome {
+fn pointer_attribute(state: &State, value: Out<u64>, attribute: c_uint, address: DevicePointer) -> Outcome {
     const HOST: u32 = 1;
     const DEVICE: u32 = 2;
     if let Some((start, allocation)) = state.allocation_around(address) {
@@ -334,7 +339,7 @@ fn pointer_attribute(state: &State, value: &Out<u64>, attribute: c_uint, address
 #[unsafe(no_mangle)]
 extern "C" fn cuPointerGetAttribute(value: Out<u64>, attribute: c_uint, address: DevicePointer) -> Code {
     entry(|| {
-        let outcome = pointer_attribute(&current()?.state, &value, attribute, address);
+        let outcome = pointer_attribute(&current()?.state, value, attribute, address);
         if outcome == Err(Code::NOT_SUPPORTED) {
             say(&format!("cuPointerGetAttribute: attribute {attribute} is not implemented"));
         }

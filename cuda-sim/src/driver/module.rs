@@ -36,9 +36,7 @@ unsafe fn classify<'a>(image: *const c_void) -> Outcome<Image<'a>> {
         return Err(Code::INVALID_VALUE);
     }
     // SAFETY: every image has at least one byte, and text shorter than 4 bytes ends in a NUL that stops the reading.
-    let begins_with = |magic: &[u8; 4]| unsafe {
-        (0..4).all(|at| *image.cast::<u8>().add(at) == magic[at])
-    };
+    let begins_with = |magic: &[u8; 4]| unsafe { (0..4).all(|at| *image.cast::<u8>().add(at) == magic[at]) };
     if begins_with(ELF_MAGIC) {
         return Ok(Image::Binary("an ELF image (cubin)"));
     }
@@ -107,7 +105,7 @@ struct ErrorLog {
 }
 
 impl ErrorLog {
-    fn from_options(count: c_uint, options: &In<c_uint>, values: &In<*mut c_void>) -> Outcome<ErrorLog> {
+    fn from_options(count: c_uint, options: In<c_uint>, values: In<*mut c_void>) -> Outcome<ErrorLog> {
         const BUFFER: c_uint = 5;
         const BYTES: c_uint = 6;
         let mut log = ErrorLog::default();
@@ -152,7 +150,7 @@ extern "C" fn cuModuleLoadDataEx(
 ) -> Code {
     entry(|| {
         let current = current()?;
-        let log = ErrorLog::from_options(option_count, &options, &values)?;
+        let log = ErrorLog::from_options(option_count, options, values)?;
         // SAFETY: the client hands over an image (documentation of cuModuleLoadDataEx).
         let image = unsafe { classify(image) }?;
         module.put(current.load(&image, |message| log.write(message))?)
@@ -202,7 +200,8 @@ extern "C" fn cuModuleGetFunction(function: Out<FunctionHandle>, module: ModuleH
         let mut current = current()?;
         let loaded = Arc::clone(&current.state.modules.get(module)?.module);
         let name = name.utf8()?;
-        let known = current.state.functions.iter().find(|(_, known)| known.module == module && known.name == name);
+        let known =
+            current.state.functions.iter().find(|(_, known)| known.module == module && known.name == name);
         if let Some((handle, _)) = known {
             return function.put(handle);
         }
@@ -225,7 +224,8 @@ extern "C" fn cuModuleGetGlobal_v2(
 ) -> Code {
     entry(|| {
         let current = current()?;
-        let (start, size) = current.state.modules.get(module)?.module.global(name.utf8()?).ok_or(Code::NOT_FOUND)?;
+        let (start, size) =
+            current.state.modules.get(module)?.module.global(name.utf8()?).ok_or(Code::NOT_FOUND)?;
         address.put_if_wanted(start)?;
         bytes.put_if_wanted(size)
     })

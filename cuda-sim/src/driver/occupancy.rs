@@ -55,7 +55,8 @@ impl Occupancy {
 
     /// How many blocks fill the device with the most resident threads, and the largest block size that does.
     fn best(&self, limit: u32, shared: impl Fn(u32) -> usize) -> (u32, u32) {
-        let most = if limit == 0 { self.attributes.max_threads } else { limit.min(self.attributes.max_threads) };
+        let most =
+            if limit == 0 { self.attributes.max_threads } else { limit.min(self.attributes.max_threads) };
         let sizes = (1..=most.div_ceil(Device::WARP)).rev().map(|warps| (warps * Device::WARP).min(most));
         let (mut resident, mut best) = (0, (0, 0));
         for size in sizes {
@@ -185,7 +186,8 @@ extern "C" fn cuOccupancyMaxActiveClusters(
         let asked = launch::attributes(&config)?.cluster.or(occupancy.attributes.required_cluster);
         let size = asked.map_or(Ok(1), cluster_blocks)?;
         let threads = config.block.iter().try_fold(1u32, |product, &axis| product.checked_mul(axis));
-        let per_multiprocessor = occupancy.blocks(threads.ok_or(Code::INVALID_VALUE)?, config.shared_bytes as usize);
+        let per_multiprocessor =
+            occupancy.blocks(threads.ok_or(Code::INVALID_VALUE)?, config.shared_bytes as usize);
         clusters.put((per_multiprocessor * occupancy.device.multiprocessors / size) as c_int)
     })
 }

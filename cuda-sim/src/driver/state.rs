@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::abi::{
-    ContextHandle, EventHandle, FunctionHandle, GraphExecHandle, GraphHandle, ModuleHandle, PoolHandle, StreamHandle,
+    ContextHandle, EventHandle, FunctionHandle, GraphExecHandle, GraphHandle, ModuleHandle, PoolHandle,
+    StreamHandle,
 };
 use super::capture::Capture;
 use super::codes::{Code, Outcome};
@@ -129,7 +130,10 @@ impl Driver {
             None => None,
             Some(path) => {
                 let file = File::options().append(true).create(true).open(&path).map_err(|error| {
-                    refuse(format!("CUDA_SIM_REPORT is `{}`, which cannot be opened: {error}", path.display()))
+                    refuse(format!(
+                        "CUDA_SIM_REPORT is `{}`, which cannot be opened: {error}",
+                        path.display()
+                    ))
                 })?;
                 Some(Mutex::new(file))
             }
@@ -179,15 +183,18 @@ pub(crate) fn say(message: &str) {
     eprintln!("cuda-sim: {message}");
 }
 
-/// Runs an entry point's body. A panic is a defect of this library; it must not unwind into C.
-pub(crate) fn entry(body: impl FnOnce() -> Outcome) -> Code {
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(outcome) => outcome.into(),
-        Err(_) => {
-            say("a defect in cuda-sim: the panic above");
-            Code::UNKNOWN
-        }
+/// Runs an entry point's body; `None` if it panicked. That is a defect of this library, and must not unwind into C.
+pub(crate) fn guarded<T>(body: impl FnOnce() -> T) -> Option<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    if outcome.is_err() {
+        say("a defect in cuda-sim: the panic above");
     }
+    outcome.ok()
+}
+
+/// Runs an entry point of the driver.
+pub(crate) fn entry(body: impl FnOnce() -> Outcome) -> Code {
+    guarded(body).unwrap_or(Err(Code::UNKNOWN)).into()
 }
 
 /// The driver's tables together with the context that is current on the calling thread.

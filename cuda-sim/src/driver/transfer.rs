@@ -124,7 +124,11 @@ impl State {
     /// Which side a unified address is on. Device addresses are never used twice, so one that was freed is still known
     /// for what it is.
     fn side_of(&self, address: u64) -> Place {
-        if self.device_span.contains(&address) { Place::Device(address) } else { Place::Host(address as usize) }
+        if self.device_span.contains(&address) {
+            Place::Device(address)
+        } else {
+            Place::Host(address as usize)
+        }
     }
 }
 
@@ -171,7 +175,12 @@ fn copy_unified(order: Order, from: DevicePointer, to: DevicePointer, bytes: usi
     })
 }
 
-fn fill(order: Order, address: DevicePointer, (pattern, size): ([u8; 4], usize), shape: (usize, usize, usize)) -> Code {
+fn fill(
+    order: Order,
+    address: DevicePointer,
+    (pattern, size): ([u8; 4], usize),
+    shape: (usize, usize, usize),
+) -> Code {
     entry(|| {
         let (pitch, count, rows) = shape;
         if !address.is_multiple_of(size as u64) || (rows > 1 && pitch < count.saturating_mul(size)) {
@@ -323,7 +332,12 @@ extern "C" fn cuMemcpy(to: DevicePointer, from: DevicePointer, bytes: usize) -> 
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyAsync(to: DevicePointer, from: DevicePointer, bytes: usize, stream: StreamHandle) -> Code {
+extern "C" fn cuMemcpyAsync(
+    to: DevicePointer,
+    from: DevicePointer,
+    bytes: usize,
+    stream: StreamHandle,
+) -> Code {
     copy_unified(Order::In(stream), from, to, bytes)
 }
 
