@@ -9,11 +9,7 @@ use std::time::Duration;
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent_flags, CUresult};
 use cudarc::driver::{CudaContext, DriverError, result};
-use driver_support::simulate;
-
-fn code<T: std::fmt::Debug>(outcome: Result<T, DriverError>) -> CUresult {
-    outcome.unwrap_err().0
-}
+use driver_support::{code, simulate};
 
 #[test]
 fn the_device_is_an_h200_by_default() {

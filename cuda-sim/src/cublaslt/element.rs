@@ -123,9 +123,9 @@ mod tests {
             assert_eq!(back, values[..3], "{element:?}");
         }
         let mut bytes = Vec::new();
-        Element::Bf16.encode(&[1.003_906_25, 1.011_718_75], &mut bytes);
+        Element::Bf16.encode(&[1.0 + 2f32.powi(-8), 1.0 + 3.0 * 2f32.powi(-8)], &mut bytes);
         let mut back = [0.0; 2];
         Element::Bf16.decode(&bytes, &mut back);
-        assert_eq!(back, [1.0, 1.015_625], "ties go to even");
+        assert_eq!(back, [1.0, 1.0 + 2f32.powi(-6)], "ties go to even");
     }
 }

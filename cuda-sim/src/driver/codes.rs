@@ -180,3 +180,20 @@ extern "C" fn cuGetErrorName(error: Code, name: Out<*const c_char>) -> Code {
 extern "C" fn cuGetErrorString(error: Code, text: Out<*const c_char>) -> Code {
     error.entry().and_then(|entry| text.put(entry.text.as_ptr())).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_complete() {
+        assert!(
+            TABLE.windows(2).all(|pair| pair[0].number < pair[1].number),
+            "binary search needs the order"
+        );
+        assert!(TABLE.iter().all(|entry| !entry.text.is_empty()));
+        assert_eq!(Code::SUCCESS.name(), "CUDA_SUCCESS");
+        assert_eq!(Code::UNKNOWN.name(), "CUDA_ERROR_UNKNOWN");
+        assert_eq!(Code(12_345).name(), "an unknown CUresult");
+    }
+}

@@ -12,6 +12,17 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, io};
 
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
+
+/// The status of a driver call.
+pub fn code<T>(outcome: Result<T, DriverError>) -> CUresult {
+    match outcome {
+        Ok(_) => CUresult::CUDA_SUCCESS,
+        Err(error) => error.0,
+    }
+}
+
 /// Set in the child: the test's name.
 const CHILD: &str = "CUDA_SIM_TEST_CHILD";
 
