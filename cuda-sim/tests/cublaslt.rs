@@ -453,6 +453,44 @@ fn cudarc_s_own_matmul_with_bias_and_relu() {
 }
 
 #[test]
+fn a_bias_is_added_to_every_column_in_either_order() {
+    simulate("a_bias_is_added_to_every_column_in_either_order", &[], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        use blas::cublasLtMatmulDescAttributes_t as A;
+        let (m, n, batches) = (5, 3, 2);
+        let bias: Vec<f32> = (0..batches * 8).map(|at| at as f32 + 0.25).collect();
+        let device_bias = stream.clone_htod(&Numbers::new(F32, &bias).bytes).unwrap();
+        for row_major in [false, true] {
+            let case = Case { m, n, k: 2, row_major, batches, result: BF16, ..SQUARE };
+            let plan = Plan::new(&case, COMPUTE);
+            let set = |attribute, value: *const c_void, bytes| {
+                // SAFETY: a live descriptor and a value of the attribute's size.
+                unsafe { lt::set_matmul_desc_attribute(plan.operation, attribute, value, bytes) }.unwrap();
+            };
+            let (kind, epilogue, at, stride) =
+                (F32, blas::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS, address(&stream, &device_bias), 8i64);
+            set(A::CUBLASLT_MATMUL_DESC_EPILOGUE, (&raw const epilogue).cast(), 4);
+            set(A::CUBLASLT_MATMUL_DESC_BIAS_POINTER, (&raw const at).cast(), 8);
+            set(A::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE, (&raw const stride).cast(), 8);
+            set(A::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, (&raw const kind).cast(), 4);
+            // Zero times zero: the bias alone.
+            let zeros = stream.alloc_zeros::<u8>(1000).unwrap();
+            let d = stream.alloc_zeros::<u8>(1000).unwrap();
+            let (zero, result) = (address(&stream, &zeros), address(&stream, &d));
+            plan.run((1.0, 0.0), [zero, zero, result, result], &stream).unwrap();
+            let got = Numbers { kind: BF16, bytes: stream.clone_dtoh(&d).unwrap() }.values();
+            for (batch, column, row) in
+                (0..batches).flat_map(|b| (0..n).flat_map(move |c| (0..m).map(move |r| (b, c, r))))
+            {
+                let at = batch * case.stride((m, n)) + case.index((m, n), row, column);
+                assert_eq!(got[at], f64::from(bias[batch * 8 + row]), "batch {batch} [{row}, {column}]");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_captured_product_is_done_at_every_launch() {
     simulate("a_captured_product_is_done_at_every_launch", &[], || {
         let context = CudaContext::new(0).unwrap();

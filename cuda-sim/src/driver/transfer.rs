@@ -6,7 +6,7 @@ use std::{ptr, slice};
 use super::abi::{ContextHandle, Copy2d, Copy3d, DevicePointer, In, Side2d, Side3d, StreamHandle};
 use super::codes::{Code, Outcome};
 use super::command::{Command, Fault};
-use super::state::{Current, State, current, entry, say};
+use super::state::{Current, current, entry, say};
 use crate::engine::{DeviceMemory, MemoryError};
 
 /// Where a transfer begins.
@@ -120,11 +120,12 @@ impl Fill {
     }
 }
 
-impl State {
+impl Current {
     /// Which side a unified address is on. Device addresses are never used twice, so one that was freed is still known
     /// for what it is.
     fn side_of(&self, address: u64) -> Place {
-        if self.device_span.contains(&address) {
+        let live = || self.driver.memory.allocation(address).is_some();
+        if self.state.device_span.contains(&address) || live() {
             Place::Device(address)
         } else {
             Place::Host(address as usize)
@@ -170,7 +171,7 @@ fn copy_unified(order: Order, from: DevicePointer, to: DevicePointer, bytes: usi
         if bytes != 0 && (from == 0 || to == 0) {
             return Err(Code::INVALID_VALUE);
         }
-        let (from, to) = (current.state.side_of(from), current.state.side_of(to));
+        let (from, to) = (current.side_of(from), current.side_of(to));
         current.submit(order, Command::Transfer(Transfer::linear(from, to, bytes)))
     })
 }
@@ -204,11 +205,11 @@ fn pattern32(value: c_uint) -> ([u8; 4], usize) {
 }
 
 /// The side of a structure copy, from its `CUmemorytype`.
-fn structure_side(state: &State, memory_type: c_uint, host: usize, device: u64) -> Outcome<Place> {
+fn structure_side(current: &Current, memory_type: c_uint, host: usize, device: u64) -> Outcome<Place> {
     match memory_type {
         1 => Ok(Place::Host(host)),
         2 => Ok(Place::Device(device)),
-        4 => Ok(state.side_of(device)),
+        4 => Ok(current.side_of(device)),
         3 => {
             say("copies from and to CUDA arrays are not implemented");
             Err(Code::NOT_SUPPORTED)
@@ -218,9 +219,9 @@ fn structure_side(state: &State, memory_type: c_uint, host: usize, device: u64) 
 }
 
 impl Side2d {
-    fn region(&self, state: &State, width: usize, height: usize) -> Outcome<Region> {
+    fn region(&self, current: &Current, width: usize, height: usize) -> Outcome<Region> {
         let offset = self.y.checked_mul(self.pitch).and_then(|bytes| bytes.checked_add(self.x_bytes));
-        let start = structure_side(state, self.memory_type, self.host, self.device)?
+        let start = structure_side(current, self.memory_type, self.host, self.device)?
             .advanced(offset.ok_or(Code::INVALID_VALUE)?)
             .ok_or(Code::INVALID_VALUE)?;
         if height > 1 && self.pitch < self.x_bytes.saturating_add(width) {
@@ -231,7 +232,7 @@ impl Side2d {
 }
 
 impl Side3d {
-    fn region(&self, state: &State, copy: &Copy3d) -> Outcome<Region> {
+    fn region(&self, current: &Current, copy: &Copy3d) -> Outcome<Region> {
         let flat = Side2d {
             x_bytes: self.x_bytes,
             y: self.y,
@@ -245,7 +246,7 @@ impl Side3d {
         if copy.depth > 1 && self.height < self.y.saturating_add(copy.height) {
             return Err(Code::INVALID_VALUE);
         }
-        let region = flat.region(state, copy.width_bytes, copy.height)?;
+        let region = flat.region(current, copy.width_bytes, copy.height)?;
         let offset = self.z.checked_mul(plane).ok_or(Code::INVALID_VALUE)?;
         Ok(Region { start: region.start.advanced(offset).ok_or(Code::INVALID_VALUE)?, plane, ..region })
     }
@@ -256,8 +257,8 @@ fn copy_2d(order: Order, copy: In<Copy2d>) -> Code {
         let current = current()?;
         let copy = copy.get()?;
         let transfer = Transfer {
-            from: copy.from.region(&current.state, copy.width_bytes, copy.height)?,
-            to: copy.to.region(&current.state, copy.width_bytes, copy.height)?,
+            from: copy.from.region(&current, copy.width_bytes, copy.height)?,
+            to: copy.to.region(&current, copy.width_bytes, copy.height)?,
             width: copy.width_bytes,
             height: copy.height,
             depth: 1,
@@ -271,8 +272,8 @@ fn copy_3d(order: Order, copy: In<Copy3d>) -> Code {
         let current = current()?;
         let copy = copy.get()?;
         let transfer = Transfer {
-            from: copy.from.region(&current.state, &copy)?,
-            to: copy.to.region(&current.state, &copy)?,
+            from: copy.from.region(&current, &copy)?,
+            to: copy.to.region(&current, &copy)?,
             width: copy.width_bytes,
             height: copy.height,
             depth: copy.depth,
