@@ -586,3 +586,42 @@ fn a_matrix_that_leaves_its_memory_breaks_the_context() {
         outcome.says("cublasLtMatmul: matrix D: 1024 bytes");
     }
 }
+
+#[test]
+fn operands_that_nobody_wrote_are_found() {
+    for (check, uninitialised) in [("on", "A"), ("on", "C"), ("off", "A")] {
+        let variables = [("CUDA_SIM_CHECK", check), ("UNINITIALISED", uninitialised)];
+        let outcome = simulate("operands_that_nobody_wrote_are_found", &variables, || {
+            let (check, uninitialised) =
+                (std::env::var("CUDA_SIM_CHECK").unwrap(), std::env::var("UNINITIALISED").unwrap());
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.default_stream();
+            let mut at = [0; 4];
+            let mut kept = Vec::new();
+            for (name, at) in ["A", "B", "C", "D"].into_iter().zip(&mut at) {
+                // SAFETY: that some of it is never written is what is tested.
+                let mut slice = unsafe { stream.alloc::<u8>(1024) }.unwrap();
+                if name != "D" && name != uninitialised {
+                    stream.memset_zeros(&mut slice).unwrap();
+                }
+                *at = address(&stream, &slice);
+                kept.push(slice);
+            }
+            // C is read only where beta is not 0.
+            Plan::new(&Case { m: 1, n: 1, k: 1, ..SQUARE }, COMPUTE)
+                .run((1.0, 0.0), [at[1], at[1], at[2], at[3]], &stream)
+                .unwrap();
+            let outcome = Plan::new(&SQUARE, COMPUTE).run((1.0, 1.0), at, &stream);
+            if check == "off" {
+                return outcome.unwrap();
+            }
+            assert_eq!(outcome.unwrap_err().0, Status::CUBLAS_STATUS_EXECUTION_FAILED);
+            assert_eq!(stream.synchronize().unwrap_err().0, CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        });
+        if let Some(outcome) = outcome
+            && check == "on"
+        {
+            outcome.says(&format!("matrix {uninitialised}: nobody wrote byte 0"));
+        }
+    }
+}

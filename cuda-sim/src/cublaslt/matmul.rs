@@ -90,6 +90,30 @@ fn out_of_memory_range(name: &str, error: MemoryError) -> Fault {
     }
 }
 
+/// Refuses a matrix with elements that nobody wrote, as the engine refuses such reads of a kernel.
+fn check_written(driver: &Driver, name: &str, matrix: &Matrix, address: u64) -> Result<(), Fault> {
+    if !driver.options.checks {
+        return Ok(());
+    }
+    let allocations = driver.memory.snapshot();
+    let around = allocations.iter().find(|around| address.wrapping_sub(around.address) < around.bytes);
+    // One that is not there at all is refused by whoever reads it.
+    let Some(around) = around else { return Ok(()) };
+    let (run, step, count) = matrix.runs();
+    let size = matrix.element.bytes() as u64;
+    for at in 0..count {
+        let start = address - around.address + (at * step) as u64 * size;
+        if let Some(offset) = around.first_uninitialised(start, run as u64 * size) {
+            let (base, bytes) = (around.address, around.bytes);
+            let message = format!(
+                "cublasLtMatmul: matrix {name}: nobody wrote byte {offset} of the allocation of {bytes} bytes at {base:#x}"
+            );
+            return Err(Fault { code: Code::LAUNCH_FAILED, sticky: true, message });
+        }
+    }
+    Ok(())
+}
+
 /// One batch of a matrix as bytes, its runs (the elements that lie side by side) without the gaps between them.
 struct Loaded {
     bytes: Vec<u8>,
@@ -97,7 +121,8 @@ struct Loaded {
 }
 
 impl Loaded {
-    fn new(memory: &DeviceMemory, name: &str, matrix: Matrix, address: u64) -> Result<Loaded, Fault> {
+    fn new(driver: &Driver, name: &str, matrix: Matrix, address: u64) -> Result<Loaded, Fault> {
+        let memory = &driver.memory;
         let (run, step, count) = matrix.runs();
         let size = matrix.element.bytes();
         let mut bytes = vec![0; run * count * size];
@@ -108,6 +133,7 @@ impl Loaded {
             bytes.chunks_mut(run * size).zip(starts).try_for_each(|(run, start)| memory.read(start, run))
         };
         outcome.map_err(|error| out_of_memory_range(name, error))?;
+        check_written(driver, name, &matrix, address)?;
         Ok(Loaded { bytes, matrix: matrix.packed() })
     }
 
@@ -186,11 +212,12 @@ impl Matmul {
         Self::check_range(memory, "D", &d, at_d)?;
         if beta != 0.0 {
             Self::check_range(memory, "C", &c, at_c)?;
+            check_written(driver, "C", &c, at_c)?;
         }
         let bias = self.bias(memory, batch)?;
         let (tile_rows, tile_columns) = simd().tile();
         let pack = |name, matrix, address, width| {
-            Ok(Loaded::new(memory, name, matrix, address)?.panels(&self.product, width, threads))
+            Ok(Loaded::new(driver, name, matrix, address)?.panels(&self.product, width, threads))
         };
         let (name_a, name_b) = if self.product.exchanged { ("B", "A") } else { ("A", "B") };
         let a = pack(name_a, a, at_a, tile_rows)?;

@@ -48,8 +48,10 @@ fn fault(error: LaunchError) -> Fault {
     let (code, sticky) = match &error {
         LaunchError::Configuration { out_of_resources: true, .. } => (Code::LAUNCH_OUT_OF_RESOURCES, false),
         LaunchError::Configuration { .. } | LaunchError::Parameters { .. } => (Code::INVALID_VALUE, false),
+        // Of several findings the first that has a code of its own decides.
         LaunchError::Findings(findings) => {
-            (findings.first().map_or(Code::LAUNCH_FAILED, |finding| finding_code(finding.kind)), true)
+            let mut codes = findings.iter().map(|finding| finding_code(finding.kind));
+            (codes.find(|&code| code != Code::LAUNCH_FAILED).unwrap_or(Code::LAUNCH_FAILED), true)
         }
     };
     Fault { code, sticky, message: error.to_string() }

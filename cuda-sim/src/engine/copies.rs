@@ -53,7 +53,8 @@ impl Executor<'_, '_> {
             return;
         }
         if let Some((allocation, offset, bytes)) = copy.from
-            && let Some(at) = self.launch.allocations[allocation].first_uninitialised(offset, u64::from(bytes))
+            && let Some(at) =
+                self.launch.allocations[allocation].first_uninitialised(offset, u64::from(bytes))
         {
             let allocation = &self.launch.allocations[allocation];
             let message = format!("nobody wrote byte {at} of the allocation of {allocation:?}");

@@ -164,10 +164,16 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
         let (blocks, threads) = (launch.grid[axis], launch.block[axis]);
         let name = ["x", "y", "z"][axis];
         if blocks == 0 || blocks > MAX_GRID[axis] {
-            return Err(refuse(false, format!("{blocks} blocks in {name}; 1 to {} are allowed", MAX_GRID[axis])));
+            return Err(refuse(
+                false,
+                format!("{blocks} blocks in {name}; 1 to {} are allowed", MAX_GRID[axis]),
+            ));
         }
         if threads == 0 || threads > MAX_BLOCK[axis] {
-            return Err(refuse(false, format!("{threads} threads in {name}; 1 to {} are allowed", MAX_BLOCK[axis])));
+            return Err(refuse(
+                false,
+                format!("{threads} threads in {name}; 1 to {} are allowed", MAX_BLOCK[axis]),
+            ));
         }
     }
     let threads: u32 = launch.block.iter().product();
@@ -177,7 +183,10 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     let attributes = &kernel.attributes;
     if threads > attributes.max_threads {
         let limit = attributes.max_threads;
-        return Err(refuse(true, format!("{threads} threads per block; the kernel was compiled for at most {limit}")));
+        return Err(refuse(
+            true,
+            format!("{threads} threads per block; the kernel was compiled for at most {limit}"),
+        ));
     }
     if let Some(required) = attributes.required_threads
         && required != launch.block
@@ -186,7 +195,10 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     }
     let shared = u64::from(attributes.static_shared_bytes) + u64::from(launch.dynamic_shared_bytes);
     if shared > u64::from(MAX_SHARED) {
-        return Err(refuse(true, format!("{shared} bytes of shared memory; a block has at most {MAX_SHARED}")));
+        return Err(refuse(
+            true,
+            format!("{shared} bytes of shared memory; a block has at most {MAX_SHARED}"),
+        ));
     }
     let cluster = launch.cluster.or(attributes.required_cluster).unwrap_or([1; 3]);
     if let Some(required) = attributes.required_cluster
@@ -198,7 +210,10 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     let blocks = cluster.iter().fold(1u32, |product, side| product.saturating_mul(*side));
     if !divides || blocks > MAX_CLUSTER {
         let grid = launch.grid;
-        return Err(refuse(false, format!("clusters of {cluster:?} in a grid of {grid:?}; at most 16 blocks, evenly")));
+        return Err(refuse(
+            false,
+            format!("clusters of {cluster:?} in a grid of {grid:?}; at most 16 blocks, evenly"),
+        ));
     }
     Ok(cluster)
 }
@@ -206,12 +221,20 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
 fn pack_parameters(kernel: &Kernel, parameters: &[&[u8]]) -> Result<Vec<u64>, LaunchError> {
     let refuse = |message: String| LaunchError::Parameters { kernel: kernel.name.clone(), message };
     if parameters.len() != kernel.layout.len() {
-        return Err(refuse(format!("{} parameters for a kernel of {}", parameters.len(), kernel.layout.len())));
+        return Err(refuse(format!(
+            "{} parameters for a kernel of {}",
+            parameters.len(),
+            kernel.layout.len()
+        )));
     }
     let mut bytes = vec![0u8; (kernel.program.parameter_bytes as usize).next_multiple_of(8) + 16];
     for (index, (given, layout)) in parameters.iter().zip(&kernel.layout).enumerate() {
         if given.len() != layout.bytes {
-            return Err(refuse(format!("parameter {index} has {} bytes, {} are expected", given.len(), layout.bytes)));
+            return Err(refuse(format!(
+                "parameter {index} has {} bytes, {} are expected",
+                given.len(),
+                layout.bytes
+            )));
         }
         bytes[layout.offset..layout.offset + layout.bytes].copy_from_slice(given);
     }

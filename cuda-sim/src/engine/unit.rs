@@ -63,7 +63,13 @@ pub(crate) struct BarrierState {
 
 impl BarrierState {
     fn new(warps: usize) -> Self {
-        BarrierState { threads: None, arrived: vec![0; warps], whole: vec![false; warps], count: 0, all: true }
+        BarrierState {
+            threads: None,
+            arrived: vec![0; warps],
+            whole: vec![false; warps],
+            count: 0,
+            all: true,
+        }
     }
 
     pub fn has_arrivals(&self) -> bool {
@@ -280,7 +286,8 @@ impl Unit {
         let expected = match state.threads {
             Some(threads) => threads,
             None => {
-                (0..warps).filter(|w| members[*w].live != 0 || state.arrived[*w] != 0).count() as u32 * LANES as u32
+                (0..warps).filter(|w| members[*w].live != 0 || state.arrived[*w] != 0).count() as u32
+                    * LANES as u32
             }
         };
         if threads < expected {
@@ -303,7 +310,9 @@ impl Unit {
                         BarrierReduction::Or => u32::from(count != 0),
                     };
                     match result {
-                        BarrierResult::Register(target) => warp.registers.write(target, &[value; LANES], mask),
+                        BarrierResult::Register(target) => {
+                            warp.registers.write(target, &[value; LANES], mask)
+                        }
                         BarrierResult::Predicate(row) => {
                             warp.registers.set_predicate(row, u32::from(value != 0).wrapping_neg(), mask);
                         }
@@ -412,7 +421,13 @@ impl Unit {
                     }
                 };
                 let ctaid = self.blocks[warp.block].ctaid;
-                stuck.push((Fault::new(kind, mask.trailing_zeros() as usize, message), ctaid, warp, function, pc));
+                stuck.push((
+                    Fault::new(kind, mask.trailing_zeros() as usize, message),
+                    ctaid,
+                    warp,
+                    function,
+                    pc,
+                ));
             }
         }
         // Where the cause is known, its victims at other barriers are no findings of their own.

@@ -136,7 +136,9 @@ impl<'a> Decoder<'_, 'a> {
         let mut elements = Vec::new();
         for operand in operands {
             elements.push(match (ty, self.wide_pair(operand)) {
-                (Type::B128, Some([low, high])) => Element::StorePair([Source::Wide(low), Source::Wide(high)]),
+                (Type::B128, Some([low, high])) => {
+                    Element::StorePair([Source::Wide(low), Source::Wide(high)])
+                }
                 _ => Element::Store(self.source_of(operand, ty, true)?),
             });
         }
@@ -275,7 +277,9 @@ impl<'a> Decoder<'_, 'a> {
             return Err(self.semantic("`.ca` or `.cg` is missing"));
         }
         let policy = self.cache_hints();
-        if !self.modifiers.take("shared") && !self.modifiers.take("shared::cta") || !self.modifiers.take("global") {
+        if !self.modifiers.take("shared") && !self.modifiers.take("shared::cta")
+            || !self.modifiers.take("global")
+        {
             return Err(self.semantic("the copy must be from `.global` to `.shared`"));
         }
         let count = self.expect_operands(3..=5)?;
@@ -287,12 +291,19 @@ impl<'a> Decoder<'_, 'a> {
         let (mut source_bytes, mut ignore_source) = (None, None);
         if extra == 1 {
             match self.condition(3) {
-                Ok(condition) if !matches!(self.operand(3)?, Operand::Integer(_)) => ignore_source = Some(condition),
+                Ok(condition) if !matches!(self.operand(3)?, Operand::Integer(_)) => {
+                    ignore_source = Some(condition)
+                }
                 _ => source_bytes = Some(self.source(3, Type::U32)?),
             }
         }
-        let copy =
-            CopyAsync { to: self.address(0)?.0, from: self.address(1)?.0, bytes, source_bytes, ignore_source };
+        let copy = CopyAsync {
+            to: self.address(0)?.0,
+            from: self.address(1)?.0,
+            bytes,
+            source_bytes,
+            ignore_source,
+        };
         Ok((Class::Memory, Operation::CopyAsync(Box::new(copy))))
     }
 }
