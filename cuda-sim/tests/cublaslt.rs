@@ -625,3 +625,36 @@ fn operands_that_nobody_wrote_are_found() {
         }
     }
 }
+
+/// `cargo test -p cuda-sim --test cublaslt speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    let outcome = simulate("speed", &[("MEASURE", "1")], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        for (m, n, k) in [(64, 64, 64), (512, 512, 512), (2048, 2048, 2048)] {
+            for transpose_a in [false, true] {
+                let case = Case { m, n, k, transpose_a, ..SQUARE };
+                let device = [m * k * 2, k * n * 2, m * n * 4]
+                    .map(|bytes| stream.clone_htod(&vec![0u8; bytes]).unwrap());
+                let [a, b, d] = device.each_ref().map(|slice| address(&stream, slice));
+                let plan = Plan::new(&case, COMPUTE);
+                let start = std::time::Instant::now();
+                let rounds = if k < 1000 { 20 } else { 3 };
+                for _ in 0..rounds {
+                    plan.run((1.0, 0.0), [a, b, d, d], &stream).unwrap();
+                }
+                let seconds = start.elapsed().as_secs_f64() / f64::from(rounds);
+                let rate = 2.0 * (m * n * k) as f64 / seconds * 1e-9;
+                eprintln!(
+                    "{m} x {n} x {k}, transpose_a {transpose_a}: {:.3} ms, {rate:.1} GFLOP/s",
+                    seconds * 1e3
+                );
+            }
+        }
+    });
+    if let Some(outcome) = outcome {
+        print!("{}", outcome.stderr);
+    }
+}

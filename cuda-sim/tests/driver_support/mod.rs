@@ -85,7 +85,7 @@ pub fn in_child(
     }
     let inherited = env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, test);
+    command.args(["--exact", test, "--nocapture", "--include-ignored", "--test-threads=1"]).env(CHILD, test);
     for (name, _) in env::vars().filter(|(name, _)| name.starts_with("CUDA_SIM_") && name != CHILD) {
         command.env_remove(name);
     }
