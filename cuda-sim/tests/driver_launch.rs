@@ -224,6 +224,7 @@ fn limits_are_enforced_before_anything_runs() {
     });
     if let Some(outcome) = outcome {
         outcome
+            .says("shared_user: a grid of [1, 65536, 1] blocks")
             .says("saxpy: 129 threads per block; the kernel allows 128 (CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES)")
             .says("48129 bytes of dynamic shared memory; 48128 are allowed beside 1024 static ones");
     }
@@ -390,8 +391,9 @@ fn occupancy_follows_the_limits() {
         assert_eq!(blocks(1024, 0), 2);
         assert_eq!(blocks(96, 0), 21);
         assert_eq!(blocks(32, 0), 32);
-        // 228 KiB / (1 static + 1 reserved + 36 dynamic) = 6
+        // 228 KiB / (1 static + 1 reserved + 36 or 37 dynamic) = 6 or 5.8
         assert_eq!(blocks(32, 36 << 10), 6);
+        assert_eq!(blocks(32, 37 << 10), 5);
         assert_eq!(blocks(32, 226 << 10), 1);
         assert_eq!(blocks(32, (226 << 10) + 1), 0);
         assert_eq!(blocks(1025, 0), 0);
