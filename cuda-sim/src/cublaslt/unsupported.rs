@@ -1,0 +1,29 @@
+//! The entry points of `cublasLt.h` that this library does not implement: each says so and fails.
+
+use super::status::Status;
+use crate::driver::state::say;
+
+macro_rules! unsupported {
+    ($($name:ident)*) => {
+        $(#[unsafe(no_mangle)]
+        extern "C" fn $name() -> Status {
+            say(concat!(stringify!($name), " is not implemented (CUBLAS_STATUS_NOT_SUPPORTED)"));
+            Status::NOT_SUPPORTED
+        })*
+    };
+}
+
+unsupported! {
+    cublasLtEmulationDescCreate cublasLtEmulationDescDestroy cublasLtEmulationDescGetAttribute
+    cublasLtEmulationDescInit_internal cublasLtEmulationDescSetAttribute cublasLtGetProperty
+    cublasLtGroupedMatrixLayoutCreate cublasLtGroupedMatrixLayoutInit_internal
+    cublasLtHeuristicsCacheGetCapacity cublasLtHeuristicsCacheSetCapacity cublasLtLoggerForceDisable
+    cublasLtLoggerOpenFile cublasLtLoggerSetCallback cublasLtLoggerSetFile cublasLtLoggerSetLevel
+    cublasLtLoggerSetMask cublasLtMatmulAlgoCapGetAttribute cublasLtMatmulAlgoCheck
+    cublasLtMatmulAlgoCheckForStream cublasLtMatmulAlgoConfigGetAttribute
+    cublasLtMatmulAlgoConfigSetAttribute cublasLtMatmulAlgoGetHeuristicForStream cublasLtMatmulAlgoGetIds
+    cublasLtMatmulAlgoInit cublasLtMatmulDescInit_internal cublasLtMatmulPreferenceInit_internal
+    cublasLtMatrixLayoutInit_internal cublasLtMatrixTransform cublasLtMatrixTransformDescCreate
+    cublasLtMatrixTransformDescDestroy cublasLtMatrixTransformDescGetAttribute
+    cublasLtMatrixTransformDescInit_internal cublasLtMatrixTransformDescSetAttribute
+}

@@ -1,0 +1,629 @@
+//! Memory as a warp sees it: addresses of every state space are resolved to host memory, bounds, alignment and
+//! initialisation are checked, traffic is counted, bytes are moved.
+//!
+//! This is the only module that dereferences raw pointers into simulated memory. Every pointer comes from `resolve`, which
+//! has checked bounds and alignment; global and shared memory are only touched through atomics, because blocks on other
+//! host threads may use the same bytes.
+
+use super::checks::{Kind, Region, Touch};
+use super::error::FindingKind;
+use super::execute::{Executor, Fault};
+use super::ir::{
+    Access, Address, Atomic, Element, LOCAL_WINDOW, MatrixAccess, Order, PARAMETER_WINDOW, SHARED_RANK_SHIFT,
+    SHARED_WINDOW, Scope, WINDOW_BYTES,
+};
+use super::lower::lanes;
+use super::memory::for_bits;
+use super::registers::{LANES, Source};
+use super::traffic::{count_global, count_shared};
+use super::types::Space;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+/// Where each active lane's access lies.
+pub(super) struct Places {
+    pub pointers: [*mut u8; LANES],
+    /// Index of the allocation (global) or of the block (shared).
+    pub owner: [u32; LANES],
+    /// Offset in the allocation, the shared memory or the thread's local memory.
+    pub offset: [u64; LANES],
+}
+
+impl Places {
+    fn new() -> Places {
+        Places { pointers: [std::ptr::null_mut(); LANES], owner: [0; LANES], offset: [0; LANES] }
+    }
+}
+
+/// Reads 1, 2, 4 or 8 bytes.
+///
+/// # Safety
+/// The pointer is valid for that many bytes and aligned to them.
+pub(super) unsafe fn load(pointer: *const u8, bytes: u32) -> u64 {
+    // SAFETY: by the caller's promise; atomics have the layout of their integers.
+    unsafe {
+        match bytes {
+            1 => u64::from((*pointer.cast::<AtomicU8>()).load(Ordering::Relaxed)),
+            2 => u64::from((*pointer.cast::<AtomicU16>()).load(Ordering::Relaxed)),
+            4 => u64::from((*pointer.cast::<AtomicU32>()).load(Ordering::Relaxed)),
+            _ => (*pointer.cast::<AtomicU64>()).load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Writes 1, 2, 4 or 8 bytes.
+///
+/// # Safety
+/// The pointer is valid for that many bytes and aligned to them.
+pub(super) unsafe fn store(pointer: *mut u8, bytes: u32, value: u64) {
+    // SAFETY: by the caller's promise; atomics have the layout of their integers.
+    unsafe {
+        match bytes {
+            1 => (*pointer.cast::<AtomicU8>()).store(value as u8, Ordering::Relaxed),
+            2 => (*pointer.cast::<AtomicU16>()).store(value as u16, Ordering::Relaxed),
+            4 => (*pointer.cast::<AtomicU32>()).store(value as u32, Ordering::Relaxed),
+            _ => (*pointer.cast::<AtomicU64>()).store(value, Ordering::Relaxed),
+        }
+    }
+}
+
+/// Replaces a word by a function of it in one step; returns the old one.
+///
+/// # Safety
+/// The pointer is valid for that many bytes and aligned to them.
+unsafe fn update(pointer: *mut u8, bytes: u32, f: impl Fn(u64) -> u64) -> u64 {
+    // Sequentially consistent: what a kernel orders by fences around atomics must hold between host threads.
+    const ORDER: Ordering = Ordering::SeqCst;
+    macro_rules! through {
+        ($atomic:ty, $int:ty) => {{
+            // SAFETY: by the caller's promise; atomics have the layout of their integers.
+            let cell = unsafe { &*pointer.cast::<$atomic>() };
+            let mut old = cell.load(ORDER);
+            loop {
+                match cell.compare_exchange(old, f(u64::from(old)) as $int, ORDER, ORDER) {
+                    Ok(old) => return u64::from(old),
+                    Err(now) => old = now,
+                }
+            }
+        }};
+    }
+    match bytes {
+        2 => through!(AtomicU16, u16),
+        4 => through!(AtomicU32, u32),
+        _ => {
+            // SAFETY: by the caller's promise.
+            let cell = unsafe { &*pointer.cast::<AtomicU64>() };
+            let mut old = cell.load(ORDER);
+            loop {
+                match cell.compare_exchange(old, f(old), ORDER, ORDER) {
+                    Ok(old) => return old,
+                    Err(now) => old = now,
+                }
+            }
+        }
+    }
+}
+
+/// The state space of a generic address, and the address in it.
+fn classify(address: u64) -> (Space, u64) {
+    for (space, window) in [
+        (Space::SharedCluster, SHARED_WINDOW),
+        (Space::Local, LOCAL_WINDOW),
+        (Space::Param, PARAMETER_WINDOW),
+    ] {
+        let offset = address.wrapping_sub(window);
+        if offset < WINDOW_BYTES {
+            return (space, offset);
+        }
+    }
+    (Space::Global, address)
+}
+
+fn extend(value: u64, bytes: u32, signed: bool) -> u64 {
+    match (bytes, signed) {
+        (1, true) => value as i8 as u64,
+        (2, true) => value as i16 as u64,
+        (4, true) => value as i32 as u64,
+        _ => value,
+    }
+}
+
+impl Executor<'_, '_> {
+    pub(super) fn addresses(&self, address: &Address) -> [u64; LANES] {
+        let mut addresses = self.warp.registers.read::<u64>(address.base);
+        addresses.iter_mut().for_each(|base| *base = base.wrapping_add(address.offset));
+        addresses
+    }
+
+    /// Calls `each(space, lanes, addresses)` once per state space that the lanes' generic addresses are in.
+    fn by_space(
+        &mut self,
+        space: Space,
+        mask: u32,
+        mut addresses: [u64; LANES],
+        mut each: impl FnMut(&mut Self, Space, u32, &[u64; LANES]) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        if space != Space::Generic {
+            return each(self, space, mask, &addresses);
+        }
+        let mut left = mask;
+        let spaces = addresses.map(|address| classify(address).0);
+        addresses.iter_mut().for_each(|address| *address = classify(*address).1);
+        while left != 0 {
+            let space = spaces[left.trailing_zeros() as usize];
+            let same =
+                lanes(left).filter(|lane| spaces[*lane] == space).fold(0, |bits, lane| bits | 1 << lane);
+            each(self, space, same, &addresses)?;
+            left &= !same;
+        }
+        Ok(())
+    }
+
+    /// Host memory for an access of `bytes` bytes in every lane of `mask`; bounds and alignment hold afterwards.
+    pub(super) fn resolve(
+        &mut self,
+        space: Space,
+        mask: u32,
+        addresses: &[u64; LANES],
+        bytes: u64,
+        writes: bool,
+    ) -> Result<Places, Fault> {
+        for lane in lanes(mask) {
+            if addresses[lane] & (bytes - 1) != 0 {
+                let message = format!(
+                    "an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}",
+                    addresses[lane]
+                );
+                return Err(Fault::new(FindingKind::Misaligned, lane, message));
+            }
+        }
+        match space {
+            Space::Shared | Space::SharedCluster => self.resolve_shared(mask, addresses, bytes),
+            Space::Local => self.resolve_local(mask, addresses, bytes),
+            Space::Param => self.resolve_parameters(mask, addresses, bytes, writes),
+            Space::Global | Space::Const | Space::Generic => {
+                self.resolve_global(mask, addresses, bytes, writes)
+            }
+        }
+    }
+
+    fn resolve_global(
+        &mut self,
+        mask: u32,
+        addresses: &[u64; LANES],
+        bytes: u64,
+        writes: bool,
+    ) -> Result<Places, Fault> {
+        let mut places = Places::new();
+        let launch = self.launch;
+        let mut index = self.warp.last_allocation;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            let fits = |index: usize| {
+                launch.allocations.get(index).is_some_and(|allocation| {
+                    let offset = address.wrapping_sub(allocation.address);
+                    offset < allocation.bytes && bytes <= allocation.bytes - offset
+                })
+            };
+            if !fits(index) {
+                let after = launch.allocations.partition_point(|allocation| allocation.address <= address);
+                index = after.wrapping_sub(1);
+                if !fits(index) {
+                    let (place, freed) = launch.memory.describe(address);
+                    let kind = if freed { FindingKind::UseAfterFree } else { FindingKind::OutOfBounds };
+                    let what = if writes { "a store of" } else { "a load of" };
+                    let message = format!("{what} {bytes} bytes at {address:#x}, {place}");
+                    return Err(Fault::new(kind, lane, message));
+                }
+            }
+            let allocation = &launch.allocations[index];
+            if allocation.is_freed() {
+                let message = format!("{bytes} bytes at {address:#x}, in memory freed during the launch");
+                return Err(Fault::new(FindingKind::UseAfterFree, lane, message));
+            }
+            if writes && allocation.read_only {
+                let message = format!("a store of {bytes} bytes at {address:#x}, which is constant memory");
+                return Err(Fault::new(FindingKind::ReadOnly, lane, message));
+            }
+            let offset = address - allocation.address;
+            // SAFETY: the offset was found to be inside the allocation's data.
+            places.pointers[lane] = unsafe { allocation.base().add(offset as usize) };
+            places.owner[lane] = index as u32;
+            places.offset[lane] = offset;
+        }
+        self.warp.last_allocation = index;
+        Ok(places)
+    }
+
+    fn resolve_shared(&mut self, mask: u32, addresses: &[u64; LANES], bytes: u64) -> Result<Places, Fault> {
+        let mut places = Places::new();
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            let offset = address & ((1 << SHARED_RANK_SHIFT) - 1);
+            let block = match (address & (WINDOW_BYTES - 1)) >> SHARED_RANK_SHIFT {
+                0 => self.warp.block,
+                rank => rank as usize - 1,
+            };
+            let size = u64::from(self.launch.shared_bytes);
+            if address >= WINDOW_BYTES || block >= self.blocks.len() || offset + bytes > size {
+                let message =
+                    format!("{bytes} bytes at shared address {address:#x}; the block has {size} bytes");
+                return Err(Fault::new(FindingKind::OutOfBounds, lane, message));
+            }
+            let shared = &self.blocks[block].shared;
+            // SAFETY: the offset was found to be inside the block's shared memory.
+            places.pointers[lane] = unsafe { shared.base().add(offset as usize) };
+            places.owner[lane] = block as u32;
+            places.offset[lane] = offset;
+        }
+        Ok(places)
+    }
+
+    fn resolve_local(&mut self, mask: u32, addresses: &[u64; LANES], bytes: u64) -> Result<Places, Fault> {
+        let mut places = Places::new();
+        let size = self.warp.local.stride as u64;
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            if address >= size || bytes > size - address {
+                let message =
+                    format!("{bytes} bytes at local address {address:#x}; the thread has {size} bytes");
+                return Err(Fault::new(FindingKind::OutOfBounds, lane, message));
+            }
+            // SAFETY: the offset was found to be inside the thread's local memory.
+            places.pointers[lane] = unsafe { self.warp.local.base(lane).add(address as usize) };
+            places.offset[lane] = address;
+        }
+        Ok(places)
+    }
+
+    fn resolve_parameters(
+        &mut self,
+        mask: u32,
+        addresses: &[u64; LANES],
+        bytes: u64,
+        writes: bool,
+    ) -> Result<Places, Fault> {
+        let mut places = Places::new();
+        let size = u64::from(self.launch.program.parameter_bytes);
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            if writes {
+                return Err(Fault::new(FindingKind::ReadOnly, lane, "a store to a kernel parameter"));
+            }
+            if address >= size || bytes > size - address {
+                let message =
+                    format!("{bytes} bytes at parameter offset {address}; the parameters have {size} bytes");
+                return Err(Fault::new(FindingKind::OutOfBounds, lane, message));
+            }
+            let base = self.launch.parameters.as_ptr().cast::<u8>().cast_mut();
+            // SAFETY: the offset was found to be inside the parameters; they are only read.
+            places.pointers[lane] = unsafe { base.add(address as usize) };
+            places.offset[lane] = address;
+        }
+        Ok(places)
+    }
+
+    /// Uninitialised bytes and, with checks on, races.
+    fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
+        if !self.launch.options.checks {
+            return;
+        }
+        for lane in lanes(mask) {
+            let (owner, offset) = (places.owner[lane] as usize, places.offset[lane]);
+            if touch.kind != Kind::Write {
+                let missing = match space {
+                    Space::Global => self.launch.allocations[owner].first_uninitialised(offset, bytes),
+                    Space::Shared | Space::SharedCluster => {
+                        self.blocks[owner].shared.first_uninitialised(offset, bytes)
+                    }
+                    Space::Local => {
+                        let bits = self.warp.local.initialised(lane);
+                        let mut first = None;
+                        for_bits(offset, bytes, |index, mask| {
+                            let missing = mask & !bits[index];
+                            if missing != 0 && first.is_none() {
+                                first = Some(index as u64 * 8 + u64::from(missing.trailing_zeros()));
+                            }
+                        });
+                        first
+                    }
+                    _ => None,
+                };
+                if let Some(at) = missing {
+                    let message = match space {
+                        Space::Global => {
+                            let allocation = &self.launch.allocations[owner];
+                            format!("nobody wrote byte {at} of the allocation of {allocation:?}")
+                        }
+                        Space::Local => format!("the thread never wrote byte {at} of its local memory"),
+                        _ => format!("nobody wrote byte {at} of the block's shared memory"),
+                    };
+                    self.report_finding(Fault::new(FindingKind::Uninitialised, lane, message));
+                }
+            }
+            let region = match space {
+                Space::Global => Region::Global(owner),
+                Space::Shared | Space::SharedCluster => Region::Shared(owner),
+                _ => continue,
+            };
+            if self.launch.allocations.get(owner).is_some_and(|a| space == Space::Global && a.read_only) {
+                continue;
+            }
+            let place = (self.function, self.pc);
+            if let Some(checks) = &mut self.checks
+                && let Some((kind, message)) =
+                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, place)
+            {
+                self.report_finding(Fault::new(kind, lane, message));
+            }
+        }
+    }
+
+    /// Marks bytes as written; costs nothing without checks.
+    fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
+        if !self.launch.options.checks {
+            return;
+        }
+        for lane in lanes(mask) {
+            let (owner, offset) = (places.owner[lane] as usize, places.offset[lane]);
+            match space {
+                Space::Global => self.launch.allocations[owner].mark_initialised(offset, bytes),
+                Space::Shared | Space::SharedCluster => {
+                    self.blocks[owner].shared.mark_initialised(offset, bytes)
+                }
+                Space::Local => {
+                    let bits = self.warp.local.initialised(lane);
+                    for_bits(offset, bytes, |index, mask| bits[index] |= mask);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Records a finding and goes on.
+    pub(super) fn report_finding(&mut self, fault: Fault) {
+        let block = &self.blocks[self.warp.block];
+        let thread = self.warp.first_thread + fault.lane as u32;
+        self.launch.record(&fault, block.ctaid, thread, self.function, self.pc);
+    }
+
+    fn count(&mut self, space: Space, mask: u32, addresses: &[u64; LANES], bytes: u64, kind: Kind) {
+        match (space, kind) {
+            (Space::Global, Kind::Read) => count_global(&mut self.report.global_read, addresses, mask, bytes),
+            (Space::Global, Kind::Write) => {
+                count_global(&mut self.report.global_write, addresses, mask, bytes)
+            }
+            (Space::Global, Kind::Atomic) => {
+                count_global(&mut self.report.global_atomic, addresses, mask, bytes)
+            }
+            (Space::Shared | Space::SharedCluster, Kind::Read) => {
+                count_shared(&mut self.report.shared_read, addresses, mask, bytes);
+            }
+            (Space::Shared | Space::SharedCluster, Kind::Write) => {
+                count_shared(&mut self.report.shared_write, addresses, mask, bytes);
+            }
+            (Space::Shared | Space::SharedCluster, Kind::Atomic) => {
+                count_shared(&mut self.report.shared_atomic, addresses, mask, bytes);
+            }
+            (Space::Local, _) => self.report.local_bytes += bytes * u64::from(mask.count_ones()),
+            _ => {}
+        }
+    }
+
+    /// `ld` and `st`.
+    pub(super) fn access(&mut self, access: &Access, active: u32) -> Result<(), Fault> {
+        let addresses = self.addresses(&access.address);
+        let total = u64::from(access.bytes) * access.elements.len() as u64;
+        let kind = if access.is_store { Kind::Write } else { Kind::Read };
+        let touch = Touch { kind, order: access.order, scope: access.scope };
+        self.by_space(access.space, active, addresses, |this, space, mask, addresses| {
+            let places = this.resolve(space, mask, addresses, total, access.is_store)?;
+            this.count(space, mask, addresses, total, kind);
+            this.check(space, mask, &places, total, touch);
+            let mut offset = 0;
+            for element in &access.elements {
+                match *element {
+                    Element::Load(target) => {
+                        let row = read_row(&places, mask, offset, access.bytes, access.signed);
+                        this.warp.registers.write(target, &row, mask);
+                    }
+                    Element::LoadPair(targets) => {
+                        for (half, target) in targets.into_iter().enumerate() {
+                            let row = read_row(&places, mask, offset + 8 * half, 8, false);
+                            this.warp.registers.write(target, &row, mask);
+                        }
+                    }
+                    Element::Store(source) => {
+                        let row = this.warp.registers.read::<u64>(source);
+                        write_row(&places, mask, offset, access.bytes, &row);
+                    }
+                    Element::StorePair(sources) => {
+                        for (half, source) in sources.into_iter().enumerate() {
+                            let row = this.warp.registers.read::<u64>(source);
+                            write_row(&places, mask, offset + 8 * half, 8, &row);
+                        }
+                    }
+                }
+                offset += access.bytes as usize;
+            }
+            if access.is_store {
+                this.mark(space, mask, &places, total);
+            }
+            Ok(())
+        })
+    }
+
+    /// `atom` and `red`: lane after lane.
+    pub(super) fn atomic(&mut self, atomic: &Atomic, active: u32) -> Result<(), Fault> {
+        let addresses = self.addresses(&atomic.address);
+        let total = u64::from(atomic.bytes) * atomic.operands.len() as u64;
+        let touch = Touch { kind: Kind::Atomic, order: atomic.order, scope: atomic.scope };
+        self.by_space(atomic.space, active, addresses, |this, space, mask, addresses| {
+            if matches!(space, Space::Local | Space::Param) {
+                let lane = mask.trailing_zeros() as usize;
+                let message = "an atomic on memory that is neither global nor shared";
+                return Err(Fault::new(FindingKind::InvalidOperand, lane, message));
+            }
+            let places = this.resolve(space, mask, addresses, total, true)?;
+            this.count(space, mask, addresses, total, Kind::Atomic);
+            this.check(space, mask, &places, total, touch);
+            let registers = &mut this.warp.registers;
+            for (index, operand) in atomic.operands.iter().enumerate() {
+                let operand = registers.read::<u64>(*operand);
+                let second = match atomic.second.get(index) {
+                    Some(second) => registers.read::<u64>(*second),
+                    None => [0; LANES],
+                };
+                let mut old = [0u64; LANES];
+                for lane in lanes(mask) {
+                    // SAFETY: `resolve` checked bounds and alignment of all elements together.
+                    old[lane] = unsafe {
+                        let pointer = places.pointers[lane].add(index * atomic.bytes as usize);
+                        update(pointer, atomic.bytes, |old| (atomic.update)(old, operand[lane], second[lane]))
+                    };
+                    old[lane] = extend(old[lane], atomic.bytes, atomic.signed);
+                }
+                if let Some(target) = atomic.targets.get(index) {
+                    registers.write(*target, &old, mask);
+                }
+            }
+            this.mark(space, mask, &places, total);
+            Ok(())
+        })
+    }
+
+    /// `ldmatrix` and `stmatrix`: lanes 8i to 8i+7 give the rows of matrix i, 16 bytes each (ISA 9.7.14.5.15).
+    pub(super) fn matrix(&mut self, matrix: &MatrixAccess) -> Result<(), Fault> {
+        let given = self.addresses(&matrix.address);
+        let count = matrix.registers.len();
+        let mask = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
+        let stores = matches!(matrix.registers[0], Element::Store(_));
+        let kind = if stores { Kind::Write } else { Kind::Read };
+        let touch = Touch { kind, order: Order::Weak, scope: Scope::Block };
+        self.by_space(matrix.space, mask, given, |this, space, mask, addresses| {
+            if !matches!(space, Space::Shared | Space::SharedCluster) {
+                let lane = mask.trailing_zeros() as usize;
+                return Err(Fault::new(
+                    FindingKind::InvalidOperand,
+                    lane,
+                    "the address is not in shared memory",
+                ));
+            }
+            let places = this.resolve(space, mask, addresses, 16, stores)?;
+            this.count(space, mask, addresses, 16, kind);
+            this.check(space, mask, &places, 16, touch);
+            for (index, register) in matrix.registers.iter().enumerate() {
+                // Element (row, column) is the 16-bit value `column` of the row that lane 8 * index + row points to.
+                let pointer = |row: usize, column: usize| {
+                    // SAFETY: the row has 16 bytes, the column is below 8.
+                    unsafe { places.pointers[8 * index + row].add(2 * column) }
+                };
+                let place = |lane: usize, part: usize| {
+                    let (row, column) = (lane / 4, lane % 4 * 2 + part);
+                    if matrix.transposed { (column, row) } else { (row, column) }
+                };
+                match *register {
+                    Element::Load(target) => {
+                        let row: [u32; LANES] = std::array::from_fn(|lane| {
+                            let half = |part| {
+                                let (row, column) = place(lane, part);
+                                // SAFETY: `resolve` checked the rows.
+                                unsafe { load(pointer(row, column), 2) as u32 }
+                            };
+                            half(0) | half(1) << 16
+                        });
+                        this.warp.registers.write(target, &row, u32::MAX);
+                    }
+                    Element::Store(source) => {
+                        let values = this.warp.registers.read::<u32>(source);
+                        for (lane, value) in values.iter().enumerate() {
+                            for part in 0..2 {
+                                let (row, column) = place(lane, part);
+                                // SAFETY: `resolve` checked the rows.
+                                unsafe { store(pointer(row, column), 2, u64::from(value >> (16 * part))) };
+                            }
+                        }
+                    }
+                    Element::LoadPair(_) | Element::StorePair(_) => {}
+                }
+            }
+            if stores {
+                this.mark(space, mask, &places, 16);
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads bytes at a generic address, for the runtime's own functions.
+    pub(super) fn peek(&mut self, lane: usize, address: u64, to: &mut [u8]) -> Result<(), Fault> {
+        for (index, byte) in to.iter_mut().enumerate() {
+            let (space, address) = classify(address + index as u64);
+            let places = self.resolve(space, 1 << lane, &[address; LANES], 1, false)?;
+            // SAFETY: `resolve` checked the byte.
+            *byte = unsafe { load(places.pointers[lane], 1) as u8 };
+        }
+        Ok(())
+    }
+
+    /// Resolves both ends of asynchronous copies: `(block, offset)` and the source.
+    #[allow(clippy::type_complexity)]
+    pub(super) fn resolve_copy(
+        &mut self,
+        to: &Address,
+        from: &Address,
+        bytes: u32,
+        source_bytes: &[u32; LANES],
+        active: u32,
+    ) -> Result<(Places, Option<(Places, u32)>), Fault> {
+        let to_addresses = self.addresses(to);
+        let from_addresses = self.addresses(from);
+        let target = self.resolve(Space::Shared, active, &to_addresses, u64::from(bytes), true)?;
+        self.count(Space::Shared, active, &to_addresses, u64::from(bytes), Kind::Write);
+        let reading =
+            lanes(active).filter(|lane| source_bytes[*lane] > 0).fold(0, |bits, lane| bits | 1 << lane);
+        if reading == 0 {
+            return Ok((target, None));
+        }
+        let mut source = Places::new();
+        for lane in lanes(reading) {
+            let used = u64::from(source_bytes[lane]);
+            if from_addresses[lane] % u64::from(bytes) != 0 {
+                let message = format!("a copy of {bytes} bytes from {:#x}", from_addresses[lane]);
+                return Err(Fault::new(FindingKind::Misaligned, lane, message));
+            }
+            // Only the bytes that are read must exist; they may be any number, so alignment was checked apart.
+            let one = self.resolve_global(1 << lane, &from_addresses, used, false)?;
+            source.pointers[lane] = one.pointers[lane];
+            source.owner[lane] = one.owner[lane];
+            source.offset[lane] = one.offset[lane];
+        }
+        count_global(&mut self.report.global_read, &from_addresses, reading, u64::from(bytes));
+        Ok((target, Some((source, reading))))
+    }
+}
+
+/// Loads one element of every active lane.
+fn read_row(places: &Places, mask: u32, offset: usize, bytes: u32, signed: bool) -> [u64; LANES] {
+    let mut row = [0; LANES];
+    for lane in lanes(mask) {
+        // SAFETY: `resolve` checked bounds and alignment of the whole access, of which this is an element.
+        let value = unsafe { load(places.pointers[lane].add(offset), bytes) };
+        row[lane] = extend(value, bytes, signed);
+    }
+    row
+}
+
+/// Stores one element of every active lane; of lanes at the same address the highest stays.
+fn write_row(places: &Places, mask: u32, offset: usize, bytes: u32, row: &[u64; LANES]) {
+    for lane in lanes(mask) {
+        // SAFETY: `resolve` checked bounds and alignment of the whole access, of which this is an element.
+        unsafe { store(places.pointers[lane].add(offset), bytes, row[lane]) };
+    }
+}
+
+/// A source operand of 32 bits, or the same value in all lanes.
+pub(super) fn row_or(executor: &Executor<'_, '_>, source: Option<Source>, default: u32) -> [u32; LANES] {
+    match source {
+        Some(source) => executor.warp.registers.read(source),
+        None => [default; LANES],
+    }
+}
