@@ -12,7 +12,9 @@
 //! heads, D head size, F feed-forward, V vocabulary; a `d` prefix for gradients. Matrices are row-major.
 
 pub mod cpu;
+pub mod cuda;
 pub mod operations;
+pub mod probe;
 mod view;
 
 pub use operations::*;
@@ -29,6 +31,14 @@ pub enum BackendError {
         /// Its size.
         bytes: usize,
         /// What the system answered.
+        reason: String,
+    },
+    /// The device refused or failed.
+    #[error("{operation} failed: {reason}")]
+    Device {
+        /// What was asked of it.
+        operation: String,
+        /// What it answered.
         reason: String,
     },
     /// The worker threads could not be started.

@@ -172,6 +172,8 @@ pub struct AttentionBackward {
     pub dout: View,
     /// `[T, stride]`: written whole, gradients at the columns of `q`, `k` and `v`.
     pub dqkv: View,
+    /// `[T, N]`: room for the row sums of `dout * out`.
+    pub delta: View,
     /// `[S, SEGMENT_WORDS]` u32.
     pub segments: View,
     /// `[families + 1]` u32: runs of segments that share keys with nobody else.
@@ -205,7 +207,7 @@ pub struct SwigluBackward {
 }
 
 /// How the operands of a [`Matmul`] lie in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// `C[m,n] = A[m,k] B[n,k]^T`: activations times weights.
     Nt,
@@ -362,9 +364,14 @@ pub struct GradientNorm {
     pub gradients: View,
     /// Largest norm allowed; no clipping where absent.
     pub max_norm: Option<f64>,
+    /// f64, one for each [`NORM_BLOCK`] elements begun: room for partial sums.
+    pub partial: View,
     /// [`STEP_STATE_LEN`] f64.
     pub state: View,
 }
+
+/// Elements that one partial sum of [`GradientNorm`] covers; fixed, so that the sum has one order.
+pub const NORM_BLOCK: usize = 1 << 16;
 
 /// PyTorch's AdamW on one run of parameters: `p *= 1 - lr*wd; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2;`
 /// `p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps)`, g clipped by the state's factor.
@@ -392,4 +399,42 @@ pub struct Adamw {
     pub weight_decay: f64,
     /// t, from 1.
     pub step: u64,
+}
+
+/// What [`Adamw`] multiplies with, formed in f64 and rounded once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamwFactors {
+    /// b1.
+    pub beta1: f32,
+    /// 1 - b1.
+    pub rest1: f32,
+    /// b2.
+    pub beta2: f32,
+    /// 1 - b2.
+    pub rest2: f32,
+    /// lr / (1 - b1^t).
+    pub step_size: f32,
+    /// sqrt(1 - b2^t).
+    pub correction: f32,
+    /// 1 - lr * wd.
+    pub keep: f32,
+    /// eps.
+    pub epsilon: f32,
+}
+
+impl Adamw {
+    /// The factors of this step.
+    pub fn factors(&self) -> AdamwFactors {
+        let step = i32::try_from(self.step).unwrap_or(i32::MAX);
+        AdamwFactors {
+            beta1: self.beta1 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            step_size: (self.learning_rate / (1.0 - self.beta1.powi(step))) as f32,
+            correction: (1.0 - self.beta2.powi(step)).sqrt() as f32,
+            keep: (1.0 - self.learning_rate * self.weight_decay) as f32,
+            epsilon: self.epsilon as f32,
+        }
+    }
 }

@@ -95,6 +95,8 @@ pub struct BackwardActivations {
     pub dqkv: View,
     /// `[T, N D]`.
     pub dattention: View,
+    /// `[T, N]`: row sums of the attention output and its gradient.
+    pub delta: View,
 }
 
 /// The batch's lists on the device.
@@ -172,6 +174,7 @@ impl Activations {
             dswiglu: add(Arena::Backward, "d swiglu", &[t, f]),
             dqkv: add(Arena::Backward, "d qkv", &[t, qkv]),
             dattention: add(Arena::Backward, "d attention", &[t, attention]),
+            delta: add(Arena::Backward, "d attention row sums", &[t, config.num_attention_heads]),
         });
         let head = plan_head(plan, config, budget, purpose);
         let batch = plan_batch(plan, budget);
@@ -313,6 +316,7 @@ impl Activations {
                 dswiglu: cut(backward.dswiglu, f),
                 dqkv: cut(backward.dqkv, qkv),
                 dattention: cut(backward.dattention, attention),
+                delta: cut(backward.delta, heads),
             }),
             budget: self.budget,
             head: self.head,

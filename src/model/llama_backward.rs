@@ -115,6 +115,7 @@ impl Llama {
             lse: keep.attention_lse,
             dout: scratch.dattention,
             dqkv: scratch.dqkv,
+            delta: scratch.delta,
             segments: batch.segments,
             families: batch.families,
             shape: self.attention_shape(),

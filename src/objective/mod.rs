@@ -25,12 +25,14 @@ mod error;
 mod metrics;
 mod rewards;
 mod slopes;
+mod units;
 
 pub use error::ObjectiveError;
 pub use metrics::Metrics;
 pub use nll::{NllOn, NllReduction};
 pub use parameters::Parameters;
 pub use registry::build;
+pub use units::coefficients_of_units;
 
 use crate::data::{Spans, StepTotals};
 

@@ -1,6 +1,6 @@
 //! Where everything of a run lies: the memory plan of training, made from configuration and budget alone.
 
-use crate::backend::{Backend, BackendError, Element, STEP_STATE_LEN, View};
+use crate::backend::{Backend, BackendError, Element, NORM_BLOCK, STEP_STATE_LEN, View};
 use crate::generate::Cache;
 use crate::model::{Activations, Budget, Llama, LlamaConfig, Purpose};
 use crate::objective::Objective;
@@ -30,6 +30,8 @@ pub struct Layout {
     pub optimizer: AdamwOptimizer,
     /// The step's state.
     pub state: View,
+    /// Room for the gradient norm's partial sums.
+    pub norm_partial: View,
     /// Keys and values for sampled answers, if any are wanted.
     pub cache: Option<Cache>,
 }
@@ -46,10 +48,13 @@ impl Layout {
         let model = Llama::plan(&mut plan, config, budget.positions, true);
         let optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer);
         let state = plan.add(Arena::Constants, "step state", Element::F64, &[STEP_STATE_LEN]);
+        let blocks = model.table.arena_elements().div_ceil(NORM_BLOCK);
+        let norm_partial =
+            plan.add(Arena::Constants, "gradient norm's partial sums", Element::F64, &[blocks]);
         let activations = Activations::plan(&mut plan, config, budget, Purpose::Training);
         let cache =
             cache.map(|size| Cache::plan(&mut plan, config, size.sequences, size.length, budget.tokens));
-        Self { plan, model, activations, optimizer, state, cache }
+        Self { plan, model, activations, optimizer, state, norm_partial, cache }
     }
 
     /// Takes the memory and writes the constants; the weights are whatever the caller loads.
@@ -69,6 +74,7 @@ impl Layout {
             objective,
             max_grad_norm,
             state: self.state,
+            norm_partial: self.norm_partial,
         })
     }
 }

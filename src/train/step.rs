@@ -27,6 +27,8 @@ pub struct Trainer<B: Backend> {
     pub max_grad_norm: Option<f64>,
     /// [`crate::backend::STEP_STATE_LEN`] f64 on the device.
     pub state: View,
+    /// Room for the gradient norm's partial sums.
+    pub norm_partial: View,
 }
 
 /// A step that has been enqueued.
@@ -59,11 +61,8 @@ impl<B: Backend> Trainer<B> {
         }
         let backend = &mut self.backend;
         if let Some(gradients) = self.model.gradients() {
-            backend.gradient_norm(GradientNorm {
-                gradients,
-                max_norm: self.max_grad_norm,
-                state: self.state,
-            });
+            let (max_norm, partial, state) = (self.max_grad_norm, self.norm_partial, self.state);
+            backend.gradient_norm(GradientNorm { gradients, max_norm, partial, state });
         }
         self.optimizer.update(backend, &self.model, self.state, learning_rate, step.index as u64);
         PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals }

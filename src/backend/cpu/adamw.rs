@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd::Simd;
-use crate::backend::{Adamw, BAD, CLIP_FACTOR};
+use crate::backend::{Adamw, AdamwFactors, BAD, CLIP_FACTOR};
 
 /// Elements per task.
 const BLOCK: usize = 1 << 14;
@@ -21,14 +21,8 @@ pub fn adamw(simd: Simd, memory: &mut Memory, arguments: Adamw) {
     let gradients = access.read::<f32>(arguments.gradients);
     let first = access.write::<f32>(arguments.first_moment);
     let second = access.write::<f32>(arguments.second_moment);
-    let Adamw { learning_rate, beta1, beta2, epsilon, weight_decay, step, .. } = arguments;
-    let step = i32::try_from(step).unwrap_or(i32::MAX);
-    let step_size = (learning_rate / (1.0 - beta1.powi(step))) as f32;
-    let correction = (1.0 - beta2.powi(step)).sqrt() as f32;
-    let keep = (1.0 - learning_rate * weight_decay) as f32;
-    let (beta1, rest1) = (beta1 as f32, (1.0 - beta1) as f32);
-    let (beta2, rest2) = (beta2 as f32, (1.0 - beta2) as f32);
-    let epsilon = epsilon as f32;
+    let AdamwFactors { beta1, rest1, beta2, rest2, step_size, correction, keep, epsilon } =
+        arguments.factors();
     let blocks = parameters
         .par_chunks_mut(BLOCK)
         .zip(gradients.par_chunks(BLOCK))

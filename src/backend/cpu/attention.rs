@@ -244,9 +244,13 @@ pub fn backward(simd: Simd, memory: &mut Memory, arguments: AttentionBackward) {
     let families = access.read::<u32>(arguments.families);
     let dqkv = access.write::<f32>(arguments.dqkv);
     dqkv.fill(0.0);
+    let delta = access.write::<f32>(arguments.delta);
+    let rows = out.par_chunks_exact(shape.head_dim).zip(dout.par_chunks_exact(shape.head_dim));
+    delta.par_iter_mut().zip(rows).for_each(|(delta, (out, dout))| *delta = simd::dot(out, dout) as f32);
+    let delta = &*delta;
     let dqkv = SharedMatrix::new(dqkv, q.stride);
     let kernel = kernels::select(simd.level());
-    let task = BackwardTask { simd, kernel, shape, qkv, out, dout, lse, q, k, v, dqkv };
+    let task = BackwardTask { simd, kernel, shape, qkv, dout, lse, delta, q, k, v, dqkv };
     let family_count = families.len() - 1;
     (0..family_count * shape.key_heads).into_par_iter().for_each(|index| {
         let (family, key_head) = (index / shape.key_heads, index % shape.key_heads);
@@ -261,9 +265,9 @@ struct BackwardTask<'a> {
     kernel: &'a Kernel,
     shape: AttentionShape,
     qkv: &'a [f32],
-    out: &'a [f32],
     dout: &'a [f32],
     lse: &'a [f32],
+    delta: &'a [f32],
     q: Heads,
     k: Heads,
     v: Heads,
@@ -295,12 +299,7 @@ impl BackwardTask<'_> {
         let (d, width) = (self.shape.head_dim, self.shape.query_heads * self.shape.head_dim);
         let count = QUERY_TILE.min(segment.len - first);
         let row = segment.start + first;
-        let at = row * width + query_head * d;
-        let (dout, out) = (&self.dout[at..], &self.out[at..]);
-        tiles.total.clear();
-        tiles
-            .total
-            .extend((0..count).map(|i| simd::dot(&dout[i * width..][..d], &out[i * width..][..d]) as f32));
+        let dout = &self.dout[row * width + query_head * d..];
         let queries = head(self.qkv, self.q, d, query_head, row);
         for range in segment.ranges {
             let seen = range.visible(first + count - 1);
@@ -390,8 +389,8 @@ impl BackwardTask<'_> {
         let scale = 1.0 / (self.shape.head_dim as f32).sqrt();
         for i in 0..count {
             let visible = range.visible(first + i).saturating_sub(j).min(width);
-            let lse = self.lse[(row + i) * self.shape.query_heads + query_head];
-            let delta = tiles.total[i];
+            let at = (row + i) * self.shape.query_heads + query_head;
+            let (lse, delta) = (self.lse[at], self.delta[at]);
             let scores = &mut tiles.scores[i * KEY_TILE..][..width];
             let dscores = &mut tiles.dscores[i * KEY_TILE..][..width];
             for (score, dscore) in scores[..visible].iter_mut().zip(&mut dscores[..visible]) {

@@ -4,18 +4,16 @@ use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd::{self, Simd};
-use crate::backend::{BAD, CLIP_FACTOR, GRADIENT_NORM, GradientNorm};
-
-/// Elements per task; fixed, so that the sum has one order.
-const BLOCK: usize = 1 << 16;
+use crate::backend::{BAD, CLIP_FACTOR, GRADIENT_NORM, GradientNorm, NORM_BLOCK};
 
 /// The operation [`GradientNorm`].
 pub fn gradient_norm(simd: Simd, memory: &mut Memory, arguments: GradientNorm) {
     let mut access = memory.access();
     let gradients = access.read::<f32>(arguments.gradients);
     let state = access.write::<f64>(arguments.state);
-    let partial: Vec<f64> =
-        gradients.par_chunks(BLOCK).map(|block| simd.run(|| simd::dot(block, block))).collect();
+    let partial = access.write::<f64>(arguments.partial);
+    let blocks = partial.par_iter_mut().zip_eq(gradients.par_chunks(NORM_BLOCK));
+    blocks.for_each(|(sum, block)| *sum = simd.run(|| simd::dot(block, block)));
     let norm = partial.iter().sum::<f64>().sqrt();
     state[GRADIENT_NORM] = norm;
     state[CLIP_FACTOR] = arguments.max_norm.map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0));

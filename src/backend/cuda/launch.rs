@@ -1,0 +1,100 @@
+//! One launch: arguments by value, in the kernel's order.
+
+use std::ffi::c_void;
+
+use cudarc::driver::{CudaFunction, result};
+
+use super::CudaBackend;
+
+/// Threads of a block whose work runs along a row.
+pub const ROW_THREADS: u32 = 256;
+
+/// A kernel's argument.
+#[derive(Clone, Copy, Debug)]
+pub enum Argument {
+    /// An address, or a 64-bit count.
+    U64(u64),
+    /// A 32-bit count or flag.
+    U32(u32),
+    /// A float.
+    F32(f32),
+    /// A double.
+    F64(f64),
+}
+
+impl Argument {
+    fn address(&mut self) -> *mut c_void {
+        match self {
+            Argument::U64(value) => (&raw mut *value).cast(),
+            Argument::U32(value) => (&raw mut *value).cast(),
+            Argument::F32(value) => (&raw mut *value).cast(),
+            Argument::F64(value) => (&raw mut *value).cast(),
+        }
+    }
+}
+
+impl From<u64> for Argument {
+    fn from(value: u64) -> Self {
+        Argument::U64(value)
+    }
+}
+
+impl From<usize> for Argument {
+    /// Sizes of the model and the batch: 32 bits on the device.
+    fn from(value: usize) -> Self {
+        Argument::U32(
+            u32::try_from(value).unwrap_or_else(|_| panic!("{value} does not fit a kernel's 32-bit size")),
+        )
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(value: bool) -> Self {
+        Argument::U32(u32::from(value))
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Argument::F32(value)
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(value: f64) -> Self {
+        Argument::F64(value)
+    }
+}
+
+/// The argument list of [`CudaBackend::launch`].
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => { &mut [$($crate::backend::cuda::launch::Argument::from($argument)),*] };
+}
+pub(super) use arguments;
+
+impl CudaBackend {
+    /// Enqueues a kernel; a grid without blocks is no launch. An error is kept until somebody waits.
+    ///
+    /// # Safety
+    /// The arguments must be those of the kernel in number, order and type, and every address must be good for what the
+    /// kernel does with this grid and these sizes.
+    pub(super) unsafe fn launch(
+        &mut self,
+        function: fn(&super::kernels::Kernels) -> &CudaFunction,
+        grid: (usize, usize),
+        block: (u32, u32),
+        arguments: &mut [Argument],
+    ) {
+        if grid.0 == 0 || grid.1 == 0 || self.error.is_some() {
+            return;
+        }
+        let grid = (grid.0 as u32, grid.1 as u32, 1);
+        let mut pointers: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
+        let function = function(&self.kernels).cu_function();
+        let stream = self.stream.cu_stream();
+        // SAFETY: a loaded function and a live stream; the rest by this function's contract.
+        let launched =
+            unsafe { result::launch_kernel(function, grid, (block.0, block.1, 1), 0, stream, &mut pointers) };
+        self.keep("cuLaunchKernel", launched);
+    }
+}
