@@ -78,8 +78,8 @@ fn check_steps<B: Backend>(
         update(&mut device, views, view, state, adamw, step);
         let clipped: Vec<f64> = wide(&gradients).iter().map(|g| g * clip).collect();
         adamw.update(step as i32, LEARNING_RATE, &mut parameters, &clipped, &mut moments);
-        for i in 0..len {
-            sizes.m[i] = adamw.beta1 * sizes.m[i] + (1.0 - adamw.beta1) * clipped[i].abs();
+        for (size, gradient) in sizes.m.iter_mut().zip(clipped) {
+            *size = adamw.beta1 * *size + (1.0 - adamw.beta1) * gradient.abs();
         }
     }
     sizes.v.clone_from(&moments.v);
@@ -124,7 +124,7 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::SameBits, |backend| check(backend));
+    on_every_cpu(Levels::SameBits, check);
 }
 
 /// With the flag set nothing moves, and the moments do not either.
@@ -148,5 +148,5 @@ pub fn check_bad<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn does_nothing_while_the_flag_is_set() {
-    on_every_cpu(Levels::SameBits, |backend| check_bad(backend));
+    on_every_cpu(Levels::SameBits, check_bad);
 }

@@ -244,7 +244,7 @@ pub fn check_packed_groups<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn packed_groups_equal_the_twin_forward_and_backward() {
-    on_every_cpu(Levels::OwnBits, |backend| check_packed_groups(backend));
+    on_every_cpu(Levels::OwnBits, check_packed_groups);
 }
 
 /// Keys and values in a cache of rows of their own: single new tokens at the end of sequences of different lengths, and
@@ -293,7 +293,7 @@ pub fn check_cache<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn a_cache_equals_the_twin() {
-    on_every_cpu(Levels::OwnBits, |backend| check_cache(backend));
+    on_every_cpu(Levels::OwnBits, check_cache);
 }
 
 /// What one group gives, packed behind `before` and in front of `after`: output, log-sum-exp, gradients.
@@ -356,5 +356,5 @@ pub fn check_packing<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn a_group_has_the_same_bits_wherever_it_is_packed() {
-    on_every_cpu(Levels::OwnBits, |backend| check_packing(backend));
+    on_every_cpu(Levels::OwnBits, check_packing);
 }

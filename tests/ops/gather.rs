@@ -103,7 +103,7 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn gather_and_scatter_equal_the_twin() {
-    on_every_cpu(Levels::SameBits, |backend| check(backend));
+    on_every_cpu(Levels::SameBits, check);
 }
 
 /// Keys and values of packed rows into a cache: only these elements change.
@@ -138,5 +138,5 @@ pub fn check_copy<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn copy_writes_its_elements_only() {
-    on_every_cpu(Levels::SameBits, |backend| check_copy(backend));
+    on_every_cpu(Levels::SameBits, check_copy);
 }

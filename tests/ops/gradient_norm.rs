@@ -56,7 +56,7 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::SameBits, |backend| check(backend));
+    on_every_cpu(Levels::SameBits, check);
 }
 
 /// Anywhere among the gradients, with clipping or without; and it stays.
@@ -79,5 +79,5 @@ pub fn check_bad<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn what_is_not_finite_sets_the_flag_for_good() {
-    on_every_cpu(Levels::SameBits, |backend| check_bad(backend));
+    on_every_cpu(Levels::SameBits, check_bad);
 }

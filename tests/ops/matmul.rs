@@ -27,11 +27,11 @@ const CASES: [[usize; 3]; 13] = [
 
 const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
 
-fn twin(layout: Layout) -> fn(&[f64], &[f64], usize, usize, usize) -> Vec<f64> {
+fn twin(layout: Layout, a: &[f64], b: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64> {
     match layout {
-        Layout::Nt => matmul::nt,
-        Layout::Nn => matmul::nn,
-        Layout::Tn => matmul::tn,
+        Layout::Nt => matmul::nt(a, b, m, n, k),
+        Layout::Nn => matmul::nn(a, b, m, n, k),
+        Layout::Tn => matmul::tn(a, b, m, n, k),
     }
 }
 
@@ -49,11 +49,10 @@ fn check_case<B: Backend>(
     device.backend.matmul(Matmul { layout, a: a_view, b: b_view, c, m, n, k, accumulate });
     let got: Vec<f32> = device.result(c);
 
-    let twin = twin(layout);
     let square = |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| f64::from(x).powi(2)).collect() };
-    let product = twin(&wide(&a), &wide(&b), m, n, k);
+    let product = twin(layout, &wide(&a), &wide(&b), [m, n, k]);
     let exact: Vec<f64> = product.iter().zip(&before).map(|(p, &b)| p + f64::from(b)).collect();
-    let squares = twin(&square(&a), &square(&b), m, n, k);
+    let squares = twin(layout, &square(&a), &square(&b), [m, n, k]);
     let scale: Vec<f64> =
         squares.iter().zip(&before).map(|(s, &b)| (s + f64::from(b).powi(2)).sqrt()).collect();
     let left = |i: usize, p: usize| if layout == Layout::Tn { a[p * m + i] } else { a[i * k + p] };
@@ -85,7 +84,7 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::OwnBits, |backend| check(backend));
+    on_every_cpu(Levels::OwnBits, check);
 }
 
 /// A row of C does not depend on how many rows there are, nor on where it is among them.
@@ -112,5 +111,5 @@ pub fn check_rows_alone<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn a_row_has_the_same_bits_whatever_the_other_rows_are() {
-    on_every_cpu(Levels::OwnBits, |backend| check_rows_alone(backend));
+    on_every_cpu(Levels::OwnBits, check_rows_alone);
 }

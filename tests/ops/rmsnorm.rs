@@ -204,10 +204,10 @@ pub fn check_frozen<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::SameBits, |backend| check(backend));
+    on_every_cpu(Levels::SameBits, check);
 }
 
 #[test]
 fn a_frozen_weight_gets_no_gradient() {
-    on_every_cpu(Levels::SameBits, |backend| check_frozen(backend));
+    on_every_cpu(Levels::SameBits, check_frozen);
 }

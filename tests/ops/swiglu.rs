@@ -85,7 +85,7 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::SameBits, |backend| check(backend));
+    on_every_cpu(Levels::SameBits, check);
 }
 
 /// What is not a number stays so, and stays in its element.

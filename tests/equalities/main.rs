@@ -1,0 +1,19 @@
+//! What the design says is equal: the same numbers, or the same bits, from two ways of computing one thing, on small
+//! random models.
+//!
+//! - [`packing`]: a shared prompt = separate sequences; a row's log-prob wherever it is packed.
+//! - [`head`]: unit gradients kept = logits computed twice; how rows are cut into chunks.
+//! - [`step`]: a step cut into micro-batches; threads; seeds; what is not finite.
+//! - [`objectives`]: ASFT without its align term = SFT; DPO's first loss.
+//! - [`twin`]: the whole model's gradients = the f64 twin's.
+
+#[path = "../reference/mod.rs"]
+mod reference;
+
+mod fixture;
+
+mod head;
+mod objectives;
+mod packing;
+mod step;
+mod twin;
