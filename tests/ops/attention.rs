@@ -178,7 +178,8 @@ fn check_packed<B: Backend>(
 
     let mut dout = normal(2, packed.rows * width);
     dout.resize(rows * width, 0.0);
-    let dqkv = device.out(input.qkv.len());
+    let (dqkv, delta) = (device.out(input.qkv.len()), device.out(rows * heads.query));
+    device.scratch(delta);
     let arguments = AttentionBackward {
         q,
         k,
@@ -187,6 +188,7 @@ fn check_packed<B: Backend>(
         lse,
         dout: device.put(&dout),
         dqkv,
+        delta,
         segments,
         families: device.put(&packed.families),
         shape,
@@ -317,6 +319,8 @@ fn packed_bits<B: Backend>(
     let families = device.put(&packed.families);
     let (out, lse) = (device.out(packed.rows * width), device.out(packed.rows * heads.query));
     let (dout, dqkv) = (device.put(&dout), device.out(input.qkv.len()));
+    let delta = device.out(packed.rows * heads.query);
+    device.scratch(delta);
     let ([q, k, v], shape) = (input.views(qkv), input.shape());
     device.backend.attention_forward(AttentionForward { q, k, v, segments, out, lse, shape });
     device.backend.attention_backward(AttentionBackward {
@@ -327,6 +331,7 @@ fn packed_bits<B: Backend>(
         lse,
         dout,
         dqkv,
+        delta,
         segments,
         families,
         shape,

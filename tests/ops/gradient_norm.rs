@@ -1,6 +1,6 @@
 //! The global gradient norm, the clip factor, and the flag for what is not finite.
 
-use asft::backend::{BAD, Backend, CLIP_FACTOR, GRADIENT_NORM, GradientNorm};
+use asft::backend::{BAD, Backend, CLIP_FACTOR, GRADIENT_NORM, GradientNorm, NORM_BLOCK};
 
 use crate::device::{Device, Levels, normal, on_every_cpu, wide};
 use crate::naive;
@@ -19,8 +19,10 @@ fn run<B: Backend>(
 ) -> ([f64; 3], Vec<u32>) {
     let mut device = Device::new(backend);
     let state = device.state(f64::NAN, bad);
+    let partial = device.put(&vec![f64::NAN; gradients.len().div_ceil(NORM_BLOCK)]);
+    device.scratch(partial);
     let gradients = device.put(gradients);
-    device.backend.gradient_norm(GradientNorm { gradients, max_norm, state });
+    device.backend.gradient_norm(GradientNorm { gradients, max_norm, partial, state });
     let state: Vec<f64> = device.result(state);
     ([state[GRADIENT_NORM], state[CLIP_FACTOR], state[BAD]], device.finish())
 }
