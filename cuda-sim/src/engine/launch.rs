@@ -40,7 +40,9 @@ const MAX_SHARED: u32 = 227 * 1024;
 /// Most blocks of a cluster (16 needs an opt-in that this engine does not ask for).
 const MAX_CLUSTER: u32 = 16;
 /// Instructions that a unit runs before other units of its host thread get a chance.
-const UNIT_BUDGET: u64 = 20_000_000;
+const UNIT_BUDGET: u64 = 1_000_000;
+/// Units that one host thread keeps in memory at most; a device has as many blocks in flight.
+const RESIDENT_UNITS: usize = 256;
 
 /// Everything that the blocks of one launch share.
 pub(crate) struct LaunchState<'l> {
@@ -239,7 +241,8 @@ fn run_units(state: &LaunchState<'_>) -> Report {
         let mut waiting = VecDeque::new();
         loop {
             // New units first: what the waiting ones wait for may be among them.
-            let mut unit = match take() {
+            let fresh = if waiting.len() < RESIDENT_UNITS { take() } else { None };
+            let mut unit = match fresh {
                 Some(number) => Unit::new(state, number),
                 None => match waiting.pop_front() {
                     Some(unit) => unit,
