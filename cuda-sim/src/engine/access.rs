@@ -105,9 +105,11 @@ unsafe fn update(pointer: *mut u8, bytes: u32, f: impl Fn(u64) -> u64) -> u64 {
 
 /// The state space of a generic address, and the address in it.
 fn classify(address: u64) -> (Space, u64) {
-    for (space, window) in
-        [(Space::SharedCluster, SHARED_WINDOW), (Space::Local, LOCAL_WINDOW), (Space::Param, PARAMETER_WINDOW)]
-    {
+    for (space, window) in [
+        (Space::SharedCluster, SHARED_WINDOW),
+        (Space::Local, LOCAL_WINDOW),
+        (Space::Param, PARAMETER_WINDOW),
+    ] {
         let offset = address.wrapping_sub(window);
         if offset < WINDOW_BYTES {
             return (space, offset);
@@ -148,7 +150,8 @@ impl Executor<'_, '_> {
         addresses.iter_mut().for_each(|address| *address = classify(*address).1);
         while left != 0 {
             let space = spaces[left.trailing_zeros() as usize];
-            let same = lanes(left).filter(|lane| spaces[*lane] == space).fold(0, |bits, lane| bits | 1 << lane);
+            let same =
+                lanes(left).filter(|lane| spaces[*lane] == space).fold(0, |bits, lane| bits | 1 << lane);
             each(self, space, same, &addresses)?;
             left &= !same;
         }
@@ -166,7 +169,10 @@ impl Executor<'_, '_> {
     ) -> Result<Places, Fault> {
         for lane in lanes(mask) {
             if addresses[lane] & (bytes - 1) != 0 {
-                let message = format!("an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}", addresses[lane]);
+                let message = format!(
+                    "an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}",
+                    addresses[lane]
+                );
                 return Err(Fault::new(FindingKind::Misaligned, lane, message));
             }
         }
@@ -174,7 +180,9 @@ impl Executor<'_, '_> {
             Space::Shared | Space::SharedCluster => self.resolve_shared(mask, addresses, bytes),
             Space::Local => self.resolve_local(mask, addresses, bytes),
             Space::Param => self.resolve_parameters(mask, addresses, bytes, writes),
-            Space::Global | Space::Const | Space::Generic => self.resolve_global(mask, addresses, bytes, writes),
+            Space::Global | Space::Const | Space::Generic => {
+                self.resolve_global(mask, addresses, bytes, writes)
+            }
         }
     }
 
@@ -237,7 +245,8 @@ impl Executor<'_, '_> {
             };
             let size = u64::from(self.launch.shared_bytes);
             if address >= WINDOW_BYTES || block >= self.blocks.len() || offset + bytes > size {
-                let message = format!("{bytes} bytes at shared address {address:#x}; the block has {size} bytes");
+                let message =
+                    format!("{bytes} bytes at shared address {address:#x}; the block has {size} bytes");
                 return Err(Fault::new(FindingKind::OutOfBounds, lane, message));
             }
             let shared = &self.blocks[block].shared;
@@ -255,7 +264,8 @@ impl Executor<'_, '_> {
         for lane in lanes(mask) {
             let address = addresses[lane];
             if address >= size || bytes > size - address {
-                let message = format!("{bytes} bytes at local address {address:#x}; the thread has {size} bytes");
+                let message =
+                    format!("{bytes} bytes at local address {address:#x}; the thread has {size} bytes");
                 return Err(Fault::new(FindingKind::OutOfBounds, lane, message));
             }
             // SAFETY: the offset was found to be inside the thread's local memory.
@@ -280,7 +290,8 @@ impl Executor<'_, '_> {
                 return Err(Fault::new(FindingKind::ReadOnly, lane, "a store to a kernel parameter"));
             }
             if address >= size || bytes > size - address {
-                let message = format!("{bytes} bytes at parameter offset {address}; the parameters have {size} bytes");
+                let message =
+                    format!("{bytes} bytes at parameter offset {address}; the parameters have {size} bytes");
                 return Err(Fault::new(FindingKind::OutOfBounds, lane, message));
             }
             let base = self.launch.parameters.as_ptr().cast::<u8>().cast_mut();
@@ -292,14 +303,7 @@ impl Executor<'_, '_> {
     }
 
     /// Uninitialised bytes and, with checks on, races.
-    fn check(
-        &mut self,
-        space: Space,
-        mask: u32,
-        places: &Places,
-        bytes: u64,
-        touch: Touch,
-    ) {
+    fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
         if !self.launch.options.checks {
             return;
         }
@@ -308,7 +312,9 @@ impl Executor<'_, '_> {
             if touch.kind != Kind::Write {
                 let missing = match space {
                     Space::Global => self.launch.allocations[owner].first_uninitialised(offset, bytes),
-                    Space::Shared | Space::SharedCluster => self.blocks[owner].shared.first_uninitialised(offset, bytes),
+                    Space::Shared | Space::SharedCluster => {
+                        self.blocks[owner].shared.first_uninitialised(offset, bytes)
+                    }
                     Space::Local => {
                         let bits = self.warp.local.initialised(lane);
                         let mut first = None;
@@ -342,10 +348,10 @@ impl Executor<'_, '_> {
             if self.launch.allocations.get(owner).is_some_and(|a| space == Space::Global && a.read_only) {
                 continue;
             }
-            let place = (self.function, self.pc);
+            let line = self.line();
             if let Some(checks) = &mut self.checks
                 && let Some((kind, message)) =
-                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, place)
+                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, line)
             {
                 self.report_finding(Fault::new(kind, lane, message));
             }
@@ -361,7 +367,9 @@ impl Executor<'_, '_> {
             let (owner, offset) = (places.owner[lane] as usize, places.offset[lane]);
             match space {
                 Space::Global => self.launch.allocations[owner].mark_initialised(offset, bytes),
-                Space::Shared | Space::SharedCluster => self.blocks[owner].shared.mark_initialised(offset, bytes),
+                Space::Shared | Space::SharedCluster => {
+                    self.blocks[owner].shared.mark_initialised(offset, bytes)
+                }
                 Space::Local => {
                     let bits = self.warp.local.initialised(lane);
                     for_bits(offset, bytes, |index, mask| bits[index] |= mask);
@@ -369,6 +377,11 @@ impl Executor<'_, '_> {
                 _ => {}
             }
         }
+    }
+
+    /// The current instruction's line in the PTX text.
+    pub(super) fn line(&self) -> u32 {
+        self.launch.program.functions[self.function as usize].code[self.pc as usize].line
     }
 
     /// Records a finding and goes on.
@@ -381,8 +394,12 @@ impl Executor<'_, '_> {
     fn count(&mut self, space: Space, mask: u32, addresses: &[u64; LANES], bytes: u64, kind: Kind) {
         match (space, kind) {
             (Space::Global, Kind::Read) => count_global(&mut self.report.global_read, addresses, mask, bytes),
-            (Space::Global, Kind::Write) => count_global(&mut self.report.global_write, addresses, mask, bytes),
-            (Space::Global, Kind::Atomic) => count_global(&mut self.report.global_atomic, addresses, mask, bytes),
+            (Space::Global, Kind::Write) => {
+                count_global(&mut self.report.global_write, addresses, mask, bytes)
+            }
+            (Space::Global, Kind::Atomic) => {
+                count_global(&mut self.report.global_atomic, addresses, mask, bytes)
+            }
             (Space::Shared | Space::SharedCluster, Kind::Read) => {
                 count_shared(&mut self.report.shared_read, addresses, mask, bytes);
             }
@@ -490,7 +507,11 @@ impl Executor<'_, '_> {
         self.by_space(matrix.space, mask, given, |this, space, mask, addresses| {
             if !matches!(space, Space::Shared | Space::SharedCluster) {
                 let lane = mask.trailing_zeros() as usize;
-                return Err(Fault::new(FindingKind::InvalidOperand, lane, "the address is not in shared memory"));
+                return Err(Fault::new(
+                    FindingKind::InvalidOperand,
+                    lane,
+                    "the address is not in shared memory",
+                ));
             }
             let places = this.resolve(space, mask, addresses, 16, stores)?;
             this.count(space, mask, addresses, 16, kind);
@@ -562,7 +583,8 @@ impl Executor<'_, '_> {
         let from_addresses = self.addresses(from);
         let target = self.resolve(Space::Shared, active, &to_addresses, u64::from(bytes), true)?;
         self.count(Space::Shared, active, &to_addresses, u64::from(bytes), Kind::Write);
-        let reading = lanes(active).filter(|lane| source_bytes[*lane] > 0).fold(0, |bits, lane| bits | 1 << lane);
+        let reading =
+            lanes(active).filter(|lane| source_bytes[*lane] > 0).fold(0, |bits, lane| bits | 1 << lane);
         if reading == 0 {
             return Ok((target, None));
         }

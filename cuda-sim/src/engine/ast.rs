@@ -38,7 +38,10 @@ pub(crate) enum Initial<'a> {
     Float32(u32),
     Float64(u64),
     /// The address of a variable or function plus an offset.
-    Address { name: &'a str, offset: i64 },
+    Address {
+        name: &'a str,
+        offset: i64,
+    },
 }
 
 #[derive(Debug)]
@@ -67,12 +70,21 @@ pub(crate) enum StatementKind<'a> {
     Close,
     Label(&'a str),
     /// Registers; with a count `n`, the names `name0` to `name(n-1)`.
-    Registers { ty: Type, names: Vec<(&'a str, Option<u32>)> },
+    Registers {
+        ty: Type,
+        names: Vec<(&'a str, Option<u32>)>,
+    },
     Variable(Variable<'a>),
-    BranchTargets { name: &'a str, labels: Vec<&'a str> },
-    /// A prototype for indirect calls: sizes and alignments follow from the parameters.
-    Prototype { name: &'a str, results: Vec<Variable<'a>>, parameters: Vec<Variable<'a>> },
-    Line { file: u32, line: u32 },
+    BranchTargets {
+        name: &'a str,
+        labels: Vec<&'a str>,
+    },
+    /// A prototype for indirect calls. The callee is known when the call happens, so it is only a name.
+    Prototype(&'a str),
+    Line {
+        file: u32,
+        line: u32,
+    },
     Instruction(Instruction<'a>),
 }
 
@@ -100,14 +112,22 @@ impl Instruction<'_> {
 #[derive(Clone, Debug)]
 pub(crate) enum Operand<'a> {
     /// A register, variable, label, function or special register (`%tid.x` as two names), with a constant added.
-    Name { name: &'a str, component: Option<&'a str>, offset: i64 },
+    Name {
+        name: &'a str,
+        component: Option<&'a str>,
+        offset: i64,
+    },
     Integer(u64),
     Float32(u32),
     Float64(u64),
     /// `{a, b}`.
     Vector(Vec<Operand<'a>>),
     /// `[base + offset]`, or `[base, {coordinates}]`.
-    Address { base: Box<Operand<'a>>, offset: i64, coordinates: Option<Box<Operand<'a>>> },
+    Address {
+        base: Box<Operand<'a>>,
+        offset: i64,
+        coordinates: Option<Box<Operand<'a>>>,
+    },
     /// `a|b`.
     Pair(Box<Operand<'a>>, Box<Operand<'a>>),
     /// `!a`.

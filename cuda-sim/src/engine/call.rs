@@ -24,7 +24,8 @@ impl Executor<'_, '_> {
         let addresses = self.warp.registers.read::<u64>(source);
         let first = active.trailing_zeros() as usize;
         let address = addresses[first];
-        let same = lanes(active).filter(|lane| addresses[*lane] == address).fold(0, |bits, lane| bits | 1 << lane);
+        let same =
+            lanes(active).filter(|lane| addresses[*lane] == address).fold(0, |bits, lane| bits | 1 << lane);
         let index = address.wrapping_sub(FUNCTION_ADDRESS) / 16;
         let program = self.launch.program;
         let function = program.by_module_index.get(index as usize).copied().flatten();
@@ -136,7 +137,8 @@ impl Executor<'_, '_> {
         match call.arguments.get(index) {
             Some(Argument::Frame(offset)) => {
                 let base = self.warp.registers.local_base + offset;
-                let bytes = self.warp.local.bytes(lane, base as usize, 8.min(self.warp.local.stride - base as usize));
+                let bytes =
+                    self.warp.local.bytes(lane, base as usize, 8.min(self.warp.local.stride - base as usize));
                 let mut bits = [0; 8];
                 bits[..bytes.len()].copy_from_slice(&bytes);
                 u64::from_le_bytes(bits)
@@ -189,7 +191,8 @@ impl Executor<'_, '_> {
                 rest = after;
                 continue;
             }
-            let Some(end) = rest.find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't'))
+            let Some(end) =
+                rest.find(|c: char| c.is_ascii_alphabetic() && !matches!(c, 'l' | 'h' | 'z' | 'j' | 't'))
             else {
                 break;
             };

@@ -64,7 +64,7 @@ pub(super) enum Flow {
 }
 
 /// A group that ran this many instructions while others were ready lets them go first: they may hold a lock.
-const PATIENCE: u32 = 20_000;
+const PATIENCE: u32 = 1_000;
 
 impl Executor<'_, '_> {
     /// Runs up to `turn` instructions.
@@ -115,7 +115,8 @@ impl Executor<'_, '_> {
                 pc += 1;
             } else {
                 self.pc = pc;
-                let flow = if active == 0 { Flow::Next } else { self.step(&instruction.operation, mask, active)? };
+                let flow =
+                    if active == 0 { Flow::Next } else { self.step(&instruction.operation, mask, active)? };
                 match flow {
                     Flow::Next => pc += 1,
                     Flow::Jump(target) => pc = target,
@@ -157,7 +158,7 @@ impl Executor<'_, '_> {
             Operation::Barrier(barrier) => self.barrier(barrier, mask, active),
             Operation::WarpBarrier(members) => self.warp_barrier(*members, mask, active),
             Operation::ClusterArrive { release } => self.cluster_arrive(*release, mask, active),
-            Operation::ClusterWait { .. } => self.cluster_wait(mask, active),
+            Operation::ClusterWait => self.cluster_wait(mask, active),
             Operation::Collective(collective) => self.collective(collective, mask, active),
             Operation::Matrix(matrix) => match self.whole_warp(mask, active)? {
                 Some(flow) => Ok(flow),
@@ -212,11 +213,18 @@ impl Executor<'_, '_> {
         Flow::Choose
     }
 
-    fn indexed_branch(&mut self, index: Source, targets: &[u32], mask: u32, active: u32) -> Result<Flow, Fault> {
+    fn indexed_branch(
+        &mut self,
+        index: Source,
+        targets: &[u32],
+        mask: u32,
+        active: u32,
+    ) -> Result<Flow, Fault> {
         let index = self.warp.registers.read::<u32>(index);
         for lane in lanes(active) {
             if index[lane] as usize >= targets.len() {
-                let message = format!("index {} into a branch table of {} entries", index[lane], targets.len());
+                let message =
+                    format!("index {} into a branch table of {} entries", index[lane], targets.len());
                 return Err(Fault::new(FindingKind::InvalidOperand, lane, message));
             }
         }
@@ -229,7 +237,8 @@ impl Executor<'_, '_> {
         self.park(mask, active, first, false);
         while left != 0 {
             let target = target_of(left.trailing_zeros() as usize);
-            let same = lanes(left).filter(|lane| target_of(*lane) == target).fold(0, |bits, lane| bits | 1 << lane);
+            let same =
+                lanes(left).filter(|lane| target_of(*lane) == target).fold(0, |bits, lane| bits | 1 << lane);
             left &= !same;
             if target != first {
                 self.warp.split(same, target, State::Ready);
@@ -267,7 +276,8 @@ impl Executor<'_, '_> {
             return Ok(None);
         }
         if self.warp.live != u32::MAX {
-            let message = format!("a warp-wide instruction in a warp of {} threads", self.warp.live.count_ones());
+            let message =
+                format!("a warp-wide instruction in a warp of {} threads", self.warp.live.count_ones());
             return Err(Fault::new(FindingKind::PartialWarp, active.trailing_zeros() as usize, message));
         }
         self.wait(mask, active, self.pc, State::Converging { required: u32::MAX });
@@ -279,7 +289,7 @@ impl Executor<'_, '_> {
         if let Some(checks) = &mut self.checks
             && mask != 0
         {
-            checks.warp_synchronised(self.warp.index, mask);
+            checks.warp_synchronised(self.warp.index, mask, self.warp.live);
         }
     }
 
@@ -306,7 +316,8 @@ impl Executor<'_, '_> {
         let block = &mut self.blocks[self.warp.block];
         let state = &mut block.barriers[number as usize];
         if let (Some(expected), Some(count)) = (state.threads, threads)
-            && expected != count && state.has_arrivals()
+            && expected != count
+            && state.has_arrivals()
         {
             let message = format!("barrier {number} with {count} threads, others came with {expected}");
             return Err(Fault::new(FindingKind::InvalidOperand, first, message));
@@ -314,8 +325,8 @@ impl Executor<'_, '_> {
         state.threads = threads.or(state.threads);
         state.arrive(self.warp.index - block.first_warp, active, self.warp.live);
         if let Some(checks) = &mut self.checks {
-            let acquires = !matches!(barrier.kind, BarrierKind::Arrive);
-            checks.arrive(self.warp.index, self.warp.block, number, active, acquires);
+            let waits = !matches!(barrier.kind, BarrierKind::Arrive);
+            checks.arrive(self.warp.index, self.warp.block, number, (active, self.warp.live), waits);
         }
         match &barrier.kind {
             BarrierKind::Arrive => self.park(mask, active, self.pc + 1, false),
@@ -340,7 +351,8 @@ impl Executor<'_, '_> {
         match lanes(active).find(|lane| values[*lane] != values[first]) {
             None => Ok(values[first]),
             Some(lane) => {
-                let message = format!("{what} differs within the warp: {} and {}", values[first], values[lane]);
+                let message =
+                    format!("{what} differs within the warp: {} and {}", values[first], values[lane]);
                 Err(Fault::new(FindingKind::InvalidOperand, lane, message))
             }
         }
@@ -376,7 +388,8 @@ impl Executor<'_, '_> {
         let mut missing = 0;
         while left != 0 {
             let wanted = members[left.trailing_zeros() as usize];
-            let same = lanes(left).filter(|lane| members[*lane] == wanted).fold(0, |bits, lane| bits | 1 << lane);
+            let same =
+                lanes(left).filter(|lane| members[*lane] == wanted).fold(0, |bits, lane| bits | 1 << lane);
             self.check_members(same, wanted)?;
             missing |= wanted & live & !same;
             left &= !same;
@@ -388,7 +401,8 @@ impl Executor<'_, '_> {
         let mut left = active;
         while left != 0 {
             let wanted = members[left.trailing_zeros() as usize];
-            let same = lanes(left).filter(|lane| members[*lane] == wanted).fold(0, |bits, lane| bits | 1 << lane);
+            let same =
+                lanes(left).filter(|lane| members[*lane] == wanted).fold(0, |bits, lane| bits | 1 << lane);
             (collective.action)(&mut self.warp.registers, same);
             self.synchronised(same);
             left &= !same;
@@ -404,7 +418,7 @@ impl Executor<'_, '_> {
         let phase = self.cluster.phase;
         self.cluster.promised[self.warp.index] = Some(phase);
         if let Some(checks) = &mut self.checks {
-            checks.cluster_arrive(self.warp.index, active, release);
+            checks.cluster_arrive(self.warp.index, active, self.warp.live, release);
         }
         self.park(mask, active, self.pc + 1, false);
         Ok(Flow::Stop(Stop::ArrivedAtCluster))
@@ -421,7 +435,7 @@ impl Executor<'_, '_> {
         };
         if self.cluster.phase > phase {
             if let Some(checks) = &mut self.checks {
-                checks.cluster_passed(self.warp.index, active);
+                checks.cluster_passed(self.warp.index, active, self.warp.live);
             }
             return Ok(Flow::Next);
         }

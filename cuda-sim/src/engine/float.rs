@@ -141,7 +141,11 @@ impl Exact {
         }
         match rounding {
             Rounding::Zero if rest != 0.0 && value != 0.0 && (rest < 0.0) != (value < 0.0) => {
-                if value > 0.0 { value.next_down() } else { value.next_up() }
+                if value > 0.0 {
+                    value.next_down()
+                } else {
+                    value.next_up()
+                }
             }
             Rounding::Down if rest < 0.0 => value.next_down(),
             Rounding::Up if rest > 0.0 => value.next_up(),
@@ -256,11 +260,7 @@ pub(crate) trait Float: Copy {
     #[inline(always)]
     fn saturate(self) -> Self {
         let value = self.to_f64();
-        if value > 0.0 {
-            if value < 1.0 { self } else { Self::one() }
-        } else {
-            Self::zero()
-        }
+        if value > 0.0 { if value < 1.0 { self } else { Self::one() } } else { Self::zero() }
     }
 
     /// Negative numbers become +0; a NaN stays the canonical one.
@@ -398,7 +398,10 @@ macro_rules! half_float {
                 Self::from_exact(Exact::sum(self.to_f64(), other.to_f64()), Rounding::NearestEven)
             }
             fn mul(self, other: $ty) -> $ty {
-                Self::from_exact(Exact { value: self.to_f64() * other.to_f64(), rest: 0.0 }, Rounding::NearestEven)
+                Self::from_exact(
+                    Exact { value: self.to_f64() * other.to_f64(), rest: 0.0 },
+                    Rounding::NearestEven,
+                )
             }
             fn fma(self, b: $ty, c: $ty) -> $ty {
                 Self::from_exact(Exact::sum(self.to_f64() * b.to_f64(), c.to_f64()), Rounding::NearestEven)
@@ -462,7 +465,11 @@ mod tests {
                     continue;
                 }
                 for rounding in [Rounding::NearestEven, Rounding::Zero, Rounding::Up, Rounding::Down] {
-                    assert_eq!(Exact { value, rest: 0.0 }.round(format, rounding), bits, "{format:?} {bits:#x}");
+                    assert_eq!(
+                        Exact { value, rest: 0.0 }.round(format, rounding),
+                        bits,
+                        "{format:?} {bits:#x}"
+                    );
                 }
             }
         }
@@ -478,12 +485,24 @@ mod tests {
                 continue;
             }
             let exact = Exact { value: f64::from(value), rest: 0.0 };
-            assert_eq!(exact.round(BF16, Rounding::NearestEven) as u16, bf16::from_f32(value).to_bits(), "{value:e}");
-            assert_eq!(exact.round(F16, Rounding::NearestEven) as u16, f16::from_f32(value).to_bits(), "{value:e}");
+            assert_eq!(
+                exact.round(BF16, Rounding::NearestEven) as u16,
+                bf16::from_f32(value).to_bits(),
+                "{value:e}"
+            );
+            assert_eq!(
+                exact.round(F16, Rounding::NearestEven) as u16,
+                f16::from_f32(value).to_bits(),
+                "{value:e}"
+            );
             let wide = f64::from_bits(state ^ state << 13);
             if !wide.is_nan() {
                 let exact = Exact { value: wide, rest: 0.0 };
-                assert_eq!(exact.to_f32(Rounding::NearestEven).to_bits(), (wide as f32).to_bits(), "{wide:e}");
+                assert_eq!(
+                    exact.to_f32(Rounding::NearestEven).to_bits(),
+                    (wide as f32).to_bits(),
+                    "{wide:e}"
+                );
             }
         }
     }

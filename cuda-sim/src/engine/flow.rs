@@ -30,7 +30,8 @@ pub(crate) fn lay_out(mut code: Vec<Instruction>, labels: &[u32]) -> Vec<Instruc
     let mut placed = vec![0u32; blocks.len()];
     for (position, &block) in order.iter().enumerate() {
         placed[block] = result.len() as u32;
-        let last = blocks[block].last().map_or((0, (0, 0)), |instruction| (instruction.line, instruction.source));
+        let last =
+            blocks[block].last().map_or((0, (0, 0)), |instruction| (instruction.line, instruction.source));
         result.append(&mut blocks[block]);
         if graph.falls_through[block] && order.get(position + 1) != Some(&(block + 1)) {
             // Only blocks have numbers here; the marker is turned into an instruction index below.
@@ -38,13 +39,21 @@ pub(crate) fn lay_out(mut code: Vec<Instruction>, labels: &[u32]) -> Vec<Instruc
                 index: super::registers::Source::Immediate(u64::MAX),
                 targets: vec![block as u32 + 1],
             };
-            result.push(Instruction { guard: None, operation, class: Class::Control, line: last.0, source: last.1 });
+            result.push(Instruction {
+                guard: None,
+                operation,
+                class: Class::Control,
+                line: last.0,
+                source: last.1,
+            });
         }
     }
     for instruction in &mut result {
         match &mut instruction.operation {
             Operation::Branch(target) => *target = placed[block_of(*target)],
-            Operation::BranchIndexed { index, targets } if *index == super::registers::Source::Immediate(u64::MAX) => {
+            Operation::BranchIndexed { index, targets }
+                if *index == super::registers::Source::Immediate(u64::MAX) =>
+            {
                 instruction.operation = Operation::Branch(placed[targets[0] as usize]);
             }
             Operation::BranchIndexed { targets, .. } => {
@@ -73,7 +82,8 @@ impl Graph {
         let mut starts: Vec<usize> = (0..code.len()).filter(|index| is_start[*index]).collect();
         starts.push(code.len());
         let blocks = starts.len() - 1;
-        let mut graph = Graph { starts, successors: vec![Vec::new(); blocks], falls_through: vec![false; blocks] };
+        let mut graph =
+            Graph { starts, successors: vec![Vec::new(); blocks], falls_through: vec![false; blocks] };
         for block in 0..blocks {
             let last = &code[graph.starts[block + 1] - 1];
             let targets: Vec<usize> = match &last.operation {
@@ -94,7 +104,10 @@ impl Graph {
     }
 
     fn block_at(&self, instruction: usize) -> usize {
-        self.starts.partition_point(|start| *start <= instruction).saturating_sub(1).min(self.starts.len() - 2)
+        self.starts
+            .partition_point(|start| *start <= instruction)
+            .saturating_sub(1)
+            .min(self.starts.len() - 2)
     }
 
     /// All blocks in weak topological order; unreachable ones last.
@@ -128,7 +141,8 @@ impl Graph {
             return vec![Part::Block(head)];
         }
         blocks.retain(|block| *block != head);
-        let entry = self.successors[head].iter().copied().find(|next| blocks.contains(next)).unwrap_or(blocks[0]);
+        let entry =
+            self.successors[head].iter().copied().find(|next| blocks.contains(next)).unwrap_or(blocks[0]);
         vec![Part::Graph { entry, blocks }, Part::Block(head)]
     }
 
@@ -136,7 +150,8 @@ impl Graph {
     /// each is the block through which it was first entered.
     fn components(&self, entry: usize, blocks: &[usize], inside: &[bool]) -> Vec<Component> {
         let total = self.successors.len();
-        let (mut index, mut low, mut on_stack) = (vec![0usize; total], vec![0usize; total], vec![false; total]);
+        let (mut index, mut low, mut on_stack) =
+            (vec![0usize; total], vec![0usize; total], vec![false; total]);
         let (mut counter, mut stack, mut result) = (0, Vec::new(), Vec::new());
         let roots = std::iter::once(entry).chain(blocks.iter().copied());
         let mut unreachable = Vec::new();

@@ -1,5 +1,6 @@
 //! One launch: its geometry is checked, its blocks are spread over host threads, its counters are summed.
 
+use super::checks::LaunchShadow;
 use super::error::{Finding, FindingKind, LaunchError};
 use super::execute::Fault;
 use super::ir::Program;
@@ -59,6 +60,7 @@ pub(crate) struct LaunchState<'l> {
     pub shared_bytes: u32,
     pub dynamic_shared_bytes: u32,
     pub options: &'l Options,
+    pub shadow: LaunchShadow,
     findings: Mutex<Findings>,
     stopped: AtomicBool,
 }
@@ -81,12 +83,11 @@ impl LaunchState<'_> {
         let code = &self.program.functions[function as usize].code;
         let (line, source) = code.get(pc as usize).map_or((0, (0, 0)), |i| (i.line, i.source));
         let file = self.module.files.get(&source.0).filter(|_| source.1 != 0);
-        let [nx, ny, _] = self.block;
         findings.list.push(Finding {
             kind: fault.kind,
             kernel: self.kernel.name.clone(),
             block: ctaid,
-            thread: [thread % nx, thread / nx % ny, thread / nx / ny],
+            thread: self.thread_of(thread),
             ptx_line: line,
             instruction: self.module.line(line).to_owned(),
             source: file.map(|file| (file.clone(), source.1)),
@@ -98,6 +99,25 @@ impl LaunchState<'_> {
     pub fn record_fatal(&self, fault: &Fault, ctaid: [u32; 3], thread: u32, function: u32, pc: u32) {
         self.record(fault, ctaid, thread, function, pc);
         self.stop();
+    }
+
+    /// `%tid` of a thread by its number in the block.
+    pub fn thread_of(&self, number: u32) -> [u32; 3] {
+        let [nx, ny, _] = self.block;
+        [number % nx, number / nx % ny, number / nx / ny]
+    }
+
+    /// `%clusterid` by the cluster's number.
+    pub fn cluster_of(&self, number: u64) -> [u32; 3] {
+        let [nx, ny, _] = [0, 1, 2].map(|axis| u64::from(self.grid[axis] / self.cluster[axis]));
+        [number % nx, number / nx % ny, number / nx / ny].map(|index| index as u32)
+    }
+
+    /// `%ctaid` of a block by its cluster's number and its rank there.
+    pub fn block_of(&self, cluster: u64, rank: u32) -> [u32; 3] {
+        let [cx, cy, _] = self.cluster;
+        let (id, within) = (self.cluster_of(cluster), [rank % cx, rank / cx % cy, rank / cx / cy]);
+        [0, 1, 2].map(|axis| id[axis] * self.cluster[axis] + within[axis])
     }
 
     pub fn stop(&self) {
@@ -122,12 +142,14 @@ pub fn launch(
     let kernel = &module.kernels[launch.function.0];
     let cluster = check_geometry(kernel, launch)?;
     let parameters = pack_parameters(kernel, launch.parameters)?;
+    let allocations = memory.snapshot();
     let state = LaunchState {
         module,
         kernel,
         program: &kernel.program,
         memory,
-        allocations: memory.snapshot(),
+        shadow: LaunchShadow::new(allocations.len()),
+        allocations,
         parameters,
         grid: launch.grid,
         block: launch.block,
@@ -166,10 +188,16 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
         let (blocks, threads) = (launch.grid[axis], launch.block[axis]);
         let name = ["x", "y", "z"][axis];
         if blocks == 0 || blocks > MAX_GRID[axis] {
-            return Err(refuse(false, format!("{blocks} blocks in {name}; 1 to {} are allowed", MAX_GRID[axis])));
+            return Err(refuse(
+                false,
+                format!("{blocks} blocks in {name}; 1 to {} are allowed", MAX_GRID[axis]),
+            ));
         }
         if threads == 0 || threads > MAX_BLOCK[axis] {
-            return Err(refuse(false, format!("{threads} threads in {name}; 1 to {} are allowed", MAX_BLOCK[axis])));
+            return Err(refuse(
+                false,
+                format!("{threads} threads in {name}; 1 to {} are allowed", MAX_BLOCK[axis]),
+            ));
         }
     }
     let threads: u32 = launch.block.iter().product();
@@ -179,7 +207,10 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     let attributes = &kernel.attributes;
     if threads > attributes.max_threads {
         let limit = attributes.max_threads;
-        return Err(refuse(true, format!("{threads} threads per block; the kernel was compiled for at most {limit}")));
+        return Err(refuse(
+            true,
+            format!("{threads} threads per block; the kernel was compiled for at most {limit}"),
+        ));
     }
     if let Some(required) = attributes.required_threads
         && required != launch.block
@@ -188,7 +219,10 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     }
     let shared = u64::from(attributes.static_shared_bytes) + u64::from(launch.dynamic_shared_bytes);
     if shared > u64::from(MAX_SHARED) {
-        return Err(refuse(true, format!("{shared} bytes of shared memory; a block has at most {MAX_SHARED}")));
+        return Err(refuse(
+            true,
+            format!("{shared} bytes of shared memory; a block has at most {MAX_SHARED}"),
+        ));
     }
     let cluster = launch.cluster.or(attributes.required_cluster).unwrap_or([1; 3]);
     if let Some(required) = attributes.required_cluster
@@ -200,7 +234,10 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     let blocks = cluster.iter().fold(1u32, |product, side| product.saturating_mul(*side));
     if !divides || blocks > MAX_CLUSTER {
         let grid = launch.grid;
-        return Err(refuse(false, format!("clusters of {cluster:?} in a grid of {grid:?}; at most 16 blocks, evenly")));
+        return Err(refuse(
+            false,
+            format!("clusters of {cluster:?} in a grid of {grid:?}; at most 16 blocks, evenly"),
+        ));
     }
     Ok(cluster)
 }
@@ -208,12 +245,20 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
 fn pack_parameters(kernel: &Kernel, parameters: &[&[u8]]) -> Result<Vec<u64>, LaunchError> {
     let refuse = |message: String| LaunchError::Parameters { kernel: kernel.name.clone(), message };
     if parameters.len() != kernel.layout.len() {
-        return Err(refuse(format!("{} parameters for a kernel of {}", parameters.len(), kernel.layout.len())));
+        return Err(refuse(format!(
+            "{} parameters for a kernel of {}",
+            parameters.len(),
+            kernel.layout.len()
+        )));
     }
     let mut bytes = vec![0u8; (kernel.program.parameter_bytes as usize).next_multiple_of(8) + 16];
     for (index, (given, layout)) in parameters.iter().zip(&kernel.layout).enumerate() {
         if given.len() != layout.bytes {
-            return Err(refuse(format!("parameter {index} has {} bytes, {} are expected", given.len(), layout.bytes)));
+            return Err(refuse(format!(
+                "parameter {index} has {} bytes, {} are expected",
+                given.len(),
+                layout.bytes
+            )));
         }
         bytes[layout.offset..layout.offset + layout.bytes].copy_from_slice(given);
     }

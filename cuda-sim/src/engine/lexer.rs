@@ -156,8 +156,8 @@ impl<'a> Lexer<'a> {
                 }
                 TokenKind::Name(&self.text[start..self.at])
             }
-            b'.' | b',' | b';' | b':' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'=' | b'+' | b'-'
-            | b'!' | b'~' | b'|' | b'@' | b'*' | b'/' | b'&' | b'^' | b'?' => {
+            b'.' | b',' | b';' | b':' | b'(' | b')' | b'[' | b']' | b'{' | b'}' | b'<' | b'>' | b'='
+            | b'+' | b'-' | b'!' | b'~' | b'|' | b'@' | b'*' | b'/' | b'&' | b'^' | b'?' => {
                 self.at += 1;
                 TokenKind::Punctuation(char::from(first))
             }
@@ -179,7 +179,8 @@ impl<'a> Lexer<'a> {
             self.at += if self.peek(0) == b'\\' && self.peek(1) != b'\n' { 2 } else { 1 };
         }
         // A backslash before the text's last byte steps past its end; the loop above then reports it.
-        let text = self.text.get(start..self.at).ok_or_else(|| position.syntax("this string is never closed"))?;
+        let text =
+            self.text.get(start..self.at).ok_or_else(|| position.syntax("this string is never closed"))?;
         self.at += 1;
         Ok(TokenKind::Text(text))
     }

@@ -152,7 +152,8 @@ impl Allocation {
                 self.mark_initialised(offset + at, 1);
             } else {
                 self.complete_to_bits();
-                self.initialised[((offset + at) / 8) as usize].fetch_and(!(1 << ((offset + at) % 8)), Relaxed);
+                self.initialised[((offset + at) / 8) as usize]
+                    .fetch_and(!(1 << ((offset + at) % 8)), Relaxed);
             }
         }
     }
@@ -224,7 +225,12 @@ impl DeviceMemory {
         self.place(bytes, alignment, false).map(|allocation| allocation.address)
     }
 
-    pub(crate) fn place(&self, bytes: u64, alignment: u64, read_only: bool) -> Result<Arc<Allocation>, MemoryError> {
+    pub(crate) fn place(
+        &self,
+        bytes: u64,
+        alignment: u64,
+        read_only: bool,
+    ) -> Result<Arc<Allocation>, MemoryError> {
         if bytes == 0 || !alignment.is_power_of_two() || alignment > 1 << 32 {
             return Err(MemoryError::InvalidRequest { bytes, alignment });
         }

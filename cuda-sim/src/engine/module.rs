@@ -85,7 +85,11 @@ impl Module {
     ///
     /// # Errors
     /// The first thing wrong with the text, with its line and column.
-    pub fn load(ptx: &str, compute_capability: (u32, u32), memory: &DeviceMemory) -> Result<Module, PtxError> {
+    pub fn load(
+        ptx: &str,
+        compute_capability: (u32, u32),
+        memory: &DeviceMemory,
+    ) -> Result<Module, PtxError> {
         Self::build(ptx, compute_capability, memory, None)
     }
 
@@ -122,7 +126,8 @@ impl Module {
                 continue;
             }
             let program = lower_kernel(&context, index, errors.as_deref_mut())?;
-            let threads = |dims: Option<[u32; 3]>| dims.map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z));
+            let threads =
+                |dims: Option<[u32; 3]>| dims.map(|[x, y, z]| x.saturating_mul(y).saturating_mul(z));
             let limit = threads(function.required_threads).or(threads(function.max_threads));
             let attributes = FunctionAttributes {
                 max_threads: limit.unwrap_or(1024).min(1024),
@@ -130,7 +135,13 @@ impl Module {
                 static_shared_bytes: program.static_shared_bytes,
                 local_bytes: program.functions[0].frame_bytes,
                 const_bytes,
-                registers: program.functions.iter().map(|f| f.live_registers).max().unwrap_or(0).clamp(1, 255),
+                registers: program
+                    .functions
+                    .iter()
+                    .map(|f| f.live_registers)
+                    .max()
+                    .unwrap_or(0)
+                    .clamp(1, 255),
                 ptx_version: ast.version,
                 binary_version: architecture,
                 required_cluster: function.required_cluster,
@@ -173,7 +184,9 @@ impl Module {
             let allocation = self.place(variable)?;
             let address = allocation.address;
             self.globals.insert(variable.name.to_owned(), (address, variable.bytes as usize));
-            context.names.insert(variable.name.to_owned(), Symbol::Variable { space: variable.space, address });
+            context
+                .names
+                .insert(variable.name.to_owned(), Symbol::Variable { space: variable.space, address });
             const_bytes += if variable.space == Space::Const { variable.bytes } else { 0 };
             placed.push((variable, allocation));
         }
@@ -198,7 +211,9 @@ impl Module {
     fn place(&mut self, variable: &Variable<'_>) -> Result<Arc<Allocation>, PtxError> {
         let memory_error = |message: String| variable.position.error(PtxErrorKind::Memory, message);
         if variable.external || variable.bytes == 0 {
-            return Err(variable.position.semantic(format!("the variable `{}` is defined nowhere", variable.name)));
+            return Err(variable
+                .position
+                .semantic(format!("the variable `{}` is defined nowhere", variable.name)));
         }
         let read_only = variable.space == Space::Const;
         let allocation = self
@@ -218,7 +233,9 @@ impl Module {
     ) -> Result<(), PtxError> {
         let width = variable.ty.bytes() as usize;
         if variable.initial.len() * width > variable.bytes as usize {
-            return Err(variable.position.semantic(format!("`{}` has too many initial values", variable.name)));
+            return Err(variable
+                .position
+                .semantic(format!("`{}` has too many initial values", variable.name)));
         }
         let mut bytes = Vec::with_capacity(variable.initial.len() * width);
         for element in &variable.initial {
@@ -228,7 +245,9 @@ impl Module {
                 Initial::Float32(bits) => u128::from(bits),
                 Initial::Float64(bits) if width == 4 => u128::from((f64::from_bits(bits) as f32).to_bits()),
                 Initial::Float64(bits) => u128::from(bits),
-                Initial::Address { name, offset } => u128::from(self.address_of(variable, name, offset, context)?),
+                Initial::Address { name, offset } => {
+                    u128::from(self.address_of(variable, name, offset, context)?)
+                }
             };
             bytes.extend_from_slice(&bits.to_le_bytes()[..width]);
         }
@@ -292,7 +311,8 @@ fn check_target(ast: &ModuleAst<'_>, (major, minor): (u32, u32)) -> Result<u32, 
     let position = ast.target_position;
     let error = |message: String| position.error(PtxErrorKind::Target, message);
     let name = ast.target.first().copied().unwrap_or("");
-    let digits = name.strip_prefix("sm_").ok_or_else(|| error(format!("`{name}` is no target this engine runs")))?;
+    let digits =
+        name.strip_prefix("sm_").ok_or_else(|| error(format!("`{name}` is no target this engine runs")))?;
     let number = digits.trim_end_matches(['a', 'f']);
     let wanted: u32 = number.parse().map_err(|_| error(format!("`{name}` is no target this engine runs")))?;
     let exact = digits.ends_with('a');

@@ -62,7 +62,9 @@ impl Options {
                 "1" | "on" | "" => true,
                 "0" | "off" => false,
                 _ => {
-                    return Err(format!("CUDA_SIM_CHECK is `{value}`; `on` or `off` (1 or 0) would be right"));
+                    return Err(format!(
+                        "CUDA_SIM_CHECK is `{value}`; `on` or `off` (1 or 0) would be right"
+                    ));
                 }
             };
         }

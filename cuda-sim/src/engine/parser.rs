@@ -256,7 +256,9 @@ impl<'a> Parser<'a> {
                     return Ok(());
                 }
                 TokenKind::Dot(name) => {
-                    return Err(self.position().unsupported(format!("the directive `.{name}` is not supported")));
+                    return Err(self
+                        .position()
+                        .unsupported(format!("the directive `.{name}` is not supported")));
                 }
                 _ => return self.expected("a variable or a function"),
             }
@@ -301,7 +303,9 @@ impl<'a> Parser<'a> {
                 "align" => {
                     let value = self.integer("an alignment")?;
                     if !value.is_power_of_two() || value > 4096 {
-                        return Err(position.semantic(format!("alignment {value} is no power of two up to 4096")));
+                        return Err(
+                            position.semantic(format!("alignment {value} is no power of two up to 4096"))
+                        );
                     }
                     alignment = Some(value);
                 }
@@ -319,7 +323,9 @@ impl<'a> Parser<'a> {
                 }
                 _ => {
                     let Some(ty) = Type::parse(name) else {
-                        return Err(position.unsupported(format!("`.{name}` is no type that is supported here")));
+                        return Err(
+                            position.unsupported(format!("`.{name}` is no type that is supported here"))
+                        );
                     };
                     // A kernel parameter's pointer attributes follow its type.
                     if self.accept_dot("ptr") {
@@ -353,7 +359,8 @@ impl<'a> Parser<'a> {
         let name = self.name("a variable's name")?;
         let mut bytes = prefix.ty.bytes() * prefix.lanes;
         while self.accept('[') {
-            let length = if self.peek() == TokenKind::Punctuation(']') { 0 } else { self.integer("a length")? };
+            let length =
+                if self.peek() == TokenKind::Punctuation(']') { 0 } else { self.integer("a length")? };
             self.expect(']')?;
             bytes = bytes
                 .checked_mul(length)
@@ -389,7 +396,9 @@ impl<'a> Parser<'a> {
                 element
             }
             TokenKind::Name(name) => Initial::Address { name, offset: self.offset()? },
-            other => return Err(position.syntax(format!("expected an initial value, found {}", describe(other)))),
+            other => {
+                return Err(position.syntax(format!("expected an initial value, found {}", describe(other))));
+            }
         };
         into.push(element);
         Ok(())
@@ -420,10 +429,12 @@ impl<'a> Parser<'a> {
         if self.accept_dot("attribute") {
             self.skip_parentheses()?;
         }
-        let results = if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
+        let results =
+            if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
         let position = self.position();
         let name = self.name("a function's name")?;
-        let parameters = if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
+        let parameters =
+            if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
         let mut function = FunctionAst {
             position,
             name,
@@ -460,8 +471,14 @@ impl<'a> Parser<'a> {
             match name {
                 "maxntid" => function.max_threads = Some(self.dimensions("a number of threads")?),
                 "reqntid" => function.required_threads = Some(self.dimensions("a number of threads")?),
-                "reqnctapercluster" => function.required_cluster = Some(self.dimensions("a number of blocks")?),
-                "minnctapersm" | "maxnreg" | "maxnctapersm" | "maxclusterrank" | "abi_preserve"
+                "reqnctapercluster" => {
+                    function.required_cluster = Some(self.dimensions("a number of blocks")?)
+                }
+                "minnctapersm"
+                | "maxnreg"
+                | "maxnctapersm"
+                | "maxclusterrank"
+                | "abi_preserve"
                 | "abi_preserve_control" => {
                     self.integer("a number")?;
                 }
@@ -557,11 +574,13 @@ impl<'a> Parser<'a> {
             }
             TokenKind::Dot("callprototype") => {
                 self.next();
-                let results =
-                    if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
+                if self.peek() == TokenKind::Punctuation('(') {
+                    self.parameters()?;
+                }
                 self.name("`_`")?;
-                let parameters =
-                    if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
+                if self.peek() == TokenKind::Punctuation('(') {
+                    self.parameters()?;
+                }
                 while !self.accept(';') {
                     match self.peek() {
                         TokenKind::Dot("noreturn") => {
@@ -570,11 +589,11 @@ impl<'a> Parser<'a> {
                         _ => return self.expected("`;`"),
                     }
                 }
-                Ok(StatementKind::Prototype { name, results, parameters })
+                Ok(StatementKind::Prototype(name))
             }
             TokenKind::Dot("calltargets") => {
                 self.skip_to_semicolon()?;
-                Ok(StatementKind::Prototype { name, results: Vec::new(), parameters: Vec::new() })
+                Ok(StatementKind::Prototype(name))
             }
             _ => Ok(StatementKind::Label(name)),
         }
@@ -747,11 +766,14 @@ impl<'a> Parser<'a> {
     /// After the opening bracket.
     fn address(&mut self) -> Result<Operand<'a>, PtxError> {
         let (base, offset) = match self.simple_operand()? {
-            Operand::Name { name, component, offset } => (Operand::Name { name, component, offset: 0 }, offset),
+            Operand::Name { name, component, offset } => {
+                (Operand::Name { name, component, offset: 0 }, offset)
+            }
             Operand::Integer(value) => (Operand::Integer(value), 0),
             _ => return Err(self.position().syntax("an address is a register, a variable or a number")),
         };
-        let coordinates = if self.accept(',') { Some(Box::new(self.nested(Self::simple_operand)?)) } else { None };
+        let coordinates =
+            if self.accept(',') { Some(Box::new(self.nested(Self::simple_operand)?)) } else { None };
         self.expect(']')?;
         Ok(Operand::Address { base: Box::new(base), offset, coordinates })
     }

@@ -57,9 +57,14 @@ fn general(value: f64, precision: usize) -> String {
     }
     let digits = precision.max(1);
     let scientific = exponential(value, digits - 1);
-    let exponent: i32 = scientific.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
+    let exponent: i32 =
+        scientific.split_once('e').and_then(|(_, exponent)| exponent.parse().ok()).unwrap_or(0);
     let trim = |text: &str| {
-        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text.to_owned() }
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text.to_owned()
+        }
     };
     if exponent < -4 || exponent >= digits as i32 {
         match scientific.split_once('e') {
@@ -99,7 +104,9 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_c_writes_them() {
-        let f = |flags: &str, value: f64, conversion| pad(&number(conversion, true, value.to_bits(), flags), flags, conversion);
+        let f = |flags: &str, value: f64, conversion| {
+            pad(&number(conversion, true, value.to_bits(), flags), flags, conversion)
+        };
         assert_eq!(f("", 1.5, b'f'), "1.500000");
         assert_eq!(f("8.2", -1.005, b'f'), "   -1.00");
         assert_eq!(f("08.2", -1.5, b'f'), "-0001.50");

@@ -215,7 +215,9 @@ impl Registers {
     #[inline(always)]
     pub fn write_lane<T: Lane>(&mut self, target: Target, lane: usize, value: T) {
         match target {
-            Target::Narrow(index) => self.narrow[self.narrow_base + index as usize][lane] = value.bits() as u32,
+            Target::Narrow(index) => {
+                self.narrow[self.narrow_base + index as usize][lane] = value.bits() as u32
+            }
             Target::Wide(index) => self.wide[self.wide_base + index as usize][lane] = value.bits(),
             Target::Nowhere => {}
         }

@@ -17,7 +17,8 @@ pub(crate) fn count_global(traffic: &mut GlobalTraffic, addresses: &[u64; LANES]
     // The usual patterns: neighbouring lanes at neighbouring addresses, or all lanes at one.
     let start = addresses[first.min(LANES - 1)];
     let contiguous = (0..LANES).all(|lane| {
-        mask >> lane & 1 == 0 || addresses[lane].wrapping_sub(start) == (lane.wrapping_sub(first) as u64) * bytes
+        mask >> lane & 1 == 0
+            || addresses[lane].wrapping_sub(start) == (lane.wrapping_sub(first) as u64) * bytes
     });
     if contiguous && (mask >> first).wrapping_add(1) & mask >> first == 0 {
         let length = bytes * u64::from(mask.count_ones());

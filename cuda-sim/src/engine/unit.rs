@@ -63,7 +63,13 @@ pub(crate) struct BarrierState {
 
 impl BarrierState {
     fn new(warps: usize) -> Self {
-        BarrierState { threads: None, arrived: vec![0; warps], whole: vec![false; warps], count: 0, all: true }
+        BarrierState {
+            threads: None,
+            arrived: vec![0; warps],
+            whole: vec![false; warps],
+            count: 0,
+            all: true,
+        }
     }
 
     pub fn has_arrivals(&self) -> bool {
@@ -133,15 +139,10 @@ impl Unit {
         let threads: u32 = launch.block.iter().product();
         let per_block = threads.div_ceil(LANES as u32) as usize;
         let [cx, cy, cz] = launch.cluster;
-        let clusters = [launch.grid[0] / cx, launch.grid[1] / cy, launch.grid[2] / cz].map(u64::from);
-        let cluster_id = [
-            (number % clusters[0]) as u32,
-            (number / clusters[0] % clusters[1]) as u32,
-            (number / clusters[0] / clusters[1]) as u32,
-        ];
+        let cluster_id = launch.cluster_of(number);
         for rank in 0..cx * cy * cz {
             let within = [rank % cx, rank / cx % cy, rank / cx / cy];
-            let ctaid = [0, 1, 2].map(|axis| cluster_id[axis] * launch.cluster[axis] + within[axis]);
+            let ctaid = launch.block_of(number, rank);
             let index = unit.blocks.len();
             unit.blocks.push(Block {
                 ctaid,
@@ -280,7 +281,8 @@ impl Unit {
         let expected = match state.threads {
             Some(threads) => threads,
             None => {
-                (0..warps).filter(|w| members[*w].live != 0 || state.arrived[*w] != 0).count() as u32 * LANES as u32
+                (0..warps).filter(|w| members[*w].live != 0 || state.arrived[*w] != 0).count() as u32
+                    * LANES as u32
             }
         };
         if threads < expected {
@@ -303,7 +305,9 @@ impl Unit {
                         BarrierReduction::Or => u32::from(count != 0),
                     };
                     match result {
-                        BarrierResult::Register(target) => warp.registers.write(target, &[value; LANES], mask),
+                        BarrierResult::Register(target) => {
+                            warp.registers.write(target, &[value; LANES], mask)
+                        }
                         BarrierResult::Predicate(row) => {
                             warp.registers.set_predicate(row, u32::from(value != 0).wrapping_neg(), mask);
                         }
@@ -352,7 +356,7 @@ impl Unit {
                     warp.groups[at].state = State::Ready;
                     let mask = warp.groups[at].mask;
                     if let Some(checks) = &mut self.checks {
-                        checks.cluster_passed(warp.index, mask);
+                        checks.cluster_passed(warp.index, mask, warp.live);
                     }
                 }
             }
@@ -412,7 +416,13 @@ impl Unit {
                     }
                 };
                 let ctaid = self.blocks[warp.block].ctaid;
-                stuck.push((Fault::new(kind, mask.trailing_zeros() as usize, message), ctaid, warp, function, pc));
+                stuck.push((
+                    Fault::new(kind, mask.trailing_zeros() as usize, message),
+                    ctaid,
+                    warp,
+                    function,
+                    pc,
+                ));
             }
         }
         // Where the cause is known, its victims at other barriers are no findings of their own.

@@ -11,13 +11,22 @@ use super::registers::{LANES, Registers};
 pub(crate) enum State {
     Ready,
     /// At a barrier of the block; the result is written when it completes.
-    Barrier { number: u32, result: Option<(BarrierReduction, BarrierResult)> },
+    Barrier {
+        number: u32,
+        result: Option<(BarrierReduction, BarrierResult)>,
+    },
     /// At a `bar.warp.sync` of these lanes.
-    WarpBarrier { members: u32 },
+    WarpBarrier {
+        members: u32,
+    },
     /// At an instruction that needs these lanes (as far as they live) together.
-    Converging { required: u32 },
+    Converging {
+        required: u32,
+    },
     /// At `barrier.cluster.wait`, for this phase to end.
-    Cluster { phase: u64 },
+    Cluster {
+        phase: u64,
+    },
 }
 
 /// Threads of a warp that are at the same place.
@@ -55,9 +64,6 @@ pub(crate) struct Copy {
     pub bytes: u32,
     /// Source: index of the allocation, offset, bytes really read. `None` writes zeros only.
     pub from: Option<(usize, u64, u32)>,
-    /// Line and position of the issuing instruction.
-    pub function: u32,
-    pub pc: u32,
 }
 
 /// The copies of one thread.
@@ -179,7 +185,11 @@ impl Warp {
             live: mask,
             groups: vec![Group { pc: 0, mask, frame: 0, state: State::Ready, tired: false }],
             frames: vec![frame],
-            registers: Registers::new(kernel.narrow as usize, kernel.wide as usize, kernel.predicates as usize),
+            registers: Registers::new(
+                kernel.narrow as usize,
+                kernel.wide as usize,
+                kernel.predicates as usize,
+            ),
             local,
             copies: vec![Copies::default(); LANES],
             last_allocation: 0,
@@ -240,7 +250,9 @@ impl Warp {
     pub fn meeting_point(&self, pc: u32, frame: usize) -> u32 {
         let others = &self.groups[..self.groups.len() - 1];
         let candidates = others.iter().filter(|group| {
-            group.frame == frame && group.pc > pc && matches!(group.state, State::Ready | State::Converging { .. })
+            group.frame == frame
+                && group.pc > pc
+                && matches!(group.state, State::Ready | State::Converging { .. })
         });
         candidates.map(|group| group.pc).min().unwrap_or(u32::MAX)
     }
@@ -251,13 +263,16 @@ impl Warp {
         let mut released = None;
         for at in 0..self.groups.len() {
             match self.groups[at].state {
-                State::Converging { required } if self.groups[at].mask & required & live == required & live => {
+                State::Converging { required }
+                    if self.groups[at].mask & required & live == required & live =>
+                {
                     self.groups[at].state = State::Ready;
                     released = Some(released.unwrap_or(0));
                 }
                 State::WarpBarrier { members } => {
                     let same = |group: &Group| matches!(group.state, State::WarpBarrier { members: m } if m == members);
-                    let arrived = self.groups.iter().filter(|group| same(group)).fold(0, |mask, g| mask | g.mask);
+                    let arrived =
+                        self.groups.iter().filter(|group| same(group)).fold(0, |mask, g| mask | g.mask);
                     if arrived & members & live == members & live {
                         for group in self.groups.iter_mut().filter(|group| same(group)) {
                             group.state = State::Ready;
@@ -337,7 +352,8 @@ impl Warp {
         registers.narrow.resize(narrow, [0; LANES]);
         let wide = reserve(registers.wide.len(), frame.wide_base + callee.wide as usize);
         registers.wide.resize(wide, [0; LANES]);
-        let predicates = reserve(registers.predicates.len(), frame.predicate_base + callee.predicates as usize);
+        let predicates =
+            reserve(registers.predicates.len(), frame.predicate_base + callee.predicates as usize);
         registers.predicates.resize(predicates, 0);
         self.local.grow(local_end);
         self.local.forget(frame.local_base as usize, callee.frame_bytes as usize);

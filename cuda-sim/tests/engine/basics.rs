@@ -119,8 +119,13 @@ fn reduction_scan_histogram() {
 
         let out = device.room::<i32>(1024);
         device.call(module, "scan", 1, 1024).args(&[address, out]).ok();
-        let expected: Vec<i32> =
-            input[..1024].iter().scan(0, |sum, value| { *sum += value; Some(*sum) }).collect();
+        let expected: Vec<i32> = input[..1024]
+            .iter()
+            .scan(0, |sum, value| {
+                *sum += value;
+                Some(*sum)
+            })
+            .collect();
         assert_eq!(device.download::<i32>(out, 1024), expected);
 
         let bytes: Vec<u8> = random(5000, 2).iter().map(|v| *v as u8).collect();
@@ -139,12 +144,17 @@ fn transposition_and_tiled_product() {
         let a: Vec<f32> = random(n * n, 3).iter().map(|v| (v % 17) as f32 - 8.0).collect();
         let b: Vec<f32> = random(n * n, 4).iter().map(|v| (v % 13) as f32 - 6.0).collect();
         let (a_address, b_address, out) = (device.upload(&a), device.upload(&b), device.room::<f32>(n * n));
-        let report = device.call(module, "transpose", [2, 2], [32, 8]).args(&[a_address, out]).arg(n as i32).ok();
+        let report =
+            device.call(module, "transpose", [2, 2], [32, 8]).args(&[a_address, out]).arg(n as i32).ok();
         let transposed: Vec<f32> = (0..n * n).map(|i| a[i % n * n + i / n]).collect();
         assert_eq!(device.download::<f32>(out, n * n), transposed);
         assert_eq!(report.shared_read.bank_conflicts + report.shared_write.bank_conflicts, 0);
         assert_eq!(report.global_write.efficiency(), 1.0);
-        device.call(module, "product", [4, 4], [16, 16]).args(&[a_address, b_address, out]).arg(n as i32).ok();
+        device
+            .call(module, "product", [4, 4], [16, 16])
+            .args(&[a_address, b_address, out])
+            .arg(n as i32)
+            .ok();
         let expected: Vec<f32> =
             (0..n * n).map(|i| (0..n).map(|k| a[i / n * n + k] * b[k * n + i % n]).sum()).collect();
         assert_eq!(device.download::<f32>(out, n * n), expected);
@@ -195,7 +205,9 @@ fn carries_through_128_bits() {
         for i in 0..32 {
             let x = u128::from(a[2 * i + 1]) << 64 | u128::from(a[2 * i]);
             let y = u128::from(b[2 * i + 1]) << 64 | u128::from(b[2 * i]);
-            for (at, expected) in [x.wrapping_add(y), x.wrapping_sub(y), x.wrapping_mul(y)].into_iter().enumerate() {
+            for (at, expected) in
+                [x.wrapping_add(y), x.wrapping_sub(y), x.wrapping_mul(y)].into_iter().enumerate()
+            {
                 let got = u128::from(result[6 * i + 2 * at + 1]) << 64 | u128::from(result[6 * i + 2 * at]);
                 assert_eq!(got, expected, "result {at} of thread {i}");
             }

@@ -23,7 +23,9 @@ fn nvrtc_folder() -> PathBuf {
 /// Folder of the CUDA headers, if NVRTC came with them.
 fn headers() -> Option<PathBuf> {
     let beside_library = nvrtc_library()?.ancestors().nth(3)?.join("cuda_runtime/include");
-    [beside_library, nvrtc_folder().join("nvidia/cuda_runtime/include")].into_iter().find(|folder| folder.exists())
+    [beside_library, nvrtc_folder().join("nvidia/cuda_runtime/include")]
+        .into_iter()
+        .find(|folder| folder.exists())
 }
 
 /// Whether a test that needs NVRTC can run; otherwise says why not.
@@ -47,10 +49,18 @@ pub fn compile(source: &str, name: &str, architecture: &str, options: &[&str]) -
     unsafe {
         let library = libloading::Library::new(&library).expect("NVRTC loads");
         let create: libloading::Symbol<
-            unsafe extern "C" fn(*mut Program, *const c_char, *const c_char, c_int, *const c_void, *const c_void) -> Status,
+            unsafe extern "C" fn(
+                *mut Program,
+                *const c_char,
+                *const c_char,
+                c_int,
+                *const c_void,
+                *const c_void,
+            ) -> Status,
         > = library.get(b"nvrtcCreateProgram").expect("nvrtcCreateProgram");
-        let compile: libloading::Symbol<unsafe extern "C" fn(Program, c_int, *const *const c_char) -> Status> =
-            library.get(b"nvrtcCompileProgram").expect("nvrtcCompileProgram");
+        let compile: libloading::Symbol<
+            unsafe extern "C" fn(Program, c_int, *const *const c_char) -> Status,
+        > = library.get(b"nvrtcCompileProgram").expect("nvrtcCompileProgram");
         type Size = unsafe extern "C" fn(Program, *mut usize) -> Status;
         type Get = unsafe extern "C" fn(Program, *mut c_char) -> Status;
         let text = |size: &[u8], get: &[u8], program: Program| -> String {
@@ -63,14 +73,16 @@ pub fn compile(source: &str, name: &str, architecture: &str, options: &[&str]) -
             CStr::from_bytes_until_nul(&buffer).expect("a C string").to_string_lossy().into_owned()
         };
         let mut program = ptr::null_mut();
-        let (source, name) = (CString::new(source).expect("no zero byte"), CString::new(name).expect("no zero byte"));
+        let (source, name) =
+            (CString::new(source).expect("no zero byte"), CString::new(name).expect("no zero byte"));
         let status = create(&mut program, source.as_ptr(), name.as_ptr(), 0, ptr::null(), ptr::null());
         assert_eq!(status, 0, "nvrtcCreateProgram");
         let mut all = vec![format!("--gpu-architecture={}", architecture.replace("sm_", "compute_"))];
         all.extend(["-lineinfo", "--std=c++17", "--device-int128"].map(String::from));
         all.extend(headers().map(|folder| format!("-I{}", folder.display())));
         all.extend(options.iter().map(|option| (*option).to_owned()));
-        let all: Vec<CString> = all.into_iter().map(|option| CString::new(option).expect("no zero byte")).collect();
+        let all: Vec<CString> =
+            all.into_iter().map(|option| CString::new(option).expect("no zero byte")).collect();
         let pointers: Vec<_> = all.iter().map(|option| option.as_ptr()).collect();
         let status = compile(program, pointers.len() as c_int, pointers.as_ptr());
         assert_eq!(status, 0, "{}", text(b"nvrtcGetProgramLogSize", b"nvrtcGetProgramLog", program));
@@ -148,7 +160,13 @@ impl Device {
         bytes.chunks(size_of::<T>()).map(T::from_bytes).collect()
     }
 
-    pub fn call<'d>(&'d self, module: &'d Module, name: &str, grid: impl Into<Dim>, block: impl Into<Dim>) -> Call<'d> {
+    pub fn call<'d>(
+        &'d self,
+        module: &'d Module,
+        name: &str,
+        grid: impl Into<Dim>,
+        block: impl Into<Dim>,
+    ) -> Call<'d> {
         Call {
             device: self,
             module,
@@ -209,7 +227,8 @@ impl Call<'_> {
     }
 
     pub fn run_with(&self, options: &Options) -> Result<Report, LaunchError> {
-        let function = self.module.function(&self.name).unwrap_or_else(|| panic!("there is no kernel {}", self.name));
+        let function =
+            self.module.function(&self.name).unwrap_or_else(|| panic!("there is no kernel {}", self.name));
         let parameters: Vec<&[u8]> = self.parameters.iter().map(Vec::as_slice).collect();
         let what = Launch {
             function,

@@ -3,4 +3,5 @@
 //! Tests that need NVRTC say so and do nothing where it is absent, unless `ASFT_REQUIRE_NVRTC=1`.
 
 mod basics;
+mod checks;
 mod harness;

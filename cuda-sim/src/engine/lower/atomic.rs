@@ -17,7 +17,9 @@ impl Decoder<'_, '_> {
         let (order, scope) = self.order_and_scope();
         let policy = self.cache_hints();
         let operation = self.modifiers.take_map(|name| match name {
-            "add" | "min" | "max" | "inc" | "dec" | "and" | "or" | "xor" | "exch" | "cas" => Some(name.to_owned()),
+            "add" | "min" | "max" | "inc" | "dec" | "and" | "or" | "xor" | "exch" | "cas" => {
+                Some(name.to_owned())
+            }
             _ => None,
         });
         let operation = operation.ok_or_else(|| self.semantic("the operation is missing"))?;
@@ -32,11 +34,12 @@ impl Decoder<'_, '_> {
         let (first, compares) = (usize::from(returns), operation == "cas");
         let count = first + 2 + usize::from(compares) + usize::from(policy);
         self.expect_operands(count..=count)?;
-        let (space, _, address) = self.located(first)?;
+        let (space, address) = self.located(first)?;
         if matches!(space, Space::Local | Space::Param) {
             return Err(self.semantic("atomics work on global and shared memory"));
         }
-        let update = update(&operation, ty, space).ok_or_else(|| self.unsupported("this atomic is not executed"))?;
+        let update =
+            update(&operation, ty, space).ok_or_else(|| self.unsupported("this atomic is not executed"))?;
         let width = length.unwrap_or(1);
         let wrong_length = |found: usize| {
             (found != width).then(|| self.semantic(&format!("a vector of {width} is expected")))
@@ -47,7 +50,10 @@ impl Decoder<'_, '_> {
             if let Some(error) = wrong_length(elements.len()) {
                 return Err(error);
             }
-            targets = elements.iter().map(|operand| self.target_of(operand, ty, false)).collect::<Result<_, _>>()?;
+            targets = elements
+                .iter()
+                .map(|operand| self.target_of(operand, ty, false))
+                .collect::<Result<_, _>>()?;
         }
         let list = |index: usize| -> Result<Vec<_>, PtxError> {
             let elements = self.elements(self.operand(index)?);

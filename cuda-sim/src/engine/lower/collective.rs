@@ -29,7 +29,8 @@ impl Decoder<'_, '_> {
             self.one_type()?;
             self.expect_operands(1..=1)?;
             let target = self.target(0, Type::B32)?;
-            let action: Action = Box::new(move |registers, mask| registers.write(target, &[mask; LANES], mask));
+            let action: Action =
+                Box::new(move |registers, mask| registers.write(target, &[mask; LANES], mask));
             return Ok((Class::Communication, Operation::Alu(action)));
         }
         if !self.modifiers.take("sync") {
@@ -63,7 +64,8 @@ impl Decoder<'_, '_> {
         let [a, b, c] = self.sources(1, Type::B32)?;
         let members = self.source(4, Type::B32)?;
         let action: Action = Box::new(move |registers, mask| {
-            let (value, b, c) = (registers.read::<u32>(a), registers.read::<u32>(b), registers.read::<u32>(c));
+            let (value, b, c) =
+                (registers.read::<u32>(a), registers.read::<u32>(b), registers.read::<u32>(c));
             let mut in_range = 0u32;
             let result: [u32; LANES] = std::array::from_fn(|lane| {
                 let own = lane as i32;
@@ -141,7 +143,9 @@ impl Decoder<'_, '_> {
             Box::new(move |registers, mask| {
                 let value = registers.read::<u64>(value);
                 let same = |lane: usize| {
-                    lanes(mask).filter(|other| value[*other] == value[lane]).fold(0u32, |bits, other| bits | 1 << other)
+                    lanes(mask)
+                        .filter(|other| value[*other] == value[lane])
+                        .fold(0u32, |bits, other| bits | 1 << other)
                 };
                 if all {
                     let equal = lanes(mask).next().is_some_and(|first| same(first) == mask);

@@ -103,7 +103,11 @@ fn float_holds<T: Float>(comparison: Comparison, flush: bool, a: T, b: T) -> boo
     }
 }
 
-fn float_test<T: Float + Lane + PartialOrd>(sources: [Source; 2], comparison: Comparison, flush: bool) -> Test {
+fn float_test<T: Float + Lane + PartialOrd>(
+    sources: [Source; 2],
+    comparison: Comparison,
+    flush: bool,
+) -> Test {
     if flush || matches!(comparison.relation, Relation::Numbers | Relation::NotNumbers) {
         return test(sources, move |a: T, b: T| float_holds(comparison, flush, a, b));
     }
@@ -205,8 +209,12 @@ impl Decoder<'_, '_> {
                 test(sources, move |a: Packed<f16>, b: Packed<f16>| float_holds(comparison, flush, a.1, b.1)),
             ),
             _ => (
-                test(sources, move |a: Packed<bf16>, b: Packed<bf16>| float_holds(comparison, flush, a.0, b.0)),
-                test(sources, move |a: Packed<bf16>, b: Packed<bf16>| float_holds(comparison, flush, a.1, b.1)),
+                test(sources, move |a: Packed<bf16>, b: Packed<bf16>| {
+                    float_holds(comparison, flush, a.0, b.0)
+                }),
+                test(sources, move |a: Packed<bf16>, b: Packed<bf16>| {
+                    float_holds(comparison, flush, a.1, b.1)
+                }),
             ),
         })
     }

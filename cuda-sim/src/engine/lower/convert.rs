@@ -78,12 +78,15 @@ impl Decoder<'_, '_> {
         let conversion = self.conversion();
         let (to, from) = (self.one_type()?, self.one_type()?);
         let action = match (to, from) {
-            (Type::F16x2 | Type::Bf16x2 | Type::E4m3x2 | Type::E5m2x2, Type::F32) => self.convert_pair(to, conversion)?,
+            (Type::F16x2 | Type::Bf16x2 | Type::E4m3x2 | Type::E5m2x2, Type::F32) => {
+                self.convert_pair(to, conversion)?
+            }
             (Type::E4m3x2 | Type::E5m2x2, Type::F16x2) => self.narrow_halves(to, conversion)?,
             (Type::F16x2, Type::E4m3x2 | Type::E5m2x2) => self.widen_eighths(from, conversion)?,
             _ => {
                 self.expect_operands(2..=2)?;
-                let (target, source) = (self.loose_target(0, storage(to))?, self.loose_source(1, storage(from))?);
+                let (target, source) =
+                    (self.loose_target(0, storage(to))?, self.loose_source(1, storage(from))?);
                 match (to.is_integer(), from.is_integer()) {
                     (true, true) => self.integer_to_integer(to, from, target, source, conversion)?,
                     (true, false) => self.float_to_integer(to, from, target, source, conversion)?,
@@ -107,7 +110,9 @@ impl Decoder<'_, '_> {
             // `bits` extends by the source's sign; `write` truncates, and re-extends by the destination's type.
             if saturate {
                 let (low, high) = integer_range(to);
-                return Some(unary(target, source, move |a: A| i128::from(a.bits() as i64).clamp(low, high) as i64));
+                return Some(unary(target, source, move |a: A| {
+                    i128::from(a.bits() as i64).clamp(low, high) as i64
+                }));
             }
             Some(match to {
                 Type::U8 => unary(target, source, |a: A| a.bits() as u8),
@@ -149,7 +154,8 @@ impl Decoder<'_, '_> {
         source: Source,
         conversion: Conversion,
     ) -> Result<Action, PtxError> {
-        let rounding = conversion.integral.ok_or_else(|| self.semantic("a rounding such as `.rzi` is missing"))?;
+        let rounding =
+            conversion.integral.ok_or_else(|| self.semantic("a rounding such as `.rzi` is missing"))?;
         let flush = conversion.flush;
         let (low, high) = integer_range(to);
         let wide = to.bytes() == 8;
@@ -160,9 +166,18 @@ impl Decoder<'_, '_> {
                 return nan;
             }
             let value = round_integral(value, rounding);
-            if signed { (value as i64).clamp(low as i64, high as i64) as u64 } else { (value as u64).min(high as u64) }
+            if signed {
+                (value as i64).clamp(low as i64, high as i64) as u64
+            } else {
+                (value as u64).min(high as u64)
+            }
         };
-        fn build<A: Number>(to: Type, target: Target, source: Source, f: impl Fn(A) -> u64 + Send + Sync + 'static) -> Action {
+        fn build<A: Number>(
+            to: Type,
+            target: Target,
+            source: Source,
+            f: impl Fn(A) -> u64 + Send + Sync + 'static,
+        ) -> Action {
             match to {
                 Type::S8 | Type::S16 => unary(target, source, move |a: A| f(a) as i64),
                 _ => unary(target, source, f),
@@ -299,7 +314,8 @@ impl Decoder<'_, '_> {
             Type::Bf16 => from_any!(bf16),
             Type::Tf32 => unary(target, source, move |a: f32| {
                 let exact = Exact { value: f64::from(a), rest: 0.0 };
-                let bits = if saturate_finite && a.is_infinite() { TF32.largest() } else { exact.round(TF32, mode) };
+                let bits =
+                    if saturate_finite && a.is_infinite() { TF32.largest() } else { exact.round(TF32, mode) };
                 // tf32 is an f32 whose 13 low bits are zero.
                 let value = f32::from_bits(if a.is_nan() { 0x7fff_ffff } else { bits << 13 });
                 if relu { value.relu().to_bits() } else { value.to_bits() }
@@ -341,7 +357,9 @@ impl Decoder<'_, '_> {
         self.expect_operands(2..=2)?;
         let format = if from == Type::E4m3x2 { E4M3 } else { E5M2 };
         let relu = conversion.relu;
-        let one = move |bits: u16| narrow(format.decode(u32::from(bits & 0xff)), F16, Rounding::NearestEven, relu, false);
+        let one = move |bits: u16| {
+            narrow(format.decode(u32::from(bits & 0xff)), F16, Rounding::NearestEven, relu, false)
+        };
         let (target, source) = (self.target(0, Type::B32)?, self.source(1, Type::B16)?);
         Ok(unary(target, source, move |a: u16| one(a >> 8) << 16 | one(a)))
     }

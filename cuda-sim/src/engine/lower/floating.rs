@@ -84,37 +84,40 @@ fn operator<T: Float + Lane>(mnemonic: &str, target: Target, sources: &[Source],
     let three = [sources[0], sources[1], sources.get(2).copied().unwrap_or(Source::Immediate(0))];
     match (mnemonic, flags.is_plain(), flags.flush) {
         ("add", true, false) => binary(target, two, |a: T, b: T| a.add(b).canonical()),
-        ("add", true, true) => {
-            binary(target, two, |a: T, b: T| a.flush().add(b.flush()).flush().canonical())
-        }
+        ("add", true, true) => binary(target, two, |a: T, b: T| a.flush().add(b.flush()).flush().canonical()),
         ("add", ..) => binary(target, two, move |a: T, b: T| add(a, b, flags)),
         ("sub", true, false) => binary(target, two, |a: T, b: T| a.add(b.negate()).canonical()),
         ("sub", ..) => binary(target, two, move |a: T, b: T| add(a, b.negate(), flags)),
         ("mul", true, false) => binary(target, two, |a: T, b: T| a.mul(b).canonical()),
-        ("mul", true, true) => {
-            binary(target, two, |a: T, b: T| a.flush().mul(b.flush()).flush().canonical())
-        }
+        ("mul", true, true) => binary(target, two, |a: T, b: T| a.flush().mul(b.flush()).flush().canonical()),
         ("mul", ..) => binary(target, two, move |a: T, b: T| multiply(a, b, flags)),
         (_, true, false) => ternary(target, three, |a: T, b: T, c: T| a.fma(b, c).canonical()),
-        (_, true, true) => ternary(target, three, |a: T, b: T, c: T| {
-            a.flush().fma(b.flush(), c.flush()).flush().canonical()
-        }),
+        (_, true, true) => {
+            ternary(target, three, |a: T, b: T, c: T| a.flush().fma(b.flush(), c.flush()).flush().canonical())
+        }
         _ => ternary(target, three, move |a: T, b: T, c: T| multiply_add(a, b, c, flags)),
     }
 }
 
 /// The same on both halves of a register.
-fn packed_operator<T: Float + Lane>(mnemonic: &str, target: Target, sources: &[Source], flags: Flags) -> Action {
+fn packed_operator<T: Float + Lane>(
+    mnemonic: &str,
+    target: Target,
+    sources: &[Source],
+    flags: Flags,
+) -> Action {
     let two = [sources[0], sources[1]];
     type P<T> = Packed<T>;
     match mnemonic {
-        "add" => binary(target, two, move |a: P<T>, b: P<T>| Packed(add(a.0, b.0, flags), add(a.1, b.1, flags))),
+        "add" => {
+            binary(target, two, move |a: P<T>, b: P<T>| Packed(add(a.0, b.0, flags), add(a.1, b.1, flags)))
+        }
         "sub" => binary(target, two, move |a: P<T>, b: P<T>| {
             Packed(add(a.0, b.0.negate(), flags), add(a.1, b.1.negate(), flags))
         }),
-        "mul" => {
-            binary(target, two, move |a: P<T>, b: P<T>| Packed(multiply(a.0, b.0, flags), multiply(a.1, b.1, flags)))
-        }
+        "mul" => binary(target, two, move |a: P<T>, b: P<T>| {
+            Packed(multiply(a.0, b.0, flags), multiply(a.1, b.1, flags))
+        }),
         _ => ternary(target, [sources[0], sources[1], sources[2]], move |a: P<T>, b: P<T>, c: P<T>| {
             Packed(multiply_add(a.0, b.0, c.0, flags), multiply_add(a.1, b.1, c.1, flags))
         }),
@@ -319,7 +322,9 @@ impl Decoder<'_, '_> {
             _ => Class::Float64,
         };
         let action = match (mnemonic, ty) {
-            ("rcp" | "sqrt" | "rsqrt", Type::F64) => root_or_reciprocal_f64(mnemonic, target, source, flags, approximate),
+            ("rcp" | "sqrt" | "rsqrt", Type::F64) => {
+                root_or_reciprocal_f64(mnemonic, target, source, flags, approximate)
+            }
             ("rcp" | "sqrt", Type::F32) if !approximate => {
                 let root = mnemonic == "sqrt";
                 unary(target, source, move |a: f32| {
@@ -329,11 +334,13 @@ impl Decoder<'_, '_> {
                 })
             }
             (_, Type::F32) => {
-                let f = approximation(mnemonic).ok_or_else(|| self.semantic("this type is not allowed here"))?;
+                let f =
+                    approximation(mnemonic).ok_or_else(|| self.semantic("this type is not allowed here"))?;
                 unary(target, source, move |a: f32| flags.after(f(f64::from(flags.before(a))) as f32))
             }
             ("ex2" | "tanh", Type::F16 | Type::F16x2 | Type::Bf16 | Type::Bf16x2) => {
-                let f = approximation(mnemonic).ok_or_else(|| self.semantic("this type is not allowed here"))?;
+                let f =
+                    approximation(mnemonic).ok_or_else(|| self.semantic("this type is not allowed here"))?;
                 half_function(ty, target, source, flags, f)
             }
             _ => return Err(self.semantic("this type is not allowed here")),
@@ -405,7 +412,13 @@ fn approximation(mnemonic: &str) -> Option<fn(f64) -> f64> {
     })
 }
 
-fn root_or_reciprocal_f64(mnemonic: &str, target: Target, source: Source, flags: Flags, approximate: bool) -> Action {
+fn root_or_reciprocal_f64(
+    mnemonic: &str,
+    target: Target,
+    source: Source,
+    flags: Flags,
+    approximate: bool,
+) -> Action {
     // `rcp.approx.ftz.f64` and `rsqrt.approx{.ftz}.f64` give the upper half of the result only.
     let upper = move |value: f64| match approximate {
         true => f64::from_bits(value.to_bits() & 0xffff_ffff_0000_0000),
@@ -427,7 +440,13 @@ fn half_function(ty: Type, target: Target, source: Source, flags: Flags, f: fn(f
         let exact = Exact { value: f(flags.before(a).to_f64()), rest: 0.0 };
         flags.after(T::from_exact(exact, Rounding::NearestEven))
     }
-    fn build<T: Float + Lane>(ty: Type, target: Target, source: Source, flags: Flags, f: fn(f64) -> f64) -> Action {
+    fn build<T: Float + Lane>(
+        ty: Type,
+        target: Target,
+        source: Source,
+        flags: Flags,
+        f: fn(f64) -> f64,
+    ) -> Action {
         if matches!(ty, Type::F16 | Type::Bf16) {
             return unary(target, source, move |a: T| apply(a, flags, f));
         }

@@ -108,7 +108,8 @@ impl<'c, 'm, 'a> KernelLowering<'c, 'm, 'a> {
         }
         let mut cursor = 0;
         let mut unsized_alignment = 1;
-        let is_shared = |variable: &&Variable<'a>| variable.space == Space::Shared && used.contains(variable.name);
+        let is_shared =
+            |variable: &&Variable<'a>| variable.space == Space::Shared && used.contains(variable.name);
         for variable in self.context.ast.variables.iter().filter(is_shared) {
             if variable.bytes == 0 {
                 unsized_alignment = unsized_alignment.max(variable.alignment);
@@ -131,7 +132,9 @@ impl<'c, 'm, 'a> KernelLowering<'c, 'm, 'a> {
         self.static_shared = cursor;
         // Dynamic shared memory starts right behind the static part, aligned as its declarations ask.
         let address = cursor.next_multiple_of(unsized_alignment);
-        for variable in self.context.ast.variables.iter().filter(is_shared).filter(|variable| variable.bytes == 0) {
+        for variable in
+            self.context.ast.variables.iter().filter(is_shared).filter(|variable| variable.bytes == 0)
+        {
             let symbol = Symbol::Variable { space: Space::Shared, address };
             self.shared_names.insert(variable.name.to_owned(), symbol);
         }
@@ -149,7 +152,8 @@ impl<'c, 'm, 'a> KernelLowering<'c, 'm, 'a> {
         let mut parameter_bytes = 0;
         for index in self.order.clone() {
             let ast = &self.context.ast.functions[index];
-            let function = FunctionLowering { kernel: self, ast, index }.run(&by_module_index, &mut parameter_bytes)?;
+            let function =
+                FunctionLowering { kernel: self, ast, index }.run(&by_module_index, &mut parameter_bytes)?;
             functions.push(function);
         }
         let parameters = functions[0].parameters.clone();
@@ -189,7 +193,11 @@ struct FunctionLowering<'k, 'c, 'm, 'a> {
 }
 
 impl<'a> FunctionLowering<'_, '_, '_, 'a> {
-    fn run(mut self, by_module_index: &[Option<u32>], parameter_bytes: &mut u32) -> Result<Function, PtxError> {
+    fn run(
+        mut self,
+        by_module_index: &[Option<u32>],
+        parameter_bytes: &mut u32,
+    ) -> Result<Function, PtxError> {
         let mut names = self.kernel.context.names.clone();
         names.extend(self.kernel.shared_names.iter().map(|(name, symbol)| (name.clone(), *symbol)));
         let mut scopes = Scopes::new(names);
@@ -262,7 +270,7 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
         let mut labels = 0;
         for (at, statement) in self.ast.body.iter().flatten().enumerate() {
             let position = statement.position;
-            let mut enter = |scopes: &mut Scopes<'a>, name: String, symbol| {
+            let enter = |scopes: &mut Scopes<'a>, name: String, symbol| {
                 let message = format!("`{name}` is declared twice");
                 if scopes.declare(name, symbol) { Ok(()) } else { Err(position.semantic(message)) }
             };
@@ -276,7 +284,8 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
                 StatementKind::Registers { ty, names } => {
                     for (name, count) in names {
                         for number in 0..count.unwrap_or(1) {
-                            let full = if count.is_some() { format!("{name}{number}") } else { (*name).to_owned() };
+                            let full =
+                                if count.is_some() { format!("{name}{number}") } else { (*name).to_owned() };
                             let symbol = scopes.register(*ty);
                             enter(scopes, full, symbol)?;
                         }
@@ -291,14 +300,19 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
                     let table = Symbol::Table(scopes.tables.len() as u32 - 1);
                     enter(scopes, (*name).to_owned(), table)?;
                 }
-                StatementKind::Prototype { name, .. } => enter(scopes, (*name).to_owned(), Symbol::Prototype)?,
+                StatementKind::Prototype(name) => enter(scopes, (*name).to_owned(), Symbol::Prototype)?,
                 StatementKind::Line { .. } | StatementKind::Instruction(_) => {}
             }
         }
         Ok(vec![0; labels as usize])
     }
 
-    fn variable(&self, scopes: &mut Scopes<'a>, variable: &Variable<'a>, at: usize) -> Result<Symbol, PtxError> {
+    fn variable(
+        &self,
+        scopes: &mut Scopes<'a>,
+        variable: &Variable<'a>,
+        at: usize,
+    ) -> Result<Symbol, PtxError> {
         let space = variable.space;
         match space {
             Space::Local | Space::Param => {
@@ -307,12 +321,14 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
             }
             Space::Shared => {
                 let address = self.kernel.inner_shared.get(&(self.index, at)).copied();
-                let address = address.ok_or_else(|| variable.position.semantic("this variable was not placed"))?;
+                let address =
+                    address.ok_or_else(|| variable.position.semantic("this variable was not placed"))?;
                 Ok(Symbol::Variable { space, address })
             }
             Space::Global | Space::Const => {
                 let address = self.kernel.context.inner_variables.get(&(self.index, at)).copied();
-                let address = address.ok_or_else(|| variable.position.semantic("this variable was not placed"))?;
+                let address =
+                    address.ok_or_else(|| variable.position.semantic("this variable was not placed"))?;
                 Ok(Symbol::Variable { space, address })
             }
             _ => Err(variable.position.semantic("no variable can be in this space")),

@@ -12,12 +12,30 @@ use crate::engine::types::Type;
 macro_rules! with_integer {
     ($decoder:expr, $ty:expr, $T:ident => $body:expr) => {
         match $ty {
-            Type::U16 | Type::B16 => { type $T = u16; $body }
-            Type::S16 => { type $T = i16; $body }
-            Type::U32 | Type::B32 => { type $T = u32; $body }
-            Type::S32 => { type $T = i32; $body }
-            Type::U64 | Type::B64 => { type $T = u64; $body }
-            Type::S64 => { type $T = i64; $body }
+            Type::U16 | Type::B16 => {
+                type $T = u16;
+                $body
+            }
+            Type::S16 => {
+                type $T = i16;
+                $body
+            }
+            Type::U32 | Type::B32 => {
+                type $T = u32;
+                $body
+            }
+            Type::S32 => {
+                type $T = i32;
+                $body
+            }
+            Type::U64 | Type::B64 => {
+                type $T = u64;
+                $body
+            }
+            Type::S64 => {
+                type $T = i64;
+                $body
+            }
             _ => return Err($decoder.semantic("this type is not allowed here")),
         }
     };
@@ -88,7 +106,9 @@ impl Decoder<'_, '_> {
         }
         if matches!(ty, Type::U16x2 | Type::S16x2) {
             let pair = |f: fn(u16, u16) -> u16| {
-                binary(target, sources, move |a: Packed<u16>, b: Packed<u16>| Packed(f(a.0, b.0), f(a.1, b.1)))
+                binary(target, sources, move |a: Packed<u16>, b: Packed<u16>| {
+                    Packed(f(a.0, b.0), f(a.1, b.1))
+                })
             };
             return alu(if add { pair(u16::wrapping_add) } else { pair(u16::wrapping_sub) });
         }
@@ -236,7 +256,8 @@ impl Decoder<'_, '_> {
     fn predicate_logic(&mut self) -> Decoded {
         let target = self.predicate_target(self.operand(0)?)?;
         let a = self.condition(1)?;
-        let b = if self.instruction.mnemonic == "not" { Condition::Constant(true) } else { self.condition(2)? };
+        let b =
+            if self.instruction.mnemonic == "not" { Condition::Constant(true) } else { self.condition(2)? };
         let f: fn(u32, u32) -> u32 = match self.instruction.mnemonic {
             "and" => |a, b| a & b,
             "or" => |a, b| a | b,
@@ -421,7 +442,9 @@ impl Decoder<'_, '_> {
             ("bfind", Type::S32) => {
                 unary(target, source, move |a: i32| find(u64::from((a ^ a >> 31) as u32), 31, shift_amount))
             }
-            ("bfind", Type::S64) => unary(target, source, move |a: i64| find((a ^ a >> 63) as u64, 63, shift_amount)),
+            ("bfind", Type::S64) => {
+                unary(target, source, move |a: i64| find((a ^ a >> 63) as u64, 63, shift_amount))
+            }
             _ => return Err(self.semantic("this type is not allowed here")),
         })
     }
@@ -445,8 +468,12 @@ impl Decoder<'_, '_> {
             "bfe" => {
                 let sources = [a, self.source(2, Type::U32)?, self.source(3, Type::U32)?];
                 alu(match ty {
-                    Type::U32 => ternary(target, sources, |a: u32, p, n| extract(u64::from(a), p, n, 32, false) as u32),
-                    Type::S32 => ternary(target, sources, |a: u32, p, n| extract(u64::from(a), p, n, 32, true) as u32),
+                    Type::U32 => {
+                        ternary(target, sources, |a: u32, p, n| extract(u64::from(a), p, n, 32, false) as u32)
+                    }
+                    Type::S32 => {
+                        ternary(target, sources, |a: u32, p, n| extract(u64::from(a), p, n, 32, true) as u32)
+                    }
                     Type::U64 => ternary(target, sources, |a: u64, p, n| extract(a, p, n, 64, false)),
                     Type::S64 => ternary(target, sources, |a: u64, p, n| extract(a, p, n, 64, true)),
                     _ => return Err(self.semantic("this type is not allowed here")),
@@ -459,8 +486,9 @@ impl Decoder<'_, '_> {
                 alu(Box::new(move |registers, mask| {
                     let (a, b) = (registers.read::<u64>(a), registers.read::<u64>(b));
                     let (position, length) = (registers.read::<u32>(position), registers.read::<u32>(length));
-                    let result: [u64; LANES] =
-                        std::array::from_fn(|lane| insert(a[lane], b[lane], position[lane], length[lane], width));
+                    let result: [u64; LANES] = std::array::from_fn(|lane| {
+                        insert(a[lane], b[lane], position[lane], length[lane], width)
+                    });
                     registers.write(target, &result, mask);
                 }))
             }

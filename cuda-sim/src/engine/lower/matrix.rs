@@ -98,9 +98,14 @@ impl<'a> Decoder<'_, 'a> {
         let half_registers = |ty| if ty == Type::F16 { 2 } else { 4 };
         let a = self.fragment(1, a_count, Type::B32)?;
         let b = self.fragment(2, b_count, Type::B32)?;
-        let c = self.fragment(3, half_registers(c_type), if c_type == Type::F16 { Type::B32 } else { Type::F32 })?;
+        let c = self.fragment(
+            3,
+            half_registers(c_type),
+            if c_type == Type::F16 { Type::B32 } else { Type::F32 },
+        )?;
         let d = self.fragment_targets(0, half_registers(d_type))?;
-        let product = Product { operand_type, k, a, b, c, d, c_half: c_type == Type::F16, d_half: d_type == Type::F16 };
+        let product =
+            Product { operand_type, k, a, b, c, d, c_half: c_type == Type::F16, d_half: d_type == Type::F16 };
         let action: WarpAction = Box::new(move |registers| product.run(registers));
         let operations = 2 * (M * N * k) as u64;
         Ok((Class::Tensor, Operation::Mma { action, operations }))
@@ -143,7 +148,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         self.expect_operands(2..=2)?;
         let loads = mnemonic == "ldmatrix";
-        let (space, _, address) = self.located(usize::from(loads))?;
+        let (space, address) = self.located(usize::from(loads))?;
         let operands = self.elements(self.operand(usize::from(!loads))?);
         if operands.len() != count {
             return Err(self.semantic(&format!("a vector of {count} is expected")));
@@ -168,7 +173,8 @@ impl<'a> Decoder<'_, 'a> {
         let (target, source) = (self.target(0, Type::B32)?, self.source(1, Type::B32)?);
         let action: WarpAction = Box::new(move |registers| {
             let value = registers.read::<u32>(source);
-            let element = |row: usize, column: usize| value[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff;
+            let element =
+                |row: usize, column: usize| value[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff;
             let result: [u32; LANES] = std::array::from_fn(|lane| {
                 let (row, column) = (lane / 4, lane % 4 * 2);
                 element(column, row) | element(column + 1, row) << 16

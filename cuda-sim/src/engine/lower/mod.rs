@@ -74,11 +74,12 @@ impl<'c, 'a> Decoder<'c, 'a> {
             "mapa" => self.map_address(),
             "getctarank" => self.block_rank(),
             "cvt" => self.convert(),
-            "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" => self.arithmetic(),
-            "rem" | "sad" | "mul24" | "mad24" | "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi" | "bmsk" | "szext"
-            | "dp4a" | "dp2a" | "fns" | "prmt" | "lop3" | "shf" | "shl" | "shr" | "cnot" | "addc" | "subc" | "madc" => {
-                self.integer()
+            "add" | "sub" | "mul" | "mad" | "fma" | "min" | "max" | "abs" | "neg" | "div" => {
+                self.arithmetic()
             }
+            "rem" | "sad" | "mul24" | "mad24" | "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi"
+            | "bmsk" | "szext" | "dp4a" | "dp2a" | "fns" | "prmt" | "lop3" | "shf" | "shl" | "shr"
+            | "cnot" | "addc" | "subc" | "madc" => self.integer(),
             "and" | "or" | "xor" | "not" => self.logic(),
             "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "copysign" | "testp" => {
                 self.floating_function()
@@ -87,10 +88,14 @@ impl<'c, 'a> Decoder<'c, 'a> {
             "set" => self.set(),
             "selp" => self.select(),
             "slct" => self.select_by_sign(),
-            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "pmevent" => self.control(),
+            "bra" | "brx" | "call" | "ret" | "exit" | "trap" | "brkpt" | "nanosleep" | "pmevent" => {
+                self.control()
+            }
             "bar" | "barrier" => self.barrier(),
             "membar" | "fence" => self.fence(),
-            "griddepcontrol" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "createpolicy" => self.hint(),
+            "griddepcontrol" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "createpolicy" => {
+                self.hint()
+            }
             "shfl" | "vote" | "match" | "redux" | "elect" | "activemask" => self.collective(),
             "atom" | "red" => self.atomic(),
             "cp" => self.copy_async(),
@@ -168,7 +173,9 @@ impl<'c, 'a> Decoder<'c, 'a> {
                 Type::F32 | Type::B32 => u64::from((f64::from_bits(*bits) as f32).to_bits()),
                 _ => return Err(self.semantic("a floating-point constant is no operand of this type")),
             })),
-            Operand::Name { name, component, offset } => self.named_source(name, *component, *offset, ty, loose),
+            Operand::Name { name, component, offset } => {
+                self.named_source(name, *component, *offset, ty, loose)
+            }
             Operand::Sink => Err(self.semantic("`_` cannot be read")),
             _ => Err(self.semantic("a register or a constant is expected as operand")),
         }
@@ -227,7 +234,9 @@ impl<'c, 'a> Decoder<'c, 'a> {
                 Some(Source::Immediate(address.wrapping_add(offset as u64)))
             }
             Symbol::Frame { offset: start, .. } => Some(Source::Frame((i64::from(start) + offset) as u32)),
-            Symbol::Function(index) => Some(Source::Immediate(super::ir::FUNCTION_ADDRESS + u64::from(index) * 16)),
+            Symbol::Function(index) => {
+                Some(Source::Immediate(super::ir::FUNCTION_ADDRESS + u64::from(index) * 16))
+            }
             _ => None,
         }
     }
@@ -299,7 +308,9 @@ impl<'c, 'a> Decoder<'c, 'a> {
     pub fn condition_of(&self, operand: &Operand<'a>) -> Result<Condition, PtxError> {
         match operand {
             Operand::Not(inner) => match self.condition_of(inner)? {
-                Condition::Predicate { index, negated } => Ok(Condition::Predicate { index, negated: !negated }),
+                Condition::Predicate { index, negated } => {
+                    Ok(Condition::Predicate { index, negated: !negated })
+                }
                 Condition::Constant(value) => Ok(Condition::Constant(!value)),
             },
             Operand::Name { name, component: None, offset: 0 } => match self.scopes.lookup(name) {

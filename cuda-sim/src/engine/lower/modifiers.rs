@@ -35,7 +35,8 @@ impl<'a> Modifiers<'a> {
 
     /// Takes the first modifier that the function knows.
     pub fn take_map<T>(&mut self, known: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let (index, value) = self.left.iter().enumerate().find_map(|(index, name)| Some((index, known(name)?)))?;
+        let (index, value) =
+            self.left.iter().enumerate().find_map(|(index, name)| Some((index, known(name)?)))?;
         self.left.remove(index);
         Some(value)
     }

@@ -54,10 +54,7 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     /// Space and address of `ld`, `st` and atomics; constants are global memory, frame parameters local memory.
-    pub(super) fn located(
-        &mut self,
-        index: usize,
-    ) -> Result<(Space, bool, crate::engine::ir::Address), PtxError> {
+    pub(super) fn located(&mut self, index: usize) -> Result<(Space, crate::engine::ir::Address), PtxError> {
         let space = self.space();
         let (address, symbol) = self.address(index)?;
         let declared = match symbol {
@@ -80,10 +77,10 @@ impl<'a> Decoder<'_, 'a> {
             _ => self.is_entry && self.instruction.mnemonic != "st",
         };
         Ok(match space {
-            Space::Const => (Space::Global, false, address),
-            Space::Param if !kernel => (Space::Local, false, address),
-            Space::Param => (Space::Param, true, address),
-            other => (other, false, address),
+            Space::Const => (Space::Global, address),
+            Space::Param if !kernel => (Space::Local, address),
+            Space::Param => (Space::Param, address),
+            other => (other, address),
         })
     }
 
@@ -93,7 +90,7 @@ impl<'a> Decoder<'_, 'a> {
         let length = self.vector_length();
         let ty = self.one_type()?;
         self.expect_operands(if policy { 3..=3 } else { 2..=2 })?;
-        let (space, kernel_parameters, address) = self.located(1)?;
+        let (space, address) = self.located(1)?;
         let operands = self.elements(self.operand(0)?);
         if operands.len() != length {
             return Err(self.semantic(&format!("a vector of {length} is expected")));
@@ -107,7 +104,6 @@ impl<'a> Decoder<'_, 'a> {
         }
         let access = Access {
             space,
-            kernel_parameters,
             address,
             bytes: ty.bytes() as u32,
             signed: ty.is_signed(),
@@ -128,7 +124,7 @@ impl<'a> Decoder<'_, 'a> {
         let length = self.vector_length();
         let ty = self.one_type()?;
         self.expect_operands(if policy { 3..=3 } else { 2..=2 })?;
-        let (space, kernel_parameters, address) = self.located(0)?;
+        let (space, address) = self.located(0)?;
         let operands = self.elements(self.operand(1)?);
         if operands.len() != length {
             return Err(self.semantic(&format!("a vector of {length} is expected")));
@@ -136,13 +132,14 @@ impl<'a> Decoder<'_, 'a> {
         let mut elements = Vec::new();
         for operand in operands {
             elements.push(match (ty, self.wide_pair(operand)) {
-                (Type::B128, Some([low, high])) => Element::StorePair([Source::Wide(low), Source::Wide(high)]),
+                (Type::B128, Some([low, high])) => {
+                    Element::StorePair([Source::Wide(low), Source::Wide(high)])
+                }
                 _ => Element::Store(self.source_of(operand, ty, true)?),
             });
         }
         let access = Access {
             space,
-            kernel_parameters,
             address,
             bytes: ty.bytes() as u32,
             signed: false,
@@ -275,7 +272,9 @@ impl<'a> Decoder<'_, 'a> {
             return Err(self.semantic("`.ca` or `.cg` is missing"));
         }
         let policy = self.cache_hints();
-        if !self.modifiers.take("shared") && !self.modifiers.take("shared::cta") || !self.modifiers.take("global") {
+        if !self.modifiers.take("shared") && !self.modifiers.take("shared::cta")
+            || !self.modifiers.take("global")
+        {
             return Err(self.semantic("the copy must be from `.global` to `.shared`"));
         }
         let count = self.expect_operands(3..=5)?;
@@ -287,12 +286,19 @@ impl<'a> Decoder<'_, 'a> {
         let (mut source_bytes, mut ignore_source) = (None, None);
         if extra == 1 {
             match self.condition(3) {
-                Ok(condition) if !matches!(self.operand(3)?, Operand::Integer(_)) => ignore_source = Some(condition),
+                Ok(condition) if !matches!(self.operand(3)?, Operand::Integer(_)) => {
+                    ignore_source = Some(condition)
+                }
                 _ => source_bytes = Some(self.source(3, Type::U32)?),
             }
         }
-        let copy =
-            CopyAsync { to: self.address(0)?.0, from: self.address(1)?.0, bytes, source_bytes, ignore_source };
+        let copy = CopyAsync {
+            to: self.address(0)?.0,
+            from: self.address(1)?.0,
+            bytes,
+            source_bytes,
+            ignore_source,
+        };
         Ok((Class::Memory, Operation::CopyAsync(Box::new(copy))))
     }
 }
