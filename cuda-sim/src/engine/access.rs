@@ -167,8 +167,10 @@ impl Executor<'_, '_> {
         bytes: u64,
         writes: bool,
     ) -> Result<Places, Fault> {
-        for lane in lanes(mask) {
-            if addresses[lane] & (bytes - 1) != 0 {
+        let crooked =
+            (0..LANES).fold(0, |bits, lane| bits | if mask >> lane & 1 != 0 { addresses[lane] } else { 0 });
+        if crooked & (bytes - 1) != 0 {
+            for lane in lanes(mask).filter(|lane| addresses[*lane] & (bytes - 1) != 0) {
                 let message = format!(
                     "an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}",
                     addresses[lane]

@@ -358,14 +358,29 @@ impl Executor<'_, '_> {
         }
     }
 
+    /// `bar.warp.sync`: lanes with the same member mask wait for each other, wherever in the code they are.
     fn warp_barrier(&mut self, members: Source, mask: u32, active: u32) -> Result<Flow, Fault> {
-        let members = self.uniform(members, active, "the member mask")?;
-        self.check_members(active, members)?;
-        if active & self.warp.live == members & self.warp.live {
-            self.synchronised(active);
+        let members = self.warp.registers.read::<u32>(members);
+        let live = self.warp.live;
+        let (mut left, mut incomplete) = (active, 0);
+        while left != 0 {
+            let wanted = members[left.trailing_zeros() as usize];
+            let same =
+                lanes(left).filter(|lane| members[*lane] == wanted).fold(0, |bits, lane| bits | 1 << lane);
+            self.check_members(same, wanted)?;
+            left &= !same;
+            if same & live == wanted & live {
+                self.synchronised(same);
+            } else {
+                incomplete |= same;
+                self.warp.split(same, self.pc, State::WarpBarrier { members: wanted });
+            }
+        }
+        if incomplete == 0 {
             return Ok(Flow::Next);
         }
-        self.wait(mask, active, self.pc, State::WarpBarrier { members });
+        self.park(mask & !incomplete, active & !incomplete, self.pc + 1, false);
+        self.warp.drop_empty();
         Ok(Flow::Choose)
     }
 

@@ -5,7 +5,7 @@ use super::error::FindingKind;
 use super::execute::{Executor, Fault, Stop};
 use super::ir::{BarrierReduction, BarrierResult};
 use super::launch::LaunchState;
-use super::memory::for_bits;
+use super::memory::{for_bits, single_byte};
 use super::registers::{LANES, Special};
 use super::report::Report;
 use super::warp::{State, Warp};
@@ -32,10 +32,19 @@ impl Shared {
     }
 
     pub fn mark_initialised(&mut self, offset: u64, bytes: u64) {
+        if let Some(bits) = single_byte(offset, bytes) {
+            self.initialised[(offset / 8) as usize] |= bits;
+            return;
+        }
         for_bits(offset, bytes, |index, bits| self.initialised[index] |= bits);
     }
 
     pub fn first_uninitialised(&self, offset: u64, bytes: u64) -> Option<u64> {
+        if let Some(bits) = single_byte(offset, bytes)
+            && self.initialised[(offset / 8) as usize] & bits == bits
+        {
+            return None;
+        }
         let mut first = None;
         for_bits(offset, bytes, |index, bits| {
             let missing = bits & !self.initialised[index];

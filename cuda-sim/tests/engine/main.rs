@@ -4,4 +4,5 @@
 
 mod basics;
 mod checks;
+mod coverage;
 mod harness;

@@ -75,6 +75,7 @@ impl Default for Page {
 
 impl Page {
     /// Enters an access and gives an earlier one that it races with, and whether that was a write.
+    #[inline]
     pub fn touch(
         &mut self,
         index: usize,
@@ -146,6 +147,7 @@ impl Page {
 }
 
 /// Calls `each(page, cell in the page, bytes of the cell)` for a range of bytes.
+#[inline(always)]
 pub(super) fn for_cells(offset: u64, bytes: u64, mut each: impl FnMut(usize, usize, u8)) {
     let (mut at, end) = (offset, offset + bytes);
     while at < end {

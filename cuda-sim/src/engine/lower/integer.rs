@@ -286,6 +286,7 @@ impl Decoder<'_, '_> {
             "bfe" | "bfi" | "bmsk" | "szext" | "fns" => self.bit_field(),
             "dp4a" | "dp2a" => self.dot_product(),
             "prmt" => self.permute(),
+            "vabsdiff4" => self.absolute_differences(),
             _ => self.lop3(),
         }
     }
@@ -542,6 +543,26 @@ impl Decoder<'_, '_> {
                 (0..4).map(|n| byte(a, n, a_signed) * byte(b, n, b_signed)).sum()
             };
             c.wrapping_add(sum as u32)
+        }))
+    }
+
+    /// `vabsdiff4`: four byte-wise differences; with `.add` their sum is added to the third operand (ISA 9.7.18).
+    fn absolute_differences(&mut self) -> Decoded {
+        self.expect_operands(4..=4)?;
+        let accumulate = self.modifiers.take("add");
+        let types = [self.one_type()?, self.one_type()?, self.one_type()?];
+        if types != [Type::U32; 3] {
+            return Err(self.unsupported("only the unsigned form is executed"));
+        }
+        let (target, sources) = (self.target(0, Type::U32)?, self.sources::<3>(1, Type::U32)?);
+        alu(ternary(target, sources, move |a: u32, b: u32, c: u32| {
+            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+            let bytes: [u8; 4] = std::array::from_fn(|at| a[at].abs_diff(b[at]));
+            if accumulate {
+                c.wrapping_add(bytes.iter().map(|byte| u32::from(*byte)).sum())
+            } else {
+                u32::from_le_bytes(bytes)
+            }
         }))
     }
 
