@@ -4,6 +4,7 @@
 //! results alone; everything else (log, progress, errors) goes to stderr.
 
 mod config;
+mod device;
 mod exit;
 mod names;
 mod objectives;

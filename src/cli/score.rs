@@ -3,7 +3,6 @@
 use std::io::Write;
 
 use asft::backend::Backend;
-use asft::backend::cpu::CpuBackend;
 use asft::checkpoint::{CheckpointError, ModelFolder, atomic};
 use asft::config::{ScoreArguments, ScoreConfig};
 use asft::data::{EncodeConfig, Encoder, Group, Skipped, Spans, load_rows};
@@ -12,6 +11,7 @@ use asft::model::Budget;
 use asft::train::{InferenceLayout, TrainError};
 use serde_json::{Map, Value, json};
 
+use super::device::{choose, on_device};
 use super::exit::OrUsage;
 use super::progress::Bars;
 use super::{ExitStatus, Layers, output};
@@ -28,7 +28,8 @@ pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let folder = ModelFolder::open(&config.model).or_usage()?;
     let rows = rows(&config, &folder).or_usage()?;
-    let scores = scores(&config, &folder, &rows)?;
+    let backend = choose(config.device, config.threads)?;
+    let scores = on_device!(backend, backend => scores(&config, &folder, &rows, backend))?;
     let mut scores = scores.into_iter();
     let lines = rows.iter().map(|row| match row {
         Ok(_) => scores.next().unwrap_or_default().to_string(),
@@ -65,10 +66,11 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<Vec<Result<Group, 
 }
 
 /// One JSON object per usable row.
-fn scores(
+fn scores<B: Backend>(
     config: &ScoreConfig,
     folder: &ModelFolder,
     rows: &[Result<Group, Skipped>],
+    mut backend: B,
 ) -> anyhow::Result<Vec<Value>> {
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.clone().ok()).collect();
     if groups.is_empty() {
@@ -78,7 +80,6 @@ fn scores(
     let all: usize = groups.iter().map(|group| SPANS.tokens(group)).sum();
     let tokens = config.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).min(all).max(tokens);
     let budget = Budget { tokens, rows: tokens.max(head_rows), head_rows: HEAD_ROWS.min(tokens), positions };
-    let mut backend = CpuBackend::new(config.threads.unwrap_or(0)).or_usage()?;
     let layout = InferenceLayout::new(folder.config(), budget);
     let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
     if let Some(available) = free.filter(|&free| free < needed) {

@@ -4,12 +4,12 @@ use std::fmt::Write;
 
 use anyhow::Context;
 use asft::backend::Backend;
-use asft::backend::cpu::CpuBackend;
 use asft::checkpoint::CheckpointError;
 use asft::config::{TrainArguments, TrainConfig};
 use asft::objective::registry;
 use asft::train::{Outcome, Prepared, Sample, TrainError};
 
+use super::device::{choose, on_device};
 use super::exit::OrUsage;
 use super::progress::Bars;
 use super::{ExitStatus, Layers, output};
@@ -29,27 +29,19 @@ const SHOWN_METRICS: [(&str, &str); 5] = [
 pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     let mut config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
     asft::train::adopt(&mut config).or_usage()?;
-    let backend = backend(&config)?;
-    let prepared = Prepared::new(&config, backend.available_memory()).or_usage()?;
-    let command: Vec<String> = std::env::args().collect();
-    let outcome = asft::train::run(prepared, backend, &command, &mut Bars::default());
-    let outcome = match outcome {
-        Err(error) if is_usage(&error) => return Err(error).or_usage(),
-        outcome => outcome.context("training failed")?,
-    };
+    let backend = choose(config.device.device, config.device.threads)?;
+    let outcome = on_device!(backend, backend => train(&config, backend))?;
     output::print(&summary(&outcome))?;
     Ok(ExitStatus::Success)
 }
 
-/// The device of a configuration.
-pub fn backend(config: &TrainConfig) -> anyhow::Result<CpuBackend> {
-    let backend = CpuBackend::new(config.device.threads.unwrap_or(0)).or_usage()?;
-    tracing::info!(
-        "device: {}, {} threads (this build has no GPU backend)",
-        backend.name(),
-        backend.threads()
-    );
-    Ok(backend)
+fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Outcome> {
+    let prepared = Prepared::new(config, backend.available_memory()).or_usage()?;
+    let command: Vec<String> = std::env::args().collect();
+    match asft::train::run(prepared, backend, &command, &mut Bars::default()) {
+        Err(error) if is_usage(&error) => Err(error).or_usage(),
+        outcome => outcome.context("training failed"),
+    }
 }
 
 /// The learning rate of an objective when none is given.

@@ -60,8 +60,7 @@ pub enum DeviceName {
     Auto,
     /// The CPU.
     Cpu,
-    /// An NVIDIA GPU. Known so that the refusal can say why.
-    #[value(hide = true)]
+    /// An NVIDIA GPU.
     Cuda,
 }
 

@@ -270,7 +270,7 @@ pub(super) fn device(name: Option<DeviceName>) -> Result<Device, ConfigError> {
     match name {
         None | Some(DeviceName::Auto) => Ok(Device::Auto),
         Some(DeviceName::Cpu) => Ok(Device::Cpu),
-        Some(DeviceName::Cuda) => Err(ConfigError::NoCuda),
+        Some(DeviceName::Cuda) => Ok(Device::Cuda),
     }
 }
 

@@ -205,6 +205,8 @@ pub enum Device {
     Auto,
     /// The CPU.
     Cpu,
+    /// The first CUDA device.
+    Cuda,
 }
 
 impl From<Device> for DeviceName {
@@ -212,6 +214,7 @@ impl From<Device> for DeviceName {
         match device {
             Device::Auto => Self::Auto,
             Device::Cpu => Self::Cpu,
+            Device::Cuda => Self::Cuda,
         }
     }
 }

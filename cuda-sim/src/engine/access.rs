@@ -167,8 +167,10 @@ impl Executor<'_, '_> {
         bytes: u64,
         writes: bool,
     ) -> Result<Places, Fault> {
-        for lane in lanes(mask) {
-            if addresses[lane] & (bytes - 1) != 0 {
+        let crooked =
+            (0..LANES).fold(0, |bits, lane| bits | if mask >> lane & 1 != 0 { addresses[lane] } else { 0 });
+        if crooked & (bytes - 1) != 0 {
+            for lane in lanes(mask).filter(|lane| addresses[*lane] & (bytes - 1) != 0) {
                 let message = format!(
                     "an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}",
                     addresses[lane]
@@ -348,10 +350,10 @@ impl Executor<'_, '_> {
             if self.launch.allocations.get(owner).is_some_and(|a| space == Space::Global && a.read_only) {
                 continue;
             }
-            let place = (self.function, self.pc);
+            let line = self.line();
             if let Some(checks) = &mut self.checks
                 && let Some((kind, message)) =
-                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, place)
+                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, line)
             {
                 self.report_finding(Fault::new(kind, lane, message));
             }
@@ -377,6 +379,11 @@ impl Executor<'_, '_> {
                 _ => {}
             }
         }
+    }
+
+    /// The current instruction's line in the PTX text.
+    pub(super) fn line(&self) -> u32 {
+        self.launch.program.functions[self.function as usize].code[self.pc as usize].line
     }
 
     /// Records a finding and goes on.

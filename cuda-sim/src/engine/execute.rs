@@ -64,7 +64,7 @@ pub(super) enum Flow {
 }
 
 /// A group that ran this many instructions while others were ready lets them go first: they may hold a lock.
-const PATIENCE: u32 = 20_000;
+const PATIENCE: u32 = 1_000;
 
 impl Executor<'_, '_> {
     /// Runs up to `turn` instructions.
@@ -158,7 +158,7 @@ impl Executor<'_, '_> {
             Operation::Barrier(barrier) => self.barrier(barrier, mask, active),
             Operation::WarpBarrier(members) => self.warp_barrier(*members, mask, active),
             Operation::ClusterArrive { release } => self.cluster_arrive(*release, mask, active),
-            Operation::ClusterWait { .. } => self.cluster_wait(mask, active),
+            Operation::ClusterWait => self.cluster_wait(mask, active),
             Operation::Collective(collective) => self.collective(collective, mask, active),
             Operation::Matrix(matrix) => match self.whole_warp(mask, active)? {
                 Some(flow) => Ok(flow),
@@ -289,7 +289,7 @@ impl Executor<'_, '_> {
         if let Some(checks) = &mut self.checks
             && mask != 0
         {
-            checks.warp_synchronised(self.warp.index, mask);
+            checks.warp_synchronised(self.warp.index, mask, self.warp.live);
         }
     }
 
@@ -325,8 +325,8 @@ impl Executor<'_, '_> {
         state.threads = threads.or(state.threads);
         state.arrive(self.warp.index - block.first_warp, active, self.warp.live);
         if let Some(checks) = &mut self.checks {
-            let acquires = !matches!(barrier.kind, BarrierKind::Arrive);
-            checks.arrive(self.warp.index, self.warp.block, number, active, acquires);
+            let waits = !matches!(barrier.kind, BarrierKind::Arrive);
+            checks.arrive(self.warp.index, self.warp.block, number, (active, self.warp.live), waits);
         }
         match &barrier.kind {
             BarrierKind::Arrive => self.park(mask, active, self.pc + 1, false),
@@ -358,14 +358,29 @@ impl Executor<'_, '_> {
         }
     }
 
+    /// `bar.warp.sync`: lanes with the same member mask wait for each other, wherever in the code they are.
     fn warp_barrier(&mut self, members: Source, mask: u32, active: u32) -> Result<Flow, Fault> {
-        let members = self.uniform(members, active, "the member mask")?;
-        self.check_members(active, members)?;
-        if active & self.warp.live == members & self.warp.live {
-            self.synchronised(active);
+        let members = self.warp.registers.read::<u32>(members);
+        let live = self.warp.live;
+        let (mut left, mut incomplete) = (active, 0);
+        while left != 0 {
+            let wanted = members[left.trailing_zeros() as usize];
+            let same =
+                lanes(left).filter(|lane| members[*lane] == wanted).fold(0, |bits, lane| bits | 1 << lane);
+            self.check_members(same, wanted)?;
+            left &= !same;
+            if same & live == wanted & live {
+                self.synchronised(same);
+            } else {
+                incomplete |= same;
+                self.warp.split(same, self.pc, State::WarpBarrier { members: wanted });
+            }
+        }
+        if incomplete == 0 {
             return Ok(Flow::Next);
         }
-        self.wait(mask, active, self.pc, State::WarpBarrier { members });
+        self.park(mask & !incomplete, active & !incomplete, self.pc + 1, false);
+        self.warp.drop_empty();
         Ok(Flow::Choose)
     }
 
@@ -418,7 +433,7 @@ impl Executor<'_, '_> {
         let phase = self.cluster.phase;
         self.cluster.promised[self.warp.index] = Some(phase);
         if let Some(checks) = &mut self.checks {
-            checks.cluster_arrive(self.warp.index, active, release);
+            checks.cluster_arrive(self.warp.index, active, self.warp.live, release);
         }
         self.park(mask, active, self.pc + 1, false);
         Ok(Flow::Stop(Stop::ArrivedAtCluster))
@@ -435,7 +450,7 @@ impl Executor<'_, '_> {
         };
         if self.cluster.phase > phase {
             if let Some(checks) = &mut self.checks {
-                checks.cluster_passed(self.warp.index, active);
+                checks.cluster_passed(self.warp.index, active, self.warp.live);
             }
             return Ok(Flow::Next);
         }

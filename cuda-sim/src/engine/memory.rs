@@ -118,6 +118,11 @@ impl Allocation {
             self.complete.store(true, Relaxed);
             return;
         }
+        if let Some(bits) = single_byte(offset, bytes)
+            && self.initialised[(offset / 8) as usize].load(Relaxed) & bits == bits
+        {
+            return;
+        }
         for_bits(offset, bytes, |index, bits| {
             let cell = &self.initialised[index];
             if bits == 0xff {
@@ -131,6 +136,11 @@ impl Allocation {
     /// The first byte of the range that nobody wrote.
     pub fn first_uninitialised(&self, offset: u64, bytes: u64) -> Option<u64> {
         if self.complete.load(Relaxed) {
+            return None;
+        }
+        if let Some(bits) = single_byte(offset, bytes)
+            && self.initialised[(offset / 8) as usize].load(Relaxed) & bits == bits
+        {
             return None;
         }
         let mut first = None;
@@ -167,6 +177,12 @@ impl Allocation {
             self.complete.store(false, Relaxed);
         }
     }
+}
+
+/// The bits of a range that lies in one byte of a bitmap.
+#[inline(always)]
+pub(crate) fn single_byte(offset: u64, bits: u64) -> Option<u8> {
+    (offset % 8 + bits <= 8).then(|| (((1u16 << bits) - 1) << (offset % 8)) as u8)
 }
 
 /// Calls `each(byte index, bits)` for a range of bits in a bitmap of bytes.

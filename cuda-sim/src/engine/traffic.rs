@@ -54,6 +54,16 @@ pub(crate) fn count_shared(traffic: &mut SharedTraffic, addresses: &[u64; LANES]
         5..=8 => 16,
         _ => 8,
     };
+    // The usual patterns need no sorting: neighbouring lanes at neighbouring addresses, or all lanes at one.
+    let start = addresses[0];
+    let step = if addresses[1] == start { 0 } else { bytes };
+    if mask == u32::MAX
+        && start.is_multiple_of(bytes)
+        && (0..LANES).all(|l| addresses[l] == start + l as u64 * step)
+    {
+        traffic.wavefronts += (LANES / per_pass) as u64;
+        return;
+    }
     let mut first = 0;
     while first < LANES {
         let group = lane_range(first, per_pass) & mask;

@@ -176,7 +176,7 @@ impl Decoder<'_, '_> {
             to: Type,
             target: Target,
             source: Source,
-            f: impl Fn(A) -> u64 + Send + Sync + 'static,
+            f: impl Fn(A) -> u64 + Copy + Send + Sync + 'static,
         ) -> Action {
             match to {
                 Type::S8 | Type::S16 => unary(target, source, move |a: A| f(a) as i64),
@@ -214,7 +214,7 @@ impl Decoder<'_, '_> {
             from: Type,
             target: Target,
             source: Source,
-            f: impl Fn(u64) -> T + Send + Sync + 'static,
+            f: impl Fn(u64) -> T + Copy + Send + Sync + 'static,
         ) -> Option<Action> {
             Some(match from {
                 Type::U8 => unary(target, source, move |a: u8| f(a.bits())),

@@ -286,6 +286,7 @@ impl Decoder<'_, '_> {
             "bfe" | "bfi" | "bmsk" | "szext" | "fns" => self.bit_field(),
             "dp4a" | "dp2a" => self.dot_product(),
             "prmt" => self.permute(),
+            "vabsdiff4" => self.absolute_differences(),
             _ => self.lop3(),
         }
     }
@@ -341,7 +342,7 @@ impl Decoder<'_, '_> {
                 let mut carries = 0u32;
                 for lane in 0..LANES {
                     let carry = if carry_in { i128::from(registers.carry >> lane & 1) } else { 0 };
-                    let product = a[lane].wide() * b[lane].wide();
+                    let product = a[lane].wide().wrapping_mul(b[lane].wide());
                     let value = match part {
                         Some(Part::High) => low(product >> T::BITS) + low(c[lane].wide()) + carry,
                         Some(_) => low(product) + low(c[lane].wide()) + carry,
@@ -545,6 +546,26 @@ impl Decoder<'_, '_> {
         }))
     }
 
+    /// `vabsdiff4`: four byte-wise differences; with `.add` their sum is added to the third operand (ISA 9.7.18).
+    fn absolute_differences(&mut self) -> Decoded {
+        self.expect_operands(4..=4)?;
+        let accumulate = self.modifiers.take("add");
+        let types = [self.one_type()?, self.one_type()?, self.one_type()?];
+        if types != [Type::U32; 3] {
+            return Err(self.unsupported("only the unsigned form is executed"));
+        }
+        let (target, sources) = (self.target(0, Type::U32)?, self.sources::<3>(1, Type::U32)?);
+        alu(ternary(target, sources, move |a: u32, b: u32, c: u32| {
+            let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+            let bytes: [u8; 4] = std::array::from_fn(|at| a[at].abs_diff(b[at]));
+            if accumulate {
+                c.wrapping_add(bytes.iter().map(|byte| u32::from(*byte)).sum())
+            } else {
+                u32::from_le_bytes(bytes)
+            }
+        }))
+    }
+
     fn permute(&mut self) -> Decoded {
         self.expect_operands(4..=4)?;
         let ty = self.one_type()?;
@@ -612,7 +633,8 @@ enum Part {
 }
 
 fn high_product<T: Integer>(a: T, b: T) -> T {
-    T::narrow((a.wide() * b.wide()) >> T::BITS)
+    // The product of two u64 wraps in i128, but its upper half is right.
+    T::narrow(a.wide().wrapping_mul(b.wide()) >> T::BITS)
 }
 
 /// `bfe` by the ISA's pseudocode: bits beyond the value take its sign, or zero.
