@@ -7,6 +7,7 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
+use asft::backend::probe::NoDevice;
 use asft::config::ConfigError;
 
 /// How a command ended that did not fail.
@@ -78,7 +79,8 @@ pub fn code(error: &anyhow::Error) -> ExitCode {
 
 /// What the person can do about it, where an error of the chain says so.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
-    find::<ConfigError>(error).and_then(ConfigError::hint)
+    let device = find::<NoDevice>(error).map(|_| "use --device cpu, or --device auto".to_owned());
+    find::<ConfigError>(error).and_then(ConfigError::hint).or(device)
 }
 
 /// Whether the reader of stdout has gone, as `head` does: no failure.
@@ -122,9 +124,8 @@ mod tests {
 
     #[test]
     fn hints_are_found_behind_context_and_marker() {
-        let error = Err::<(), _>(ConfigError::NoCuda).context("checking").or_usage().expect_err("an error");
-        assert_eq!(hint(&error), ConfigError::NoCuda.hint());
-        assert!(hint(&error).is_some());
+        let error = Err::<(), _>(NoDevice::NoDriver).context("checking").or_usage().expect_err("an error");
+        assert_eq!(hint(&error).as_deref(), Some("use --device cpu, or --device auto"));
     }
 
     #[test]

@@ -111,9 +111,6 @@ pub enum ConfigError {
         /// The range, in words.
         must: String,
     },
-    /// The device is not one of this build's.
-    #[error("--device cuda: this build has no CUDA backend yet")]
-    NoCuda,
     /// No learning rate was given, and the objective has no default one.
     #[error("no default learning rate is known for the objective \"{objective}\"")]
     NoLearningRate {
@@ -136,7 +133,6 @@ impl ConfigError {
             Self::Twice { first, .. } => Some(format!("keep \"{first}\"")),
             Self::Missing { hint, .. } | Self::Conflict { hint, .. } => Some((*hint).to_owned()),
             Self::Needs { first, second } => Some(format!("give {second} as well, or leave {first} out")),
-            Self::NoCuda => Some("use --device cpu, or --device auto".to_owned()),
             Self::NoLearningRate { .. } => Some(
                 "asft objectives lists the objectives; --learning-rate sets the rate for any of them"
                     .to_owned(),
