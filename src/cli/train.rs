@@ -62,7 +62,6 @@ fn is_usage(error: &TrainError) -> bool {
     matches!(
         error,
         TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
-            | TrainError::ReferenceVocabulary { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }
             | TrainError::OtherData { .. }

@@ -36,6 +36,8 @@ pub struct Prepared {
     pub folder: Option<ModelFolder>,
     /// Where the tokenizer files lie, if anywhere.
     pub tokenizer: Option<PathBuf>,
+    /// The model whose log-probs are the reference, where it is not the one that is trained.
+    pub reference: Option<ModelFolder>,
     /// Text to tokens.
     pub encoder: Encoder,
     /// What is trained on.
@@ -64,10 +66,8 @@ impl Prepared {
         config.objective.name = entry.name.to_owned();
         config.objective.parameters = entry.resolve(&config.objective.parameters)?;
         let objective = entry.build(&config.objective.parameters)?;
-        if config.objective.reference.is_some() && !objective.needs_reference() {
-            return Err(TrainError::NoUseForReference { objective: objective.name() });
-        }
         let Source { model, folder, tokenizer } = open_source(&config.model)?;
+        let reference = open_reference(&config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder)?;
         let train = Arc::new(train);
@@ -105,6 +105,7 @@ impl Prepared {
             model,
             folder,
             tokenizer,
+            reference,
             encoder,
             train,
             eval,
@@ -150,6 +151,23 @@ fn open_source(source: &ModelSource) -> Result<Source, TrainError> {
             Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer: tokenizer.clone() }
         }
     })
+}
+
+fn open_reference(
+    config: &TrainConfig,
+    objective: &dyn Objective,
+    model: &LlamaConfig,
+) -> Result<Option<ModelFolder>, TrainError> {
+    let Some(path) = &config.objective.reference else { return Ok(None) };
+    if !objective.needs_reference() {
+        return Err(TrainError::NoUseForReference { objective: objective.name() });
+    }
+    let folder = ModelFolder::open(path)?;
+    let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
+    if ours != theirs {
+        return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
+    }
+    Ok(Some(folder))
 }
 
 fn encoder(

@@ -124,7 +124,7 @@ fn inputs(prepared: &Prepared) -> Vec<&Path> {
     }
     inputs.extend(prepared.folder.as_ref().map(ModelFolder::dir));
     inputs.extend(prepared.tokenizer.as_deref());
-    inputs.extend(config.objective.reference.as_deref());
+    inputs.extend(prepared.reference.as_ref().map(ModelFolder::dir));
     inputs
 }
 
