@@ -96,9 +96,9 @@ impl Prepared {
             spans: objective.spans(),
         };
         let fitting = Fitting { config: &config, model: &model, train: &train, eval: eval.as_ref(), steps };
-        let (loader, layout) = fitting.choose(loader, available)?;
+        let Fitted { loader, layout, head_rows } = fitting.choose(loader, available)?;
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
-        config.device.head_rows = Some(layout.activations.budget.head_rows);
+        config.device.head_rows = Some(head_rows);
         let epochs = steps as f64 / per_epoch as f64;
         Ok(Self {
             config,
@@ -249,12 +249,17 @@ struct Fitting<'a> {
     steps: usize,
 }
 
+/// What it finds.
+struct Fitted {
+    loader: LoaderConfig,
+    layout: Layout,
+    /// Rows of logits at a time, before they are bounded by the rows that there are: those depend on how long the run
+    /// is, and a run that is made longer must keep to the same chunks.
+    head_rows: usize,
+}
+
 impl Fitting<'_> {
-    fn choose(
-        &self,
-        mut loader: LoaderConfig,
-        available: Option<u64>,
-    ) -> Result<(LoaderConfig, Layout), TrainError> {
+    fn choose(&self, mut loader: LoaderConfig, available: Option<u64>) -> Result<Fitted, TrainError> {
         let spans = loader.spans;
         let (least_tokens, least_rows, mut longest) =
             largest(&self.train.groups, Spans { rejected: true, ..spans });
@@ -267,6 +272,7 @@ impl Fitting<'_> {
         }
         let least = (least_tokens.max(eval_tokens), least_rows.max(eval_rows));
         let cache = self.cache(held_out);
+        let head_rows = self.head_rows(least.1);
         // Prescribed parts are not to be cut any further.
         let automatic = self.config.device.max_tokens_per_batch.is_none() && loader.parts.is_none();
         loader.token_budget = match (self.config.device.max_tokens_per_batch, loader.parts) {
@@ -281,13 +287,13 @@ impl Fitting<'_> {
             let budget = Budget {
                 tokens,
                 rows,
-                head_rows: self.head_rows(rows, least.1),
+                head_rows: head_rows.min(rows).max(1),
                 positions: longest.max(sampled),
             };
             let layout = Layout::new(self.model, budget, adamw(self.config), cache);
             let (needed, free) = (layout.plan.total_bytes() as u64, available.unwrap_or(u64::MAX));
             if needed <= free {
-                return Ok((loader, layout));
+                return Ok(Fitted { loader, layout, head_rows });
             }
             if !automatic || loader.token_budget <= least.0 {
                 return Err(TrainError::Memory { needed, available: free, tokens, longest });
@@ -298,10 +304,10 @@ impl Fitting<'_> {
     }
 
     /// As asked for; else enough for the largest unit, within bounds.
-    fn head_rows(&self, rows: usize, largest_unit: usize) -> usize {
+    fn head_rows(&self, largest_unit: usize) -> usize {
         let affordable = (LARGEST_LOGITS / (self.model.vocab_size * 4)).max(HEAD_ROWS);
         let default = HEAD_ROWS.max(largest_unit.min(affordable));
-        self.config.device.head_rows.unwrap_or(default).min(rows).max(1)
+        self.config.device.head_rows.unwrap_or(default)
     }
 
     /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.
