@@ -364,7 +364,7 @@ impl<B: Backend> Run<'_, B> {
         atomic::save_folder(&path, |folder| -> Result<(), TrainError> {
             self.write_model(folder)?;
             self.state.save(&folder.join("trainer_state.json"))?;
-            self.write_card(folder)?;
+            self.write_card(folder, false)?;
             self.write_resume(folder, step)
         })?;
         if let Some(limit) = self.prepared.config.run.keep {
@@ -409,7 +409,7 @@ impl<B: Backend> Run<'_, B> {
         atomic::save_into(&run, belongs, |folder| -> Result<(), TrainError> {
             self.write_model(folder)?;
             self.state.save(&folder.join("trainer_state.json"))?;
-            self.write_card(folder)?;
+            self.write_card(folder, true)?;
             let subtitle = format!("{}, {} steps", self.prepared.objective.name(), self.prepared.steps);
             let svg = self.curves.to_svg(&name_of(&run), &subtitle);
             atomic::save_bytes(&folder.join("curves.svg"), svg.as_bytes())?;
@@ -421,7 +421,8 @@ impl<B: Backend> Run<'_, B> {
         })
     }
 
-    fn write_card(&self, folder: &Path) -> Result<(), CheckpointError> {
+    /// The card; `is_run` says whether the files of the run lie beside it.
+    fn write_card(&self, folder: &Path, is_run: bool) -> Result<(), CheckpointError> {
         let prepared = self.prepared;
         let config = &prepared.config;
         let evaluation = self.first_and_last();
@@ -462,6 +463,7 @@ impl<B: Backend> Run<'_, B> {
             eval_data: &eval_files,
             evaluation: &evaluation,
             chat: prepared.encoder.template().is_some(),
+            is_run,
         };
         atomic::save_bytes(&folder.join("README.md"), card.to_markdown().as_bytes())
     }
