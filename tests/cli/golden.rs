@@ -25,7 +25,7 @@ pub fn batch(name: &str) -> String {
 
 /// The list of what the goldens hold.
 pub fn manifest() -> Value {
-    json(&repository("tests/golden/manifest.json"))
+    json(repository("tests/golden/manifest.json"))
 }
 
 /// A JSON file.
