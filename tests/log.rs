@@ -381,8 +381,12 @@ fn the_card_says_what_was_done() {
             Evaluated { metric: "rewards/accuracies", before: None, after: 0.98 },
         ],
         chat: true,
+        is_run: true,
     };
     let text = card.to_markdown();
+    assert!(text.contains("(curves.svg)") && text.contains("`run.toml`"), "{text}");
+    let checkpoint = ModelCard { is_run: false, ..card.clone() }.to_markdown();
+    assert!(!checkpoint.contains("curves.svg") && !checkpoint.contains("run.toml"), "{checkpoint}");
     let front = text.strip_prefix("---\n").unwrap().split("---\n").next().unwrap();
     assert!(front.contains("library_name: transformers\n") && front.contains("- asft\n"), "{front}");
     assert!(front.contains("base_model: meta-llama/Llama-3.2-1B\n"), "{front}");

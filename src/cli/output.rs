@@ -139,7 +139,9 @@ impl Messages {
         if exit::is_broken_pipe(error) {
             return ExitCode::SUCCESS;
         }
-        let lines: Vec<String> = error.chain().map(ToString::to_string).collect();
+        let mut lines: Vec<String> = error.chain().map(ToString::to_string).collect();
+        // Some messages end in their cause already.
+        lines.dedup_by(|cause, message| message.ends_with(cause.as_str()));
         let hint = exit::hint(error);
         let text = match self.format {
             LogFormat::Json => {

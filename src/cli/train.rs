@@ -54,7 +54,6 @@ fn is_usage(error: &TrainError) -> bool {
     matches!(
         error,
         TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
-            | TrainError::ReferenceVocabulary { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }
             | TrainError::OtherData { .. }
@@ -67,7 +66,11 @@ fn summary(outcome: &Outcome) -> String {
     let mut text = String::new();
     let folder = outcome.folder.display();
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "\nTrained {} steps in {:.0} s.", outcome.steps_now, outcome.seconds);
+    let _ = match outcome.steps_now {
+        0 => writeln!(text, "\nThe run had done its {} steps already.", outcome.steps),
+        1 => writeln!(text, "\nTrained 1 step in {:.0} s.", outcome.seconds),
+        steps => writeln!(text, "\nTrained {steps} steps in {:.0} s.", outcome.seconds),
+    };
     if !outcome.evaluation.is_empty() {
         let _ = writeln!(text, "\nHeld-out pairs{:30}before       after", "");
         for (key, words) in SHOWN_METRICS {

@@ -25,6 +25,8 @@ pub struct ModelCard<'a> {
     pub evaluation: &'a [Evaluated<'a>],
     /// Whether the folder's tokenizer has a chat template.
     pub chat: bool,
+    /// Whether the card lies in the run folder, beside `curves.svg` and `run.toml`; a checkpoint has neither.
+    pub is_run: bool,
 }
 
 /// A line of the table of results.
@@ -105,7 +107,9 @@ impl ModelCard<'_> {
             for (name, value) in self.hyper_parameters {
                 let _ = writeln!(card, "| {} | {} |", code(name), cell(value));
             }
-            card.push_str("\n`run.toml` holds the whole configuration.\n");
+            if self.is_run {
+                card.push_str("\n`run.toml` holds the whole configuration.\n");
+            }
         }
         self.write_usage(&mut card);
         card
@@ -158,7 +162,9 @@ impl ModelCard<'_> {
             };
             let _ = writeln!(card, "| {} |{before} {:.4} |", code(row.metric), row.after);
         }
-        card.push_str("\n![Training curves](curves.svg)\n");
+        if self.is_run {
+            card.push_str("\n![Training curves](curves.svg)\n");
+        }
     }
 
     fn write_data(&self, card: &mut String) {

@@ -36,6 +36,8 @@ pub struct Prepared {
     pub folder: Option<ModelFolder>,
     /// Where the tokenizer files lie, if anywhere.
     pub tokenizer: Option<PathBuf>,
+    /// The model whose log-probs are the reference, where it is not the one that is trained.
+    pub reference: Option<ModelFolder>,
     /// Text to tokens.
     pub encoder: Encoder,
     /// What is trained on.
@@ -64,10 +66,8 @@ impl Prepared {
         config.objective.name = entry.name.to_owned();
         config.objective.parameters = entry.resolve(&config.objective.parameters)?;
         let objective = entry.build(&config.objective.parameters)?;
-        if config.objective.reference.is_some() && !objective.needs_reference() {
-            return Err(TrainError::NoUseForReference { objective: objective.name() });
-        }
         let Source { model, folder, tokenizer } = open_source(&config.model)?;
+        let reference = open_reference(&config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder)?;
         let train = Arc::new(train);
@@ -96,15 +96,16 @@ impl Prepared {
             spans: objective.spans(),
         };
         let fitting = Fitting { config: &config, model: &model, train: &train, eval: eval.as_ref(), steps };
-        let (loader, layout) = fitting.choose(loader, available)?;
+        let Fitted { loader, layout, head_rows } = fitting.choose(loader, available)?;
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
-        config.device.head_rows = Some(layout.activations.budget.head_rows);
+        config.device.head_rows = Some(head_rows);
         let epochs = steps as f64 / per_epoch as f64;
         Ok(Self {
             config,
             model,
             folder,
             tokenizer,
+            reference,
             encoder,
             train,
             eval,
@@ -150,6 +151,23 @@ fn open_source(source: &ModelSource) -> Result<Source, TrainError> {
             Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer: tokenizer.clone() }
         }
     })
+}
+
+fn open_reference(
+    config: &TrainConfig,
+    objective: &dyn Objective,
+    model: &LlamaConfig,
+) -> Result<Option<ModelFolder>, TrainError> {
+    let Some(path) = &config.objective.reference else { return Ok(None) };
+    if !objective.needs_reference() {
+        return Err(TrainError::NoUseForReference { objective: objective.name() });
+    }
+    let folder = ModelFolder::open(path)?;
+    let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
+    if ours != theirs {
+        return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
+    }
+    Ok(Some(folder))
 }
 
 fn encoder(
@@ -231,12 +249,17 @@ struct Fitting<'a> {
     steps: usize,
 }
 
+/// What it finds.
+struct Fitted {
+    loader: LoaderConfig,
+    layout: Layout,
+    /// Rows of logits at a time, before they are bounded by the rows that there are: those depend on how long the run
+    /// is, and a run that is made longer must keep to the same chunks.
+    head_rows: usize,
+}
+
 impl Fitting<'_> {
-    fn choose(
-        &self,
-        mut loader: LoaderConfig,
-        available: Option<u64>,
-    ) -> Result<(LoaderConfig, Layout), TrainError> {
+    fn choose(&self, mut loader: LoaderConfig, available: Option<u64>) -> Result<Fitted, TrainError> {
         let spans = loader.spans;
         let (least_tokens, least_rows, mut longest) =
             largest(&self.train.groups, Spans { rejected: true, ..spans });
@@ -249,6 +272,7 @@ impl Fitting<'_> {
         }
         let least = (least_tokens.max(eval_tokens), least_rows.max(eval_rows));
         let cache = self.cache(held_out);
+        let head_rows = self.head_rows(least.1);
         // Prescribed parts are not to be cut any further.
         let automatic = self.config.device.max_tokens_per_batch.is_none() && loader.parts.is_none();
         loader.token_budget = match (self.config.device.max_tokens_per_batch, loader.parts) {
@@ -263,13 +287,13 @@ impl Fitting<'_> {
             let budget = Budget {
                 tokens,
                 rows,
-                head_rows: self.head_rows(rows, least.1),
+                head_rows: head_rows.min(rows).max(1),
                 positions: longest.max(sampled),
             };
             let layout = Layout::new(self.model, budget, adamw(self.config), cache);
             let (needed, free) = (layout.plan.total_bytes() as u64, available.unwrap_or(u64::MAX));
             if needed <= free {
-                return Ok((loader, layout));
+                return Ok(Fitted { loader, layout, head_rows });
             }
             if !automatic || loader.token_budget <= least.0 {
                 return Err(TrainError::Memory { needed, available: free, tokens, longest });
@@ -280,10 +304,10 @@ impl Fitting<'_> {
     }
 
     /// As asked for; else enough for the largest unit, within bounds.
-    fn head_rows(&self, rows: usize, largest_unit: usize) -> usize {
+    fn head_rows(&self, largest_unit: usize) -> usize {
         let affordable = (LARGEST_LOGITS / (self.model.vocab_size * 4)).max(HEAD_ROWS);
         let default = HEAD_ROWS.max(largest_unit.min(affordable));
-        self.config.device.head_rows.unwrap_or(default).min(rows).max(1)
+        self.config.device.head_rows.unwrap_or(default)
     }
 
     /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.

@@ -30,22 +30,11 @@ pub fn fill<B: Backend>(
     if !prepared.objective.needs_reference() {
         return Ok(());
     }
-    let other = match &prepared.config.objective.reference {
-        None => None,
-        Some(path) => {
-            let folder = ModelFolder::open(path)?;
-            let (ours, theirs) = (prepared.model.vocab_size, folder.config().vocab_size);
-            if ours != theirs {
-                return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
-            }
-            Some(folder)
-        }
-    };
     let seed = match prepared.config.model {
         ModelSource::Init { seed, .. } => seed,
         ModelSource::Folder(_) => 0,
     };
-    let source = match &other {
+    let source = match &prepared.reference {
         Some(folder) => Source { config: folder.config(), folder: Some(folder), seed },
         None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
     };

@@ -3,15 +3,27 @@
 use std::path::{Path, PathBuf};
 
 use super::{Prepared, TrainError};
-use crate::checkpoint::resume::{ResumeState, find_newest};
-use crate::checkpoint::run_folder::RUN_FILE;
+use crate::checkpoint::CheckpointError;
+use crate::checkpoint::resume::{RESUME_FOLDER, ResumeState, find_newest};
+use crate::checkpoint::run_folder::{RUN_FILE, is_run};
 use crate::config::{ExistingFolder, TrainArguments, TrainConfig};
+
+/// Hugging Face's name for the record of a run, which is written with its result.
+pub const STATE_FILE: &str = "trainer_state.json";
 
 /// The checkpoint that a run starts from, if it is to be resumed and there is one.
 pub fn find(config: &TrainConfig) -> Result<Option<PathBuf>, TrainError> {
     match &config.run.existing {
         ExistingFolder::Refuse | ExistingFolder::Overwrite => Ok(None),
-        ExistingFolder::Resume(path) => Ok(Some(path.clone())),
+        ExistingFolder::Resume(path) if path.join(RESUME_FOLDER).is_dir() => Ok(Some(path.clone())),
+        ExistingFolder::Resume(path) => Err(CheckpointError::Resume {
+            path: path.clone(),
+            problem: format!(
+                "is no checkpoint: there is no folder {RESUME_FOLDER}/ in it; give a checkpoint-N folder of a run, or \
+                 --resume alone for the newest in --output"
+            ),
+        }
+        .into()),
         ExistingFolder::ResumeLatest => {
             let newest = find_newest(&config.run.output)?;
             if newest.is_none() {
@@ -23,6 +35,30 @@ pub fn find(config: &TrainConfig) -> Result<Option<PathBuf>, TrainError> {
             Ok(newest)
         }
     }
+}
+
+/// Whether the run folder holds the result of all steps of these settings, so that nothing is left to resume.
+///
+/// The result is written last, so its `trainer_state.json` tells; checkpoints do not, since the last step need not have
+/// one. Without this a finished run with no checkpoint would be trained again over its own result.
+pub fn is_finished(prepared: &Prepared) -> Result<bool, TrainError> {
+    let config = &prepared.config;
+    if config.run.existing != ExistingFolder::ResumeLatest {
+        return Ok(false);
+    }
+    let run = &config.run.output;
+    let state: Option<serde_json::Value> =
+        std::fs::read(run.join(STATE_FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let done = state.and_then(|state| state.get("global_step")?.as_u64());
+    if done.is_none_or(|done| done < prepared.steps as u64) {
+        return Ok(false);
+    }
+    let Some(recorded) = recorded(run)? else { return Ok(false) };
+    let differences = config.differences(&recorded);
+    if differences.is_empty() {
+        return Ok(true);
+    }
+    Err(TrainError::OtherSettings { checkpoint: run.clone(), differences })
 }
 
 /// Takes over from the run file what the machine had decided, so that a resumed run is cut into the same micro-batches.
@@ -52,15 +88,14 @@ pub fn check(prepared: &Prepared, checkpoint: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The settings in a run's `run.toml`, if it has one.
+/// The settings in a run's `run.toml`, if it has one of asft.
 fn recorded(run: &Path) -> Result<Option<TrainConfig>, TrainError> {
+    if !is_run(run)? {
+        return Ok(None);
+    }
     let path = run.join(RUN_FILE);
     let problem = |problem: String| TrainError::RunFile { path: path.clone(), problem };
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(problem(error.to_string())),
-    };
+    let text = std::fs::read_to_string(&path).map_err(|error| problem(error.to_string()))?;
     let arguments: TrainArguments = toml::from_str(&text).map_err(|error| problem(error.to_string()))?;
     let config = arguments.resolve(|_| None).map_err(|error| problem(error.to_string()))?;
     Ok(Some(config))

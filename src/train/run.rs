@@ -67,6 +67,9 @@ pub fn run<B: Backend>(
         ExistingFolder::Overwrite => ExistingRun::Overwrite,
         ExistingFolder::ResumeLatest | ExistingFolder::Resume(_) => ExistingRun::Resume,
     };
+    if resume::is_finished(&prepared)? {
+        return finished(&prepared);
+    }
     let checkpoint = resume::find(&prepared.config)?;
     if let Some(checkpoint) = &checkpoint {
         resume::check(&prepared, checkpoint)?;
@@ -89,8 +92,10 @@ pub fn run<B: Backend>(
     let metrics = folder.join("metrics.jsonl");
     let log =
         if first > 1 { MetricsLog::resume(&metrics, first - 1)? } else { MetricsLog::create(&metrics)? };
+    let mut state = TrainerState::from_metrics(shape(prepared), &metrics)?;
+    state.num_input_tokens_seen = tokens_seen;
     let mut run = Run {
-        state: TrainerState::from_metrics(shape(prepared), &metrics)?,
+        state,
         curves: Curves::read(&metrics)?,
         evaluations: evaluations(&metrics)?,
         prepared,
@@ -109,12 +114,31 @@ pub fn run<B: Backend>(
         steps: prepared.steps,
         steps_now: (prepared.steps + 1).saturating_sub(first),
         seconds: started.elapsed().as_secs_f64(),
-        evaluation: run.first_and_last(),
+        evaluation: first_and_last(&run.evaluations),
         samples,
         eval_file: match &prepared.config.evaluation.source {
             EvalSource::Files(files) => files.first().cloned(),
             EvalSource::None | EvalSource::Split(_) => None,
         },
+    })
+}
+
+/// What there is to say of a run that has nothing left to do: nothing is computed and nothing written.
+fn finished(prepared: &Prepared) -> Result<Outcome, TrainError> {
+    let folder = prepared.config.run.output.clone();
+    tracing::info!(
+        "the run in {} has done its {} steps already; nothing to do",
+        folder.display(),
+        prepared.steps
+    );
+    let evaluations = evaluations(&folder.join("metrics.jsonl"))?;
+    Ok(Outcome {
+        steps: prepared.steps,
+        steps_now: 0,
+        seconds: 0.0,
+        evaluation: first_and_last(&evaluations),
+        samples: sample::read(&folder.join(sample::FILE)),
+        folder,
     })
 }
 
@@ -130,7 +154,7 @@ fn inputs(prepared: &Prepared) -> Vec<&Path> {
     }
     inputs.extend(prepared.folder.as_ref().map(ModelFolder::dir));
     inputs.extend(prepared.tokenizer.as_deref());
-    inputs.extend(config.objective.reference.as_deref());
+    inputs.extend(prepared.reference.as_ref().map(ModelFolder::dir));
     inputs
 }
 
@@ -369,8 +393,8 @@ impl<B: Backend> Run<'_, B> {
         let path = checkpoint_path(&run, step);
         atomic::save_folder(&path, |folder| -> Result<(), TrainError> {
             self.write_model(folder)?;
-            self.state.save(&folder.join("trainer_state.json"))?;
-            self.write_card(folder)?;
+            self.state.save(&folder.join(resume::STATE_FILE))?;
+            self.write_card(folder, false)?;
             self.write_resume(folder, step)
         })?;
         if let Some(limit) = self.prepared.config.run.keep {
@@ -414,23 +438,24 @@ impl<B: Backend> Run<'_, B> {
         let belongs = |name: &str| is_weight_file(name);
         atomic::save_into(&run, belongs, |folder| -> Result<(), TrainError> {
             self.write_model(folder)?;
-            self.state.save(&folder.join("trainer_state.json"))?;
-            self.write_card(folder)?;
+            self.state.save(&folder.join(resume::STATE_FILE))?;
+            self.write_card(folder, true)?;
             let subtitle = format!("{}, {} steps", self.prepared.objective.name(), self.prepared.steps);
             let svg = self.curves.to_svg(&name_of(&run), &subtitle);
             atomic::save_bytes(&folder.join("curves.svg"), svg.as_bytes())?;
             if !samples.is_empty() {
                 let lines: String = samples.iter().map(|sample| json_line(sample) + "\n").collect();
-                atomic::save_bytes(&folder.join("samples.jsonl"), lines.as_bytes())?;
+                atomic::save_bytes(&folder.join(sample::FILE), lines.as_bytes())?;
             }
             Ok(())
         })
     }
 
-    fn write_card(&self, folder: &Path) -> Result<(), CheckpointError> {
+    /// The card; `is_run` says whether the files of the run lie beside it.
+    fn write_card(&self, folder: &Path, is_run: bool) -> Result<(), CheckpointError> {
         let prepared = self.prepared;
         let config = &prepared.config;
-        let evaluation = self.first_and_last();
+        let evaluation = first_and_last(&self.evaluations);
         let evaluation: Vec<Evaluated<'_>> = evaluation
             .iter()
             .map(|(metric, before, after)| Evaluated { metric, before: *before, after: *after })
@@ -468,22 +493,21 @@ impl<B: Backend> Run<'_, B> {
             eval_data: &eval_files,
             evaluation: &evaluation,
             chat: prepared.encoder.template().is_some(),
+            is_run,
         };
         atomic::save_bytes(&folder.join("README.md"), card.to_markdown().as_bytes())
     }
+}
 
-    /// Every evaluation metric before the first step and at the last evaluation.
-    fn first_and_last(&self) -> Vec<(String, Option<f64>, f64)> {
-        let Some(last) = self.evaluations.last() else { return Vec::new() };
-        let first = self.evaluations.first().filter(|_| self.evaluations.len() > 1);
-        let metrics =
-            last.iter().filter_map(|(key, value)| Some((key.strip_prefix("eval_")?, key, value.as_f64()?)));
-        metrics
-            .map(|(name, key, after)| {
-                (name.to_owned(), first.and_then(|line| line.get(key)?.as_f64()), after)
-            })
-            .collect()
-    }
+/// Every evaluation metric before the first step and at the last evaluation.
+fn first_and_last(evaluations: &[Map<String, Value>]) -> Vec<(String, Option<f64>, f64)> {
+    let Some(last) = evaluations.last() else { return Vec::new() };
+    let first = evaluations.first().filter(|_| evaluations.len() > 1);
+    let metrics =
+        last.iter().filter_map(|(key, value)| Some((key.strip_prefix("eval_")?, key, value.as_f64()?)));
+    metrics
+        .map(|(name, key, after)| (name.to_owned(), first.and_then(|line| line.get(key)?.as_f64()), after))
+        .collect()
 }
 
 fn json_line(sample: &Sample) -> String {

@@ -1,6 +1,8 @@
 //! Sampled answers: held-out prompts answered greedily and compared with the chosen answers.
 
-use serde::Serialize;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use super::prepare::sample_length;
 use super::{Prepared, TrainError, Trainer};
@@ -8,8 +10,11 @@ use crate::backend::Backend;
 use crate::data::{Group, Role, Tokenizer};
 use crate::generate::Greedy;
 
+/// The file in the run folder, one line per sample.
+pub const FILE: &str = "samples.jsonl";
+
 /// One prompt and what the model made of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     /// The prompt as text, without special tokens and role names (ids where there is no tokenizer).
     pub prompt: String,
@@ -47,6 +52,12 @@ pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Res
         }
     });
     Ok(samples.collect())
+}
+
+/// The samples that a finished run has written; none where it has written none.
+pub fn read(path: &Path) -> Vec<Sample> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// What stands between special tokens, without the names of roles that templates put there.

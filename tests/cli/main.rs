@@ -1,12 +1,24 @@
 //! The program as it is used from a shell. One module per question; a new question is a new module here.
 
+/// Data, models and references that are refused, and losses that are no numbers.
+mod bad_input;
+/// Golden files and run folders.
+mod golden;
 /// Where settings come from, and which place wins.
 mod layers;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
+/// Memory as it is planned and as it is used.
+mod planning;
 /// What cannot be run, with its message and exit code.
 mod refusals;
+/// Stopped, killed, finished and longer runs.
+mod resume;
 /// run.toml, fingerprints, and the defaults that the help text promises.
 mod run_toml;
+/// Whole training runs and the folders they leave.
+mod runs;
+/// `asft score`.
+mod scoring;
 /// Running the binary.
 mod shell;

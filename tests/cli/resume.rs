@@ -1,0 +1,299 @@
+use std::path::{Path, PathBuf};
+
+use crate::golden::*;
+use crate::shell::Shell;
+
+/// Twelve steps with a falling learning rate, shuffled data and evaluations between the saves; `more` says which.
+fn recipe(model: &str, output: &str, more: &str) -> String {
+    let eval = batch("mixed6");
+    let more = format!(
+        "--max-steps 12 --save-steps 5 --lr-scheduler-type cosine --warmup-steps 2 --weight-decay 0.1 \
+         --eval-data {eval} --eval-steps 4 --sample-answers 2 --logging-steps 3 {more}"
+    );
+    train12(model, output, &more)
+}
+
+/// The folder of a whole run as a kill some steps after `checkpoint-STEP` would have left it, under the same name in
+/// another folder (a model card has the folder's name).
+fn killed_after(shell: &Shell, whole: &Path, step: usize) -> PathBuf {
+    let place = shell.path().join(format!("killed-{step}"));
+    let run = copy_folder(whole, &place.join(whole.file_name().unwrap()));
+    for name in
+        ["model.safetensors", "config.json", "trainer_state.json", "README.md", "curves.svg", "samples.jsonl"]
+    {
+        std::fs::remove_file(run.join(name)).unwrap();
+    }
+    for later in [5, 10].into_iter().filter(|later| *later > step) {
+        std::fs::remove_dir_all(run.join(format!("checkpoint-{later}"))).unwrap();
+    }
+    // The record went on for a step and a half; a save had begun.
+    let record = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let of_next = |line: &&str| line.starts_with(&format!("{{\"step\":{},", step + 2));
+    let end = record.find(record.lines().find(of_next).unwrap()).unwrap() + 30;
+    std::fs::write(run.join("metrics.jsonl"), &record[..end]).unwrap();
+    // Beyond the largest process id there is.
+    let half = run.join(format!(".checkpoint-{}.tmp-4194305", step + 5));
+    std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("model.safetensors"), "half").unwrap();
+    run
+}
+
+/// Every file of two runs but for times and memory in the record, and for where they lie in run.toml.
+#[track_caller]
+fn assert_same_run(one: &Path, other: &Path) {
+    for (ours, theirs) in timeless(one).iter().zip(timeless(other)) {
+        assert_eq!(*ours, theirs);
+    }
+    assert_eq!(timeless(one).len(), timeless(other).len());
+    let (mut ours, mut theirs) = (contents(one), contents(other));
+    for machine in ["metrics.jsonl", "run.toml"] {
+        assert!(ours.remove(machine).is_some() && theirs.remove(machine).is_some());
+    }
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    let differing: Vec<&String> = ours.keys().filter(|name| ours[*name] != theirs[*name]).collect();
+    assert!(differing.is_empty(), "{differing:?} differ");
+}
+
+#[test]
+fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
+    for (model, more) in [
+        ("mqa-linear-tied", ""),
+        ("mha-bf16-v5", ""),
+        ("gqa-llama3", "--objective dpo --beta 0.3"),
+        (
+            "gqa-f16-sharded-tied",
+            "--objective orpo --per-device-train-batch-size 1 --gradient-accumulation-steps 4",
+        ),
+    ] {
+        let shell = Shell::new();
+        let mut line = recipe(model, "whole", more);
+        if more.contains("per-device") {
+            line = line.replace("--batch-size 4", "");
+        }
+        done(&shell, &line);
+        let whole = shell.path().join("whole");
+        for step in [5, 10] {
+            let run = killed_after(&shell, &whole, step);
+            let ran = done(
+                &shell,
+                &format!("{line} --output {} --resume", run.display()).replace("--output whole", ""),
+            );
+            assert!(ran.stderr.contains(&format!("resuming after step {step} from ")), "{}", ran.stderr);
+            assert!(ran.stdout.starts_with(&format!("\nTrained {} steps in ", 12 - step)), "{}", ran.stdout);
+            assert_same_run(&whole, &run);
+            if more.contains("dpo") {
+                assert!(ran.stderr.contains("reference log-probs: 12 pairs from "), "{}", ran.stderr);
+                assert!(
+                    ran.stderr.contains("reference log-probs (evaluation): 6 pairs from "),
+                    "{}",
+                    ran.stderr
+                );
+                assert!(!ran.stderr.contains("computed"), "{}", ran.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn reference_log_probs_do_not_depend_on_the_cache() {
+    let shell = Shell::new();
+    let line = train12("gqa-llama3", "run", "--objective dpo --max-steps 2");
+    let first = done(&shell, &line);
+    assert!(
+        first.stderr.contains("reference log-probs: 12 pairs computed, kept in cache/"),
+        "{}",
+        first.stderr
+    );
+    assert!(first.stderr.contains("first loss 0.693147, ln 2 = 0.693147"), "{}", first.stderr);
+    let cached = done(&shell, &train12("gqa-llama3", "cached", "--objective dpo --max-steps 2"));
+    assert!(cached.stderr.contains("reference log-probs: 12 pairs from cache/"), "{}", cached.stderr);
+    // Another reference, and other pairs, have a cache of their own.
+    let other = checkpoint("gqa-llama3-reference");
+    let other = train12("gqa-llama3", "other", &format!("--objective dpo --max-steps 2 --reference {other}"));
+    assert!(done(&shell, &other).stderr.contains("computed"));
+    assert_eq!(std::fs::read_dir(shell.path().join("cache")).unwrap().count(), 2);
+    let [run, cached, other] = ["run", "cached", "other"].map(|name| shell.path().join(name));
+    assert_eq!(timeless(&run), timeless(&cached));
+    assert_ne!(losses(&run), losses(&other));
+    // A damaged cache is told from a good one.
+    for entry in std::fs::read_dir(shell.path().join("cache")).unwrap() {
+        std::fs::write(entry.unwrap().path(), "damaged").unwrap();
+    }
+    let ran = typed(&shell, &format!("{line} --overwrite-output-dir"));
+    assert!(
+        ran.code == 2 && ran.stderr.contains("is damaged") && ran.stderr.contains("delete it"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_killed_process_goes_on_where_it_was() {
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::{Duration, Instant};
+    let shell = Shell::new();
+    let line = |output: &str| train12("mqa-linear-tied", output, "--max-steps 600 --save-steps 100");
+    done(&shell, &line("whole/run"));
+    let (words, whole) = (line("killed/run"), shell.path().join("whole/run"));
+    let run = shell.path().join("killed/run");
+    let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_asft"))
+        .args(words.split_whitespace())
+        .arg("-qq")
+        .current_dir(shell.path())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !run.join("checkpoint-200").exists() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    process.kill().unwrap();
+    assert_eq!(process.wait().unwrap().signal(), Some(9), "the run was over before it could be killed");
+    assert!(!run.join("model.safetensors").exists());
+    let ran = done(&shell, &format!("{words} --resume"));
+    assert!(ran.stderr.contains("resuming after step "), "{}", ran.stderr);
+    assert_same_run(&whole, &run);
+}
+
+#[test]
+fn a_run_goes_on_from_the_checkpoint_that_is_named() {
+    let shell = Shell::new();
+    let line = recipe("mqa-linear-tied", "run", "");
+    done(&shell, &line);
+    let run = shell.path().join("run");
+    let before = copy_folder(&run, &shell.path().join("before/run"));
+    let ran = done(&shell, &format!("{line} --resume run/checkpoint-5"));
+    assert!(ran.stderr.contains("resuming after step 5 from run/checkpoint-5"), "{}", ran.stderr);
+    assert_same_run(&before, &run);
+    for folder in ["run", "nowhere"] {
+        let ran = typed(&shell, &format!("{line} --resume {folder}"));
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+        let message =
+            format!("error: {folder}: is no checkpoint: there is no folder asft/ in it; give a checkpoint-N");
+        assert!(ran.stderr.contains(&message), "{}", ran.stderr);
+    }
+    assert_same_run(&before, &run);
+}
+
+#[test]
+fn other_settings_are_refused_in_a_table() {
+    let shell = Shell::new();
+    let line = recipe("mqa-linear-tied", "run", "");
+    done(&shell, &line);
+    let run = shell.path().join("run");
+    std::fs::remove_file(run.join("trainer_state.json")).unwrap();
+    let before = contents(&run);
+    let line = line.replace("--learning-rate 1e-3", "--learning-rate 2e-3");
+    let ran = typed(&shell, &format!("{line} --lambda 0.5 --resume"));
+    assert_eq!((ran.code, &*ran.stdout), (2, ""));
+    let (_, table) = ran.stderr.split_once("error: ").unwrap();
+    let expected = "run/checkpoint-10 cannot be resumed with other settings:\n  \
+                    setting        now    checkpoint\n  \
+                    lambda         0.5    1.0\n  \
+                    learning_rate  0.002  0.001\n";
+    assert_eq!(table, expected);
+    assert!(contents(&run) == before, "a file has changed");
+    // What does not decide the bits may change.
+    let line = recipe("mqa-linear-tied", "run", "--save-total-limit 2 --threads 1");
+    done(&shell, &format!("{line} --resume"));
+}
+
+#[test]
+fn other_data_are_refused() {
+    let shell = Shell::new();
+    let pairs = std::fs::read_to_string(batch("train12")).unwrap();
+    shell.write("pairs.jsonl", &pairs);
+    let line = recipe("mqa-linear-tied", "run", "").replace(&batch("train12"), "pairs.jsonl");
+    done(&shell, &line);
+    let run = killed_after(&shell, &shell.path().join("run"), 5);
+    std::fs::remove_dir_all(run.join(".checkpoint-10.tmp-4194305")).unwrap();
+    let before = contents(&run);
+    let line = line.replace("--output run", &format!("--output {}", run.display()));
+    // Another id in one answer: the same number of rows and tokens.
+    shell.write("pairs.jsonl", pairs.replacen("[42, 53, 53,", "[42, 53, 54,", 1));
+    let ran = typed(&shell, &format!("{line} --resume"));
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("checkpoint-5 was trained on other data"), "{}", ran.stderr);
+    assert!(contents(&run) == before, "a file has changed");
+    shell.write("pairs.jsonl", &pairs);
+    done(&shell, &format!("{line} --resume"));
+}
+
+#[test]
+fn nothing_to_resume_is_a_beginning() {
+    let shell = Shell::new();
+    let ran = done(&shell, &recipe("mqa-linear-tied", "run", "--resume"));
+    assert!(ran.stderr.contains("no checkpoint in run: starting from the beginning"), "{}", ran.stderr);
+    done(&shell, &recipe("mqa-linear-tied", "fresh/run", ""));
+    assert_same_run(&shell.path().join("fresh/run"), &shell.path().join("run"));
+}
+
+#[test]
+fn a_finished_run_is_not_trained_again() {
+    let shell = Shell::new();
+    let eval = batch("mixed6");
+    let settings = format!("--max-steps 3 --sample-answers 1 --eval-data {eval}");
+    let line = train12("mqa-linear-tied", "run", &settings);
+    let first = done(&shell, &line);
+    let run = shell.path().join("run");
+    assert!(!files(&run).iter().any(|name| name.starts_with("checkpoint")), "only the result tells");
+    let before = contents(&run);
+    let ran = done(&shell, &format!("{line} --resume"));
+    assert!(
+        ran.stderr.contains("the run in run has done its 3 steps already; nothing to do"),
+        "{}",
+        ran.stderr
+    );
+    assert!(ran.stdout.starts_with("\nThe run had done its 3 steps already.\n"), "{}", ran.stdout);
+    let results = |text: &str| text.lines().skip(2).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(results(&ran.stdout), results(&first.stdout), "with the results that it had");
+    let other = typed(&shell, &format!("{line} --objective sft --resume"));
+    assert!(other.code == 2 && other.stderr.contains("other settings"), "{}", other.stderr);
+    assert!(contents(&run) == before, "a file has changed");
+}
+
+#[test]
+fn a_finished_run_can_be_made_longer() {
+    let shell = Shell::new();
+    let line = |output: &str, steps: usize| {
+        let more = format!("--lr-scheduler-type constant --max-steps {steps} --save-steps 3");
+        train12("mha-bf16-v5", output, &more)
+    };
+    done(&shell, &line("long/run", 8));
+    done(&shell, &line("run", 4));
+    let ran = done(&shell, &format!("{} --resume", line("run", 8)));
+    assert!(ran.stderr.contains("resuming after step 3"), "{}", ran.stderr);
+    // But for what the first checkpoint says of the run's length, everything is that of the long run.
+    let (long, run) = (shell.path().join("long/run"), shell.path().join("run"));
+    for name in ["README.md", "trainer_state.json"].map(|name| format!("checkpoint-3/{name}")) {
+        std::fs::copy(long.join(&name), run.join(&name)).unwrap();
+    }
+    assert_same_run(&long, &run);
+    // A checkpoint of the last step, and a kill before the result was written.
+    done(&shell, &line("even/run", 6));
+    let even = shell.path().join("even/run");
+    let state = std::fs::read(even.join("trainer_state.json")).unwrap();
+    std::fs::remove_file(even.join("trainer_state.json")).unwrap();
+    done(&shell, &format!("{} --resume", line("even/run", 6)));
+    assert!(std::fs::read(even.join("trainer_state.json")).unwrap() == state);
+}
+
+#[test]
+fn only_the_newest_checkpoints_are_kept() {
+    let shell = Shell::new();
+    let checkpoints = |run: &str| {
+        let mut found: Vec<String> = std::fs::read_dir(shell.path().join(run))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.contains("checkpoint"))
+            .collect();
+        found.sort();
+        found
+    };
+    done(&shell, &train12("mqa-linear-tied", "all", "--max-steps 5 --save-steps 1"));
+    assert_eq!(checkpoints("all").len(), 5);
+    done(&shell, &train12("mqa-linear-tied", "two", "--max-steps 5 --save-steps 1 --save-total-limit 2"));
+    assert_eq!(checkpoints("two"), ["checkpoint-4", "checkpoint-5"]);
+    done(&shell, &train12("mqa-linear-tied", "none", "--max-steps 5 --save-steps 0"));
+    assert!(checkpoints("none").is_empty());
+}
