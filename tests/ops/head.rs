@@ -64,7 +64,12 @@ fn spread(z: &[f32], target: usize) -> f64 {
     others().map(|d| d * (-d).exp()).sum::<f64>() / others().map(|d| (-d).exp()).sum::<f64>()
 }
 
-fn check_rows<B: Backend>(backend: &mut B, logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<u32> {
+fn check_rows<B: Backend>(
+    backend: &mut B,
+    logits: &[f32],
+    vocabulary: usize,
+    targets: &[u32],
+) -> Vec<u32> {
     let case = format!("R {}, V {vocabulary}", targets.len());
     let plain: Vec<_> = targets.iter().map(|&target| head::plain(target)).collect();
     let twin = head::rows(&wide(logits), vocabulary, &plain);

@@ -14,6 +14,7 @@ mod tolerance;
 
 mod adamw;
 mod attention;
+mod cuda;
 mod embedding;
 mod gather;
 mod gradient_norm;

@@ -12,7 +12,7 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::CudaContext;
 
 use super::CudaBackend;
-use crate::backend::{BackendError, Layout, Matmul};
+use crate::backend::{Backend, BackendError, Layout, Matmul};
 
 /// The handle and every plan made so far.
 #[derive(Debug)]
@@ -126,7 +126,10 @@ impl Drop for Plan {
 pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
     let Matmul { layout, m, n, k, .. } = a;
     assert_eq!((a.a.len, a.b.len, a.c.len), (m * k, n * k, m * n), "matmul {layout:?} {m}x{n}x{k}");
-    if m * n == 0 || backend.error.is_some() {
+    if k == 0 && !a.accumulate {
+        backend.zero(a.c);
+    }
+    if m * n * k == 0 || backend.error.is_some() {
         return;
     }
     let (left, right, out) = (backend.at(a.a), backend.at(a.b), backend.at(a.c));

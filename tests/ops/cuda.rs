@@ -1,0 +1,113 @@
+//! The same checks on a CUDA device: a real one where there is one, else the stand-in of `cuda-sim/`, which executes the
+//! PTX with all its own checks on (bounds, uninitialised reads, races), as both architectures and in two orders of warps
+//! and blocks, which must give the same bits.
+//!
+//! A process loads the driver once, so every run is a child process of its own.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use asft::backend::cuda::CudaBackend;
+use asft::backend::probe;
+
+use crate::{adamw, attention, embedding, gather, gradient_norm, head, matmul, rmsnorm, rope, swiglu};
+
+/// Set in a child: run the check and print what came out.
+const CHILD: &str = "ASFT_TEST_CUDA_CHILD";
+/// How the child says it.
+const BITS: &str = "bits of the check: ";
+
+/// Compute capability, order of warps and blocks.
+const RUNS: [(&str, Option<&str>); 3] = [("9.0", None), ("9.0", Some("7")), ("8.0", Some("1"))];
+
+fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
+    if std::env::var_os(CHILD).is_some() {
+        let mut backend = CudaBackend::new(probe::cuda(true).unwrap()).unwrap();
+        let bits = check(&mut backend);
+        assert!(!bits.is_empty(), "the check computed nothing");
+        let mut hasher = DefaultHasher::new();
+        bits.hash(&mut hasher);
+        println!("{BITS}{:016x}", hasher.finish());
+        return;
+    }
+    if probe::cuda(false).is_ok() {
+        run(test, &[]);
+        return;
+    }
+    let links = links();
+    let all: Vec<String> = RUNS
+        .iter()
+        .map(|(capability, schedule)| {
+            let mut variables =
+                vec![("LD_LIBRARY_PATH", links.to_str().unwrap()), ("CUDA_SIM_CC", capability)];
+            variables.extend(schedule.map(|seed| ("CUDA_SIM_SCHEDULE", seed)));
+            run(test, &variables)
+        })
+        .collect();
+    assert!(
+        all.iter().all(|bits| *bits == all[0]),
+        "{test}: the bits depend on order or architecture: {all:?}"
+    );
+}
+
+/// Runs the test in a child process and gives the bits it reports.
+fn run(test: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test} with {variables:?}:\n{stdout}{stderr}");
+    // With --nocapture the harness has begun the line already.
+    let bits = stdout.lines().find_map(|line| line.split_once(BITS)).map(|(_, bits)| bits.to_owned());
+    bits.unwrap_or_else(|| panic!("{test} reported nothing:\n{stdout}{stderr}"))
+}
+
+/// A folder in which the stand-in has the driver's names. The library is the one built for this very test run.
+fn links() -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    let library = executable.parent().unwrap().join("libcuda_sim.so");
+    assert!(library.is_file(), "{} was not built with this test", library.display());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cuda-sim-links");
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["libcuda.so", "libcublasLt.so"] {
+        // Tests that run at the same time make the same links.
+        let aside = folder.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
+        std::os::unix::fs::symlink(&library, &aside).unwrap();
+        std::fs::rename(&aside, folder.join(name)).unwrap();
+    }
+    folder
+}
+
+macro_rules! checks {
+    ($($test:ident: $check:path;)+) => {
+        $(#[test]
+        fn $test() {
+            on_cuda(concat!("cuda::", stringify!($test)), $check);
+        })+
+    };
+}
+
+checks! {
+    adamw_update: adamw::check;
+    adamw_while_bad: adamw::check_bad;
+    attention_of_packed_groups: attention::check_packed_groups;
+    attention_to_a_cache: attention::check_cache;
+    attention_wherever_packed: attention::check_packing;
+    embedding_both_ways: embedding::check;
+    gather_and_scatter: gather::check;
+    copy_rows: gather::check_copy;
+    gradient_norm_and_clip: gradient_norm::check;
+    gradient_norm_of_what_is_not_finite: gradient_norm::check_bad;
+    head_rows: head::check;
+    head_rows_near_certainty: head::check_near_one;
+    head_rows_own_entry: head::check_own_entry;
+    head_rows_ties: head::check_ties;
+    target_logits: head::check_target_logits;
+    products: matmul::check;
+    product_rows_alone: matmul::check_rows_alone;
+    rmsnorm_both_ways: rmsnorm::check;
+    rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
+    rope_both_ways: rope::check;
+    swiglu_both_ways: swiglu::check;
+}
