@@ -55,7 +55,8 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<Vec<Result<Group, 
         eos_ids: model.eos_token_ids.clone(),
         keep_text: false,
     };
-    let rows = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
+    let (rows, report) = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
+    report.warn("rows");
     let positions = model.max_position_embeddings;
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.clone().ok()).collect();
     let (.., longest) = largest(&groups, SPANS);

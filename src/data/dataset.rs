@@ -107,14 +107,17 @@ pub fn load(paths: &[PathBuf], encoder: &Encoder) -> Result<Dataset, DataError> 
     Ok(Dataset::new(groups, report))
 }
 
-/// Every row of a file in order, for scoring: a group, or why there is none.
+/// Every row of a file in order, for scoring: a group, or why there is none; and what loading did.
 ///
 /// # Errors
 /// As [`load`], but a file without (usable) rows is no error.
-pub fn load_rows(path: &Path, encoder: &Encoder) -> Result<Vec<Result<Group, Skipped>>, DataError> {
-    let mut rows = Vec::new();
-    read_file(path, encoder, &mut LoadReport::default(), |outcome| rows.push(outcome))?;
-    Ok(rows)
+pub fn load_rows(
+    path: &Path,
+    encoder: &Encoder,
+) -> Result<(Vec<Result<Group, Skipped>>, LoadReport), DataError> {
+    let (mut rows, mut report) = (Vec::new(), LoadReport::default());
+    read_file(path, encoder, &mut report, |outcome| rows.push(outcome))?;
+    Ok((rows, report))
 }
 
 impl Dataset {
@@ -294,6 +297,20 @@ impl Kinds {
 }
 
 impl LoadReport {
+    /// Logs what was cut or changed, so that nothing is silently.
+    pub fn warn(&self, what: &str) {
+        for (count, text) in [
+            (self.truncated_answers, "answers cut by --max-length"),
+            (self.lost_ends, "answers lost their end token by it"),
+            (self.moved_splits, "prompts end in tokens that merge with an answer; the split moved back"),
+            (self.identical_answers, "pairs have two answers of the same tokens; kept"),
+        ] {
+            if count > 0 {
+                tracing::warn!("{what}: {count} {text}");
+            }
+        }
+    }
+
     fn note(&mut self, group: &Group, notes: Notes) {
         self.moved_splits += usize::from(notes.moved_split);
         self.truncated_answers += notes.truncated;

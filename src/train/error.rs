@@ -115,16 +115,39 @@ pub enum TrainError {
         /// What is wrong.
         problem: String,
     },
+    /// The reference model knows fewer positions.
+    #[error(
+        "the longest sequence has {longest} tokens and the reference model in {} was made for {positions} \
+         (max_position_embeddings); lower --max-length to {positions}",
+        path.display()
+    )]
+    ReferencePositions {
+        /// The reference's folder.
+        path: PathBuf,
+        /// Tokens of the longest sequence.
+        longest: usize,
+        /// The reference's bound.
+        positions: usize,
+    },
+    /// The reference model gives no usable log-probs.
+    #[error("{what}: not finite for row {row}; are the reference model's weights whole?")]
+    ReferenceNotFinite {
+        /// Which data.
+        what: &'static str,
+        /// 0-based.
+        row: usize,
+    },
     /// Loss or gradient became infinite or NaN.
     #[error(
-        "loss or gradient was not finite at step {step} (rows {rows}). Nothing was updated from then on; the state before \
-         that step is saved in {}. A lower --learning-rate, a smaller --max-grad-norm or a look at these rows may help",
-        saved.display()
+        "loss or gradient was not finite at step {step} ({rows}). Nothing was updated from then on; the state before that \
+         step is saved in {}. {}",
+        saved.display(),
+        if *step == 1 { "At the first step the weights themselves are suspect" } else { "A lower --learning-rate may help" }
     )]
     NotFinite {
         /// The step.
         step: usize,
-        /// Its rows, 1-based in the order of the files.
+        /// Its rows, by file and line.
         rows: String,
         /// The checkpoint.
         saved: PathBuf,

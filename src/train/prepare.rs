@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{CacheSize, Layout, TrainError};
+use super::{CacheSize, InferenceLayout, Layout, TrainError};
 use crate::DType;
 use crate::checkpoint::ModelFolder;
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
@@ -76,6 +76,12 @@ impl Prepared {
             Duration::Steps(steps) => steps,
             Duration::Epochs(epochs) => (epochs * per_epoch as f64).ceil().max(1.0) as usize,
         };
+        if config.batch.groups > train.groups.len() {
+            let (batch, pairs) = (config.batch.groups, train.groups.len());
+            tracing::warn!(
+                "--batch-size {batch} is more than the {pairs} pairs there are: every epoch is one step"
+            );
+        }
         let warmup_steps = match config.schedule.warmup {
             Warmup::Steps(steps) => steps,
             Warmup::Ratio(ratio) => schedule::warmup_steps(steps, ratio),
@@ -97,6 +103,9 @@ impl Prepared {
         };
         let fitting = Fitting { config: &config, model: &model, train: &train, eval: eval.as_ref(), steps };
         let Fitted { loader, layout, head_rows } = fitting.choose(loader, available)?;
+        if let Some(reference) = &reference {
+            check_reference(reference, layout.activations.budget, available)?;
+        }
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
         config.device.head_rows = Some(head_rows);
         let epochs = steps as f64 / per_epoch as f64;
@@ -122,6 +131,26 @@ impl Prepared {
     pub fn save_dtype(&self) -> DType {
         let source = self.folder.as_ref().map(ModelFolder::dtype).or(self.model.torch_dtype);
         self.config.run.save_dtype.map(DType::from).or(source).unwrap_or(DType::F32)
+    }
+}
+
+/// Whether another model can score the reference log-probs within the same batches and memory; it is on the device
+/// before the policy is, never beside it.
+fn check_reference(
+    reference: &ModelFolder,
+    budget: Budget,
+    available: Option<u64>,
+) -> Result<(), TrainError> {
+    let (longest, positions) = (budget.positions, reference.config().max_position_embeddings);
+    if longest > positions {
+        return Err(TrainError::ReferencePositions { path: reference.dir().to_owned(), longest, positions });
+    }
+    let needed = InferenceLayout::new(reference.config(), budget).plan.total_bytes() as u64;
+    match available {
+        Some(available) if available < needed => {
+            Err(TrainError::Memory { needed, available, tokens: budget.tokens, longest })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -228,16 +257,7 @@ fn report(what: &str, data: &Dataset) {
     if !report.dropped.is_empty() {
         tracing::warn!("{what}: {} rows dropped: {}", report.dropped.len(), report.dropped_summary());
     }
-    for (count, text) in [
-        (report.truncated_answers, "answers cut by --max-length"),
-        (report.lost_ends, "answers lost their end token by it"),
-        (report.moved_splits, "prompts end in tokens that merge with an answer; the split moved back"),
-        (report.identical_answers, "pairs have two answers of the same tokens; kept"),
-    ] {
-        if count > 0 {
-            tracing::warn!("{what}: {count} {text}");
-        }
-    }
+    report.warn(what);
 }
 
 /// The search for a token budget whose plan fits.

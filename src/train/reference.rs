@@ -55,6 +55,9 @@ pub fn fill<B: Backend>(
                 let layout = model.load(backend, budget)?;
                 let (model, activations) = (&layout.model, &layout.activations);
                 let sums = Scorer { backend, model, activations, progress }.sums(what, &data.groups)?;
+                if let Some(index) = sums.iter().position(|sums| sums.iter().any(|sum| !sum.is_finite())) {
+                    return Err(TrainError::ReferenceNotFinite { what, row: data.groups[index].row });
+                }
                 write_cache(&path, &sums)?;
                 tracing::info!("{what}: {} pairs computed, kept in {}", sums.len(), path.display());
                 sums

@@ -21,6 +21,10 @@ use crate::checkpoint::{CheckpointError, ModelExport, ModelFolder, atomic};
 use crate::config::{EvalSource, ExistingFolder, ModelSource};
 use crate::data::{Loader, Step};
 use crate::eval::{Progress, Scorer};
+use crate::objective::Parameters;
+
+/// Rows named when a step was not finite.
+const SHOWN_ROWS: usize = 8;
 
 /// What a finished run has to say.
 #[derive(Clone, Debug)]
@@ -116,11 +120,15 @@ pub fn run<B: Backend>(
         seconds: started.elapsed().as_secs_f64(),
         evaluation: first_and_last(&run.evaluations),
         samples,
-        eval_file: match &prepared.config.evaluation.source {
-            EvalSource::Files(files) => files.first().cloned(),
-            EvalSource::None | EvalSource::Split(_) => None,
-        },
+        eval_file: eval_file(prepared),
     })
+}
+
+fn eval_file(prepared: &Prepared) -> Option<PathBuf> {
+    match &prepared.config.evaluation.source {
+        EvalSource::Files(files) => files.first().cloned(),
+        EvalSource::None | EvalSource::Split(_) => None,
+    }
 }
 
 /// What there is to say of a run that has nothing left to do: nothing is computed and nothing written.
@@ -138,6 +146,7 @@ fn finished(prepared: &Prepared) -> Result<Outcome, TrainError> {
         seconds: 0.0,
         evaluation: first_and_last(&evaluations),
         samples: sample::read(&folder.join(sample::FILE)),
+        eval_file: eval_file(prepared),
         folder,
     })
 }
@@ -318,7 +327,7 @@ impl<B: Backend> Run<'_, B> {
         let accuracy = outcome.metrics.mean("rewards/accuracies");
         let accuracy = accuracy.map(|a| format!(", accuracy {a:.2}")).unwrap_or_default();
         self.progress.advance(step.step, &format!("loss {:.4}{accuracy}", outcome.loss));
-        if self.state.record(&line).is_some() {
+        if self.state.record(&line).is_some() || step.step == self.prepared.steps {
             tracing::info!(
                 "step {}/{}: loss {:.4}{accuracy}, gradient norm {:.2}, learning rate {:.2e}, {:.0} tokens/s",
                 step.step,
@@ -359,11 +368,17 @@ impl<B: Backend> Run<'_, B> {
         if !saved.exists() {
             self.save_checkpoint(before)?;
         }
-        let mut rows: Vec<usize> = rows.iter().map(|row| row + 1).collect();
+        let mut rows = rows.to_vec();
         rows.sort_unstable();
-        let shown: Vec<String> = rows.iter().take(32).map(usize::to_string).collect();
-        let more = if rows.len() > 32 { format!(" and {} more", rows.len() - 32) } else { String::new() };
-        Err(TrainError::NotFinite { step, rows: shown.join(", ") + &more, saved })
+        let shown = rows.iter().take(SHOWN_ROWS).map(|&row| match self.prepared.train.report.locate(row) {
+            Some((path, line)) => format!("{}:{line}", path.display()),
+            None => format!("row {row}"),
+        });
+        let mut shown: Vec<String> = shown.collect();
+        if rows.len() > SHOWN_ROWS {
+            shown.push(format!("and {} more", rows.len() - SHOWN_ROWS));
+        }
+        Err(TrainError::NotFinite { step, rows: shown.join(", "), saved })
     }
 
     /// Loss and metrics on the held-out pairs.
@@ -470,25 +485,27 @@ impl<B: Backend> Run<'_, B> {
             ModelSource::Init { .. } => None,
         };
         let name = name_of(&config.run.output);
+        let mut hyper_parameters = vec![
+            ("steps", prepared.steps.to_string()),
+            ("epochs", format!("{:.2}", prepared.epochs)),
+            ("pairs per step", config.batch.groups.to_string()),
+            ("learning rate", config.optimizer.learning_rate.to_string()),
+            (
+                "schedule",
+                format!(
+                    "{}, {} warm-up steps",
+                    prepared.schedule.kind.name(),
+                    prepared.schedule.warmup_steps
+                ),
+            ),
+            ("seed", config.run.seed.to_string()),
+        ];
+        hyper_parameters.extend(objective_parameters(&config.objective.parameters));
         let card = ModelCard {
             name: &name,
             base_model: base.as_deref(),
             objective: prepared.objective.name(),
-            hyper_parameters: &[
-                ("steps", prepared.steps.to_string()),
-                ("epochs", format!("{:.2}", prepared.epochs)),
-                ("pairs per step", config.batch.groups.to_string()),
-                ("learning rate", config.optimizer.learning_rate.to_string()),
-                (
-                    "schedule",
-                    format!(
-                        "{}, {} warm-up steps",
-                        prepared.schedule.kind.name(),
-                        prepared.schedule.warmup_steps
-                    ),
-                ),
-                ("seed", config.run.seed.to_string()),
-            ],
+            hyper_parameters: &hyper_parameters,
             data: &files,
             eval_data: &eval_files,
             evaluation: &evaluation,
@@ -508,6 +525,12 @@ fn first_and_last(evaluations: &[Map<String, Value>]) -> Vec<(String, Option<f64
     metrics
         .map(|(name, key, after)| (name.to_owned(), first.and_then(|line| line.get(key)?.as_f64()), after))
         .collect()
+}
+
+/// The objective's parameters in use, by name.
+fn objective_parameters(parameters: &Parameters) -> Vec<(&'static str, String)> {
+    let values = serde_json::to_value(parameters).unwrap_or_default();
+    parameters.typed().into_iter().map(|name| (name, values[name].to_string().replace('"', ""))).collect()
 }
 
 fn json_line(sample: &Sample) -> String {

@@ -213,7 +213,9 @@ fn a_weight_that_is_not_a_number_stops_the_run_before_it_spreads() {
     );
     let ran = typed(&shell, &line);
     assert_eq!((ran.code, &*ran.stdout), (1, ""), "{}", ran.stderr);
-    let message = "loss or gradient was not finite at step 1 (rows 1, 2, 3, 4)";
+    let rows: Vec<String> = (1..=4).map(|line| format!("{}:{line}", batch("train12"))).collect();
+    let message = &format!("loss or gradient was not finite at step 1 ({})", rows.join(", "));
+    assert!(ran.stderr.contains("the weights themselves are suspect"), "{}", ran.stderr);
     assert!(ran.stderr.contains(message) && ran.stderr.contains("run/checkpoint-0"), "{}", ran.stderr);
     let run = shell.path().join("run");
     assert!(!run.join("model.safetensors").exists(), "there is no result");
@@ -249,7 +251,7 @@ fn a_run_that_diverges_keeps_the_state_before() {
     };
     let ran = typed(&shell, &line("run", 4));
     assert_eq!((ran.code, &*ran.stdout), (1, ""), "{}", ran.stderr);
-    let message = "loss or gradient was not finite at step 3 (rows 9, 10, 11, 12)";
+    let message = "not finite at step 3 (pairs.jsonl:9, pairs.jsonl:10, pairs.jsonl:11, pairs.jsonl:12)";
     assert!(ran.stderr.contains(message) && ran.stderr.contains("run/checkpoint-2"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("step 4 "), "{}", ran.stderr);
     done(&shell, &line("two", 2));

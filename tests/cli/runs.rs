@@ -338,7 +338,11 @@ fn the_quickstart_starts_and_starts_again() {
     assert!((evaluations[0] - 0.5).abs() < 0.1, "random weights prefer neither answer: {evaluations:?}");
     assert!(first.stdout.starts_with("\nTrained 3 steps in "), "{}", first.stdout);
     assert!(lines.contains(&"Curves  runs/quickstart/curves.svg"), "{lines:?}");
-    assert!(lines.contains(&"  asft score --model runs/quickstart --data FILE.jsonl"), "{lines:?}");
+    // The last line can be typed as it stands.
+    let next =
+        lines.last().unwrap().trim().split_once(" score ").map(|(_, arguments)| format!("score {arguments}"));
+    let scored = done(&shell, &next.unwrap());
+    assert_eq!(scored.stdout.lines().count(), 256);
     assert!(lines.contains(&"Greedy answers to held-out prompts: 0 of 2 exactly right"), "{lines:?}");
     assert!(lines.iter().any(|line| line.starts_with("  reverse: rain ship bell -> ")), "{lines:?}");
     assert!(first.stderr.contains("evaluation after step 0: ") && !first.stdout.contains("evaluation after"));

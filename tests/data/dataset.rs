@@ -126,14 +126,15 @@ fn nothing_usable_is_an_error() {
 #[test]
 fn scoring_reports_every_row_in_order() {
     let (_folder, path) = file(&[TEXT, r#"{"prompt":"p","chosen":"","rejected":"r"}"#, "", TEXT]);
-    let rows = load_rows(&path, &encoder("llama3", config())).unwrap();
+    let (rows, report) = load_rows(&path, &encoder("llama3", config())).unwrap();
+    assert_eq!(report.rows, rows.len());
     assert_eq!(rows.len(), 3);
     assert_eq!(rows[0].as_ref().unwrap().row, 0);
     let skipped = rows[1].as_ref().unwrap_err();
     assert_eq!((skipped.row, skipped.line, skipped.reason.to_string().as_str()), (1, 2, "empty chosen"));
     assert_eq!(rows[2].as_ref().unwrap().row, 2);
     let (_folder, empty) = file(&[]);
-    assert_eq!(load_rows(&empty, &encoder("llama3", config())).unwrap(), []);
+    assert_eq!(load_rows(&empty, &encoder("llama3", config())).unwrap().0, []);
     assert!(load_rows(&PathBuf::from("no/such.jsonl"), &encoder("llama3", config())).is_err());
 }
 
