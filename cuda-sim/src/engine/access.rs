@@ -169,14 +169,13 @@ impl Executor<'_, '_> {
     ) -> Result<Places, Fault> {
         let crooked =
             (0..LANES).fold(0, |bits, lane| bits | if mask >> lane & 1 != 0 { addresses[lane] } else { 0 });
-        if crooked & (bytes - 1) != 0 {
-            for lane in lanes(mask).filter(|lane| addresses[*lane] & (bytes - 1) != 0) {
-                let message = format!(
-                    "an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}",
-                    addresses[lane]
-                );
-                return Err(Fault::new(FindingKind::Misaligned, lane, message));
-            }
+        if crooked & (bytes - 1) != 0
+            && let Some(lane) = lanes(mask).find(|lane| addresses[*lane] & (bytes - 1) != 0)
+        {
+            let address = addresses[lane];
+            let message =
+                format!("an access of {bytes} bytes at {address:#x}, which is no multiple of {bytes}");
+            return Err(Fault::new(FindingKind::Misaligned, lane, message));
         }
         match space {
             Space::Shared | Space::SharedCluster => self.resolve_shared(mask, addresses, bytes),
@@ -360,6 +359,23 @@ impl Executor<'_, '_> {
         }
     }
 
+    /// After a strong read: what its writer released is acquired.
+    fn acquire(&mut self, space: Space, mask: u32, places: &Places, touch: Touch) {
+        if !touch.is_strong() || touch.kind == Kind::Write {
+            return;
+        }
+        let Some(checks) = &mut self.checks else { return };
+        for lane in lanes(mask) {
+            let owner = places.owner[lane] as usize;
+            let region = match space {
+                Space::Global => Region::Global(owner),
+                Space::Shared | Space::SharedCluster => Region::Shared(owner),
+                _ => return,
+            };
+            checks.acquire(self.launch, (self.warp.index, lane), region, places.offset[lane], touch);
+        }
+    }
+
     /// Marks bytes as written; costs nothing without checks.
     fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
         if !self.launch.options.checks {
@@ -455,6 +471,7 @@ impl Executor<'_, '_> {
             if access.is_store {
                 this.mark(space, mask, &places, total);
             }
+            this.acquire(space, mask, &places, touch);
             Ok(())
         })
     }
@@ -494,6 +511,7 @@ impl Executor<'_, '_> {
                 }
             }
             this.mark(space, mask, &places, total);
+            this.acquire(space, mask, &places, touch);
             Ok(())
         })
     }
@@ -593,7 +611,7 @@ impl Executor<'_, '_> {
         let mut source = Places::new();
         for lane in lanes(reading) {
             let used = u64::from(source_bytes[lane]);
-            if from_addresses[lane] % u64::from(bytes) != 0 {
+            if !from_addresses[lane].is_multiple_of(u64::from(bytes)) {
                 let message = format!("a copy of {bytes} bytes from {:#x}", from_addresses[lane]);
                 return Err(Fault::new(FindingKind::Misaligned, lane, message));
             }
