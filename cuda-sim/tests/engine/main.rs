@@ -7,5 +7,6 @@ mod basics;
 mod checks;
 mod coverage;
 mod harness;
+mod math;
 mod matrix;
 mod text;
