@@ -10,3 +10,4 @@ mod harness;
 mod math;
 mod matrix;
 mod text;
+mod triton;
