@@ -4,3 +4,8 @@
 //! what a launch moved. It knows nothing of the CUDA driver's functions.
 
 pub mod engine;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

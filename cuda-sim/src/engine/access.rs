@@ -9,8 +9,8 @@ use super::checks::{Kind, Region, Touch};
 use super::error::FindingKind;
 use super::execute::{Executor, Fault};
 use super::ir::{
-    Access, Address, Atomic, Element, LOCAL_WINDOW, MatrixAccess, Order, PARAMETER_WINDOW, SHARED_RANK_SHIFT,
-    SHARED_WINDOW, Scope, WINDOW_BYTES,
+    Access, Address, Atomic, Element, LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_RANK_SHIFT, SHARED_WINDOW,
+    WINDOW_BYTES,
 };
 use super::lower::lanes;
 use super::memory::for_bits;
@@ -135,7 +135,7 @@ impl Executor<'_, '_> {
     }
 
     /// Calls `each(space, lanes, addresses)` once per state space that the lanes' generic addresses are in.
-    fn by_space(
+    pub(super) fn by_space(
         &mut self,
         space: Space,
         mask: u32,
@@ -304,7 +304,7 @@ impl Executor<'_, '_> {
     }
 
     /// Uninitialised bytes and, with checks on, races.
-    fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
+    pub(super) fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
         if !self.launch.options.checks {
             return;
         }
@@ -377,7 +377,7 @@ impl Executor<'_, '_> {
     }
 
     /// Marks bytes as written; costs nothing without checks.
-    fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
+    pub(super) fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
         if !self.launch.options.checks {
             return;
         }
@@ -409,7 +409,14 @@ impl Executor<'_, '_> {
         self.launch.record(&fault, block.ctaid, thread, self.function, self.pc);
     }
 
-    fn count(&mut self, space: Space, mask: u32, addresses: &[u64; LANES], bytes: u64, kind: Kind) {
+    pub(super) fn count(
+        &mut self,
+        space: Space,
+        mask: u32,
+        addresses: &[u64; LANES],
+        bytes: u64,
+        kind: Kind,
+    ) {
         match (space, kind) {
             (Space::Global, Kind::Read) => count_global(&mut self.report.global_read, addresses, mask, bytes),
             (Space::Global, Kind::Write) => {
@@ -512,68 +519,6 @@ impl Executor<'_, '_> {
             }
             this.mark(space, mask, &places, total);
             this.acquire(space, mask, &places, touch);
-            Ok(())
-        })
-    }
-
-    /// `ldmatrix` and `stmatrix`: lanes 8i to 8i+7 give the rows of matrix i, 16 bytes each (ISA 9.7.14.5.15).
-    pub(super) fn matrix(&mut self, matrix: &MatrixAccess) -> Result<(), Fault> {
-        let given = self.addresses(&matrix.address);
-        let count = matrix.registers.len();
-        let mask = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
-        let stores = matches!(matrix.registers[0], Element::Store(_));
-        let kind = if stores { Kind::Write } else { Kind::Read };
-        let touch = Touch { kind, order: Order::Weak, scope: Scope::Block };
-        self.by_space(matrix.space, mask, given, |this, space, mask, addresses| {
-            if !matches!(space, Space::Shared | Space::SharedCluster) {
-                let lane = mask.trailing_zeros() as usize;
-                return Err(Fault::new(
-                    FindingKind::InvalidOperand,
-                    lane,
-                    "the address is not in shared memory",
-                ));
-            }
-            let places = this.resolve(space, mask, addresses, 16, stores)?;
-            this.count(space, mask, addresses, 16, kind);
-            this.check(space, mask, &places, 16, touch);
-            for (index, register) in matrix.registers.iter().enumerate() {
-                // Element (row, column) is the 16-bit value `column` of the row that lane 8 * index + row points to.
-                let pointer = |row: usize, column: usize| {
-                    // SAFETY: the row has 16 bytes, the column is below 8.
-                    unsafe { places.pointers[8 * index + row].add(2 * column) }
-                };
-                let place = |lane: usize, part: usize| {
-                    let (row, column) = (lane / 4, lane % 4 * 2 + part);
-                    if matrix.transposed { (column, row) } else { (row, column) }
-                };
-                match *register {
-                    Element::Load(target) => {
-                        let row: [u32; LANES] = std::array::from_fn(|lane| {
-                            let half = |part| {
-                                let (row, column) = place(lane, part);
-                                // SAFETY: `resolve` checked the rows.
-                                unsafe { load(pointer(row, column), 2) as u32 }
-                            };
-                            half(0) | half(1) << 16
-                        });
-                        this.warp.registers.write(target, &row, u32::MAX);
-                    }
-                    Element::Store(source) => {
-                        let values = this.warp.registers.read::<u32>(source);
-                        for (lane, value) in values.iter().enumerate() {
-                            for part in 0..2 {
-                                let (row, column) = place(lane, part);
-                                // SAFETY: `resolve` checked the rows.
-                                unsafe { store(pointer(row, column), 2, u64::from(value >> (16 * part))) };
-                            }
-                        }
-                    }
-                    Element::LoadPair(_) | Element::StorePair(_) => {}
-                }
-            }
-            if stores {
-                this.mark(space, mask, &places, 16);
-            }
             Ok(())
         })
     }

@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod atomic;
+mod bits;
 mod collective;
 mod compare;
 mod control;
