@@ -7,3 +7,8 @@
 mod cublaslt;
 mod driver;
 pub mod engine;
+
+/// The README's examples compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -9,8 +9,8 @@ use super::checks::{Kind, Region, Touch};
 use super::error::FindingKind;
 use super::execute::{Executor, Fault};
 use super::ir::{
-    Access, Address, Atomic, Element, LOCAL_WINDOW, MatrixAccess, Order, PARAMETER_WINDOW, SHARED_RANK_SHIFT,
-    SHARED_WINDOW, Scope, WINDOW_BYTES,
+    Access, Address, Atomic, Element, LOCAL_WINDOW, PARAMETER_WINDOW, SHARED_RANK_SHIFT, SHARED_WINDOW,
+    WINDOW_BYTES,
 };
 use super::lower::lanes;
 use super::memory::for_bits;
@@ -135,7 +135,7 @@ impl Executor<'_, '_> {
     }
 
     /// Calls `each(space, lanes, addresses)` once per state space that the lanes' generic addresses are in.
-    fn by_space(
+    pub(super) fn by_space(
         &mut self,
         space: Space,
         mask: u32,
@@ -169,14 +169,13 @@ impl Executor<'_, '_> {
     ) -> Result<Places, Fault> {
         let crooked =
             (0..LANES).fold(0, |bits, lane| bits | if mask >> lane & 1 != 0 { addresses[lane] } else { 0 });
-        if crooked & (bytes - 1) != 0 {
-            for lane in lanes(mask).filter(|lane| addresses[*lane] & (bytes - 1) != 0) {
-                let message = format!(
-                    "an access of {bytes} bytes at {:#x}, which is no multiple of {bytes}",
-                    addresses[lane]
-                );
-                return Err(Fault::new(FindingKind::Misaligned, lane, message));
-            }
+        if crooked & (bytes - 1) != 0
+            && let Some(lane) = lanes(mask).find(|lane| addresses[*lane] & (bytes - 1) != 0)
+        {
+            let address = addresses[lane];
+            let message =
+                format!("an access of {bytes} bytes at {address:#x}, which is no multiple of {bytes}");
+            return Err(Fault::new(FindingKind::Misaligned, lane, message));
         }
         match space {
             Space::Shared | Space::SharedCluster => self.resolve_shared(mask, addresses, bytes),
@@ -305,7 +304,7 @@ impl Executor<'_, '_> {
     }
 
     /// Uninitialised bytes and, with checks on, races.
-    fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
+    pub(super) fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
         if !self.launch.options.checks {
             return;
         }
@@ -360,8 +359,25 @@ impl Executor<'_, '_> {
         }
     }
 
+    /// After a strong read: what its writer released is acquired.
+    fn acquire(&mut self, space: Space, mask: u32, places: &Places, touch: Touch) {
+        if !touch.is_strong() || touch.kind == Kind::Write {
+            return;
+        }
+        let Some(checks) = &mut self.checks else { return };
+        for lane in lanes(mask) {
+            let owner = places.owner[lane] as usize;
+            let region = match space {
+                Space::Global => Region::Global(owner),
+                Space::Shared | Space::SharedCluster => Region::Shared(owner),
+                _ => return,
+            };
+            checks.acquire(self.launch, (self.warp.index, lane), region, places.offset[lane], touch);
+        }
+    }
+
     /// Marks bytes as written; costs nothing without checks.
-    fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
+    pub(super) fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
         if !self.launch.options.checks {
             return;
         }
@@ -393,7 +409,14 @@ impl Executor<'_, '_> {
         self.launch.record(&fault, block.ctaid, thread, self.function, self.pc);
     }
 
-    fn count(&mut self, space: Space, mask: u32, addresses: &[u64; LANES], bytes: u64, kind: Kind) {
+    pub(super) fn count(
+        &mut self,
+        space: Space,
+        mask: u32,
+        addresses: &[u64; LANES],
+        bytes: u64,
+        kind: Kind,
+    ) {
         match (space, kind) {
             (Space::Global, Kind::Read) => count_global(&mut self.report.global_read, addresses, mask, bytes),
             (Space::Global, Kind::Write) => {
@@ -455,6 +478,7 @@ impl Executor<'_, '_> {
             if access.is_store {
                 this.mark(space, mask, &places, total);
             }
+            this.acquire(space, mask, &places, touch);
             Ok(())
         })
     }
@@ -494,68 +518,7 @@ impl Executor<'_, '_> {
                 }
             }
             this.mark(space, mask, &places, total);
-            Ok(())
-        })
-    }
-
-    /// `ldmatrix` and `stmatrix`: lanes 8i to 8i+7 give the rows of matrix i, 16 bytes each (ISA 9.7.14.5.15).
-    pub(super) fn matrix(&mut self, matrix: &MatrixAccess) -> Result<(), Fault> {
-        let given = self.addresses(&matrix.address);
-        let count = matrix.registers.len();
-        let mask = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
-        let stores = matches!(matrix.registers[0], Element::Store(_));
-        let kind = if stores { Kind::Write } else { Kind::Read };
-        let touch = Touch { kind, order: Order::Weak, scope: Scope::Block };
-        self.by_space(matrix.space, mask, given, |this, space, mask, addresses| {
-            if !matches!(space, Space::Shared | Space::SharedCluster) {
-                let lane = mask.trailing_zeros() as usize;
-                return Err(Fault::new(
-                    FindingKind::InvalidOperand,
-                    lane,
-                    "the address is not in shared memory",
-                ));
-            }
-            let places = this.resolve(space, mask, addresses, 16, stores)?;
-            this.count(space, mask, addresses, 16, kind);
-            this.check(space, mask, &places, 16, touch);
-            for (index, register) in matrix.registers.iter().enumerate() {
-                // Element (row, column) is the 16-bit value `column` of the row that lane 8 * index + row points to.
-                let pointer = |row: usize, column: usize| {
-                    // SAFETY: the row has 16 bytes, the column is below 8.
-                    unsafe { places.pointers[8 * index + row].add(2 * column) }
-                };
-                let place = |lane: usize, part: usize| {
-                    let (row, column) = (lane / 4, lane % 4 * 2 + part);
-                    if matrix.transposed { (column, row) } else { (row, column) }
-                };
-                match *register {
-                    Element::Load(target) => {
-                        let row: [u32; LANES] = std::array::from_fn(|lane| {
-                            let half = |part| {
-                                let (row, column) = place(lane, part);
-                                // SAFETY: `resolve` checked the rows.
-                                unsafe { load(pointer(row, column), 2) as u32 }
-                            };
-                            half(0) | half(1) << 16
-                        });
-                        this.warp.registers.write(target, &row, u32::MAX);
-                    }
-                    Element::Store(source) => {
-                        let values = this.warp.registers.read::<u32>(source);
-                        for (lane, value) in values.iter().enumerate() {
-                            for part in 0..2 {
-                                let (row, column) = place(lane, part);
-                                // SAFETY: `resolve` checked the rows.
-                                unsafe { store(pointer(row, column), 2, u64::from(value >> (16 * part))) };
-                            }
-                        }
-                    }
-                    Element::LoadPair(_) | Element::StorePair(_) => {}
-                }
-            }
-            if stores {
-                this.mark(space, mask, &places, 16);
-            }
+            this.acquire(space, mask, &places, touch);
             Ok(())
         })
     }
@@ -593,7 +556,7 @@ impl Executor<'_, '_> {
         let mut source = Places::new();
         for lane in lanes(reading) {
             let used = u64::from(source_bytes[lane]);
-            if from_addresses[lane] % u64::from(bytes) != 0 {
+            if !from_addresses[lane].is_multiple_of(u64::from(bytes)) {
                 let message = format!("a copy of {bytes} bytes from {:#x}", from_addresses[lane]);
                 return Err(Fault::new(FindingKind::Misaligned, lane, message));
             }

@@ -29,7 +29,8 @@ impl Executor<'_, '_> {
         let index = address.wrapping_sub(FUNCTION_ADDRESS) / 16;
         let program = self.launch.program;
         let function = program.by_module_index.get(index as usize).copied().flatten();
-        let Some(function) = function.filter(|_| address.wrapping_sub(FUNCTION_ADDRESS) % 16 == 0) else {
+        let Some(function) = function.filter(|_| address.wrapping_sub(FUNCTION_ADDRESS).is_multiple_of(16))
+        else {
             let message = format!("a call through {address:#x}, which is no function");
             return Err(Fault::new(FindingKind::InvalidOperand, first, message));
         };

@@ -287,7 +287,7 @@ pub(crate) struct Function {
     pub frame_bytes: u32,
     pub parameters: Vec<Parameter>,
     pub results: Vec<Parameter>,
-    /// Most 32-bit registers live at once.
+    /// Most 32-bit registers live at once, estimated.
     pub live_registers: u32,
 }
 

@@ -230,7 +230,7 @@ fn check_geometry(kernel: &Kernel, launch: &Launch<'_>) -> Result<[u32; 3], Laun
     {
         return Err(refuse(false, format!("a cluster of {cluster:?}; the kernel demands {required:?}")));
     }
-    let divides = (0..3).all(|axis| cluster[axis] != 0 && launch.grid[axis] % cluster[axis] == 0);
+    let divides = (0..3).all(|axis| cluster[axis] != 0 && launch.grid[axis].is_multiple_of(cluster[axis]));
     let blocks = cluster.iter().fold(1u32, |product, side| product.saturating_mul(*side));
     if !divides || blocks > MAX_CLUSTER {
         let grid = launch.grid;

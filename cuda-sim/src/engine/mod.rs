@@ -13,6 +13,7 @@ mod error;
 mod execute;
 mod float;
 mod flow;
+mod fragments;
 mod ir;
 mod launch;
 mod lexer;

@@ -38,7 +38,7 @@ pub struct FunctionAttributes {
     pub local_bytes: u32,
     /// Constant memory of the module in bytes.
     pub const_bytes: u32,
-    /// 32-bit registers per thread: the most that are live at once, at most 255.
+    /// 32-bit registers per thread: an estimate from live ranges, at most 255.
     pub registers: u32,
     /// PTX version times ten (`.version 8.8` is 88).
     pub ptx_version: u32,

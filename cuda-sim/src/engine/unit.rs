@@ -499,8 +499,8 @@ fn fill_special(
     set(NWarpId, &|_| launch.block.iter().product::<u32>().div_ceil(LANES as u32));
     set(LaneMaskEq, &|lane| 1 << lane);
     set(LaneMaskLt, &|lane| (1 << lane) - 1);
-    set(LaneMaskLe, &|lane| (1 << lane) - 1 | 1 << lane);
-    set(LaneMaskGt, &|lane| !((1 << lane) - 1 | 1 << lane));
+    set(LaneMaskLe, &|lane| ((1 << lane) - 1) | (1 << lane));
+    set(LaneMaskGt, &|lane| !(((1 << lane) - 1) | (1 << lane)));
     set(LaneMaskGe, &|lane| !((1 << lane) - 1));
     set(ClusterCtaRank, &|_| rank);
     set(ClusterNctaRank, &|_| launch.cluster.iter().product());

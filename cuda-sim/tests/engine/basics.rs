@@ -33,6 +33,8 @@ fn addition_of_vectors() {
         assert_eq!(device.download::<f32>(c, 1000), expected);
         assert_eq!((report.global_read.bytes, report.global_write.bytes), (8000, 4000));
         assert_eq!(report.global_read.sectors, 250);
+        // Three pointers, the index and the operands; the PTX declares more.
+        assert!((6..=14).contains(&report.registers), "{} registers", report.registers);
     });
 }
 

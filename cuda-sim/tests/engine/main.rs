@@ -2,7 +2,12 @@
 //!
 //! Tests that need NVRTC say so and do nothing where it is absent, unless `ASFT_REQUIRE_NVRTC=1`.
 
+mod arithmetic;
 mod basics;
 mod checks;
 mod coverage;
 mod harness;
+mod math;
+mod matrix;
+mod text;
+mod triton;

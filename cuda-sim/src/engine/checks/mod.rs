@@ -41,7 +41,8 @@ pub(crate) struct Touch {
 }
 
 impl Touch {
-    fn is_strong(self) -> bool {
+    /// Atomic, volatile, relaxed or stronger: it can synchronise.
+    pub fn is_strong(self) -> bool {
         self.kind == Kind::Atomic || self.order != Order::Weak
     }
 }
@@ -214,8 +215,9 @@ impl Checks {
         released
     }
 
-    /// The synchronising side of a strong access.
-    fn synchronise_through(
+    /// The acquiring side of a strong read. It comes after the read itself: whatever value another host thread had stored
+    /// by then was published before.
+    pub fn acquire(
         &mut self,
         launch: &LaunchState<'_>,
         (warp, lane): (usize, usize),
@@ -223,41 +225,42 @@ impl Checks {
         offset: u64,
         touch: Touch,
     ) {
-        let reads = touch.kind != Kind::Write;
-        let writes = touch.kind != Kind::Read;
         let acquires = matches!(touch.order, Order::Acquire | Order::AcquireRelease);
-        let releases = matches!(touch.order, Order::Release | Order::AcquireRelease);
         let who = thread(warp, lane);
-        if reads {
-            if let Some(found) = self.published.get(&(region, offset)) {
-                if acquires {
-                    self.warps[warp].of_mut(lane).join_published(self.unit, found);
-                } else {
-                    let pending = self.pending.entry(who).or_default();
-                    merge(&mut pending.seen_here, found);
-                }
-            }
-            if let Region::Global(allocation) = region {
-                let published = launch.shadow.published.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(found) = published.get(&(allocation, offset)) {
-                    if acquires && touch.scope == Scope::Device {
-                        self.warps[warp].of_mut(lane).join_published(self.unit, found);
-                    } else {
-                        let pending = self.pending.entry(who).or_default();
-                        merge(&mut pending.seen_anywhere, found);
-                    }
-                }
+        if let Some(found) = self.published.get(&(region, offset)) {
+            if acquires {
+                self.warps[warp].of_mut(lane).join_published(self.unit, found);
+            } else {
+                merge(&mut self.pending.entry(who).or_default().seen_here, found);
             }
         }
-        if !writes {
-            return;
+        let Region::Global(allocation) = region else { return };
+        let published = launch.shadow.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = published.get(&(allocation, offset)) {
+            if acquires && touch.scope == Scope::Device {
+                self.warps[warp].of_mut(lane).join_published(self.unit, found);
+            } else {
+                merge(&mut self.pending.entry(who).or_default().seen_anywhere, found);
+            }
         }
-        let (released, scope) = if releases {
+    }
+
+    /// The releasing side of a strong write. It comes before the write itself.
+    fn publish(
+        &mut self,
+        launch: &LaunchState<'_>,
+        who: (usize, usize),
+        region: Region,
+        offset: u64,
+        touch: Touch,
+    ) {
+        let (warp, lane) = who;
+        let (released, scope) = if matches!(touch.order, Order::Release | Order::AcquireRelease) {
             let released = self.release(warp, lane);
             self.warps[warp].clock += 1;
             (released, touch.scope)
         } else {
-            match self.pending.get(&who).and_then(|pending| pending.released.as_ref()) {
+            match self.pending.get(&thread(warp, lane)).and_then(|pending| pending.released.as_ref()) {
                 Some((released, scope)) => ((**released).clone(), (*scope).min(touch.scope)),
                 None => return,
             }
@@ -284,8 +287,8 @@ impl Checks {
         touch: Touch,
         line: u32,
     ) -> Option<(FindingKind, String)> {
-        if touch.is_strong() {
-            self.synchronise_through(launch, (warp, lane), region, offset, touch);
+        if touch.is_strong() && touch.kind != Kind::Read {
+            self.publish(launch, (warp, lane), region, offset, touch);
         }
         let flags = Stamp::flags_of(touch.is_strong(), touch.scope);
         self.enter(launch, Who { warp, lane, line }, region, offset, bytes, touch.kind != Kind::Read, flags)

@@ -2,6 +2,7 @@
 //! every function that it can reach, because shared variables have other addresses in every kernel.
 
 use super::Decoder;
+use super::ranges::LiveRanges;
 use super::scopes::{Scopes, Symbol};
 use crate::engine::ast::{FunctionAst, Instruction as Ast, ModuleAst, Operand, StatementKind, Variable};
 use crate::engine::error::PtxError;
@@ -152,8 +153,8 @@ impl<'c, 'm, 'a> KernelLowering<'c, 'm, 'a> {
         let mut parameter_bytes = 0;
         for index in self.order.clone() {
             let ast = &self.context.ast.functions[index];
-            let function =
-                FunctionLowering { kernel: self, ast, index }.run(&by_module_index, &mut parameter_bytes)?;
+            let function = FunctionLowering { kernel: self, ast, index, ranges: LiveRanges::default() }
+                .run(&by_module_index, &mut parameter_bytes)?;
             functions.push(function);
         }
         let parameters = functions[0].parameters.clone();
@@ -190,6 +191,7 @@ struct FunctionLowering<'k, 'c, 'm, 'a> {
     kernel: &'k mut KernelLowering<'c, 'm, 'a>,
     ast: &'m FunctionAst<'a>,
     index: usize,
+    ranges: LiveRanges,
 }
 
 impl<'a> FunctionLowering<'_, '_, '_, 'a> {
@@ -221,6 +223,7 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
                     .ok_or_else(|| position.semantic("a call to a function without a body"))?;
             }
         }
+        let live_registers = self.ranges.most_alive(&code, &labels);
         let code = flow::lay_out(code, &labels);
         let rows = scopes.rows;
         Ok(Function {
@@ -231,7 +234,7 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
             frame_bytes: rows.frame_bytes.next_multiple_of(16),
             parameters,
             results,
-            live_registers: 0,
+            live_registers,
         })
     }
 
@@ -355,6 +358,11 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
                 }
                 StatementKind::Instruction(ast) => {
                     let position = statement.position;
+                    for_names(&ast.operands, &mut |name| {
+                        if let Some(Symbol::Register { ty, row }) = scopes.lookup(name) {
+                            self.ranges.touch(ty, row, code.len() as u32);
+                        }
+                    });
                     let decoded = Decoder::new(scopes, ast, position, self.ast.is_entry).decode();
                     let (class, operation) = match (decoded, self.kernel.errors.as_deref_mut()) {
                         (Ok(decoded), _) => decoded,

@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod atomic;
+mod bits;
 mod collective;
 mod compare;
 mod control;
@@ -15,6 +16,7 @@ mod integer;
 mod matrix;
 mod modifiers;
 mod moves;
+mod ranges;
 mod scopes;
 mod transfer;
 
@@ -79,7 +81,7 @@ impl<'c, 'a> Decoder<'c, 'a> {
             }
             "rem" | "sad" | "mul24" | "mad24" | "popc" | "clz" | "bfind" | "brev" | "bfe" | "bfi"
             | "bmsk" | "szext" | "dp4a" | "dp2a" | "fns" | "prmt" | "lop3" | "shf" | "shl" | "shr"
-            | "cnot" | "addc" | "subc" | "madc" => self.integer(),
+            | "cnot" | "addc" | "subc" | "madc" | "vabsdiff4" => self.integer(),
             "and" | "or" | "xor" | "not" => self.logic(),
             "rcp" | "sqrt" | "rsqrt" | "sin" | "cos" | "lg2" | "ex2" | "tanh" | "copysign" | "testp" => {
                 self.floating_function()
@@ -348,7 +350,10 @@ impl<'c, 'a> Decoder<'c, 'a> {
                     Ok((Address { base, offset: offset as u64 }, None))
                 }
                 Some(symbol) => match self.address_of(symbol, offset) {
-                    Some(base) => Ok((Address { base, offset: 0 }, Some(symbol))),
+                    Some(base) if !matches!(symbol, Symbol::Function(_)) => {
+                        Ok((Address { base, offset: 0 }, Some(symbol)))
+                    }
+                    Some(_) => Err(self.semantic(&format!("`{name}` is a function, not memory"))),
                     None => Err(self.semantic(&format!("`{name}` has no address"))),
                 },
                 None => Err(self.semantic(&format!("`{name}` is not declared"))),
