@@ -348,10 +348,10 @@ impl Executor<'_, '_> {
             if self.launch.allocations.get(owner).is_some_and(|a| space == Space::Global && a.read_only) {
                 continue;
             }
-            let place = (self.function, self.pc);
+            let line = self.line();
             if let Some(checks) = &mut self.checks
                 && let Some((kind, message)) =
-                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, place)
+                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, line)
             {
                 self.report_finding(Fault::new(kind, lane, message));
             }
@@ -377,6 +377,11 @@ impl Executor<'_, '_> {
                 _ => {}
             }
         }
+    }
+
+    /// The current instruction's line in the PTX text.
+    pub(super) fn line(&self) -> u32 {
+        self.launch.program.functions[self.function as usize].code[self.pc as usize].line
     }
 
     /// Records a finding and goes on.

@@ -79,12 +79,8 @@ pub(crate) enum StatementKind<'a> {
         name: &'a str,
         labels: Vec<&'a str>,
     },
-    /// A prototype for indirect calls: sizes and alignments follow from the parameters.
-    Prototype {
-        name: &'a str,
-        results: Vec<Variable<'a>>,
-        parameters: Vec<Variable<'a>>,
-    },
+    /// A prototype for indirect calls. The callee is known when the call happens, so it is only a name.
+    Prototype(&'a str),
     Line {
         file: u32,
         line: u32,

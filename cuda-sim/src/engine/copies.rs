@@ -31,14 +31,8 @@ impl Executor<'_, '_> {
                 }
                 _ => None,
             };
-            let copy = Copy {
-                block: target.owner[lane] as usize,
-                to: target.offset[lane],
-                bytes: copy.bytes,
-                from,
-                function: self.function,
-                pc: self.pc,
-            };
+            let copy =
+                Copy { block: target.owner[lane] as usize, to: target.offset[lane], bytes: copy.bytes, from };
             self.begin_copy(lane, &copy);
             if self.launch.options.asynchronous == AsyncCompletion::Issue {
                 self.move_bytes(&copy);
@@ -60,8 +54,9 @@ impl Executor<'_, '_> {
             let message = format!("nobody wrote byte {at} of the allocation of {allocation:?}");
             self.report_finding(Fault::new(FindingKind::Uninitialised, lane, message));
         }
+        let line = self.line();
         if let Some(checks) = &mut self.checks {
-            let findings = checks.begin_copy(self.launch, self.warp.index, lane, copy);
+            let findings = checks.begin_copy(self.launch, self.warp.index, lane, copy, line);
             for (kind, message) in findings {
                 self.report_finding(Fault::new(kind, lane, message));
             }

@@ -64,7 +64,7 @@ pub(super) enum Flow {
 }
 
 /// A group that ran this many instructions while others were ready lets them go first: they may hold a lock.
-const PATIENCE: u32 = 20_000;
+const PATIENCE: u32 = 1_000;
 
 impl Executor<'_, '_> {
     /// Runs up to `turn` instructions.
@@ -158,7 +158,7 @@ impl Executor<'_, '_> {
             Operation::Barrier(barrier) => self.barrier(barrier, mask, active),
             Operation::WarpBarrier(members) => self.warp_barrier(*members, mask, active),
             Operation::ClusterArrive { release } => self.cluster_arrive(*release, mask, active),
-            Operation::ClusterWait { .. } => self.cluster_wait(mask, active),
+            Operation::ClusterWait => self.cluster_wait(mask, active),
             Operation::Collective(collective) => self.collective(collective, mask, active),
             Operation::Matrix(matrix) => match self.whole_warp(mask, active)? {
                 Some(flow) => Ok(flow),
@@ -289,7 +289,7 @@ impl Executor<'_, '_> {
         if let Some(checks) = &mut self.checks
             && mask != 0
         {
-            checks.warp_synchronised(self.warp.index, mask);
+            checks.warp_synchronised(self.warp.index, mask, self.warp.live);
         }
     }
 
@@ -325,8 +325,8 @@ impl Executor<'_, '_> {
         state.threads = threads.or(state.threads);
         state.arrive(self.warp.index - block.first_warp, active, self.warp.live);
         if let Some(checks) = &mut self.checks {
-            let acquires = !matches!(barrier.kind, BarrierKind::Arrive);
-            checks.arrive(self.warp.index, self.warp.block, number, active, acquires);
+            let waits = !matches!(barrier.kind, BarrierKind::Arrive);
+            checks.arrive(self.warp.index, self.warp.block, number, (active, self.warp.live), waits);
         }
         match &barrier.kind {
             BarrierKind::Arrive => self.park(mask, active, self.pc + 1, false),
@@ -418,7 +418,7 @@ impl Executor<'_, '_> {
         let phase = self.cluster.phase;
         self.cluster.promised[self.warp.index] = Some(phase);
         if let Some(checks) = &mut self.checks {
-            checks.cluster_arrive(self.warp.index, active, release);
+            checks.cluster_arrive(self.warp.index, active, self.warp.live, release);
         }
         self.park(mask, active, self.pc + 1, false);
         Ok(Flow::Stop(Stop::ArrivedAtCluster))
@@ -435,7 +435,7 @@ impl Executor<'_, '_> {
         };
         if self.cluster.phase > phase {
             if let Some(checks) = &mut self.checks {
-                checks.cluster_passed(self.warp.index, active);
+                checks.cluster_passed(self.warp.index, active, self.warp.live);
             }
             return Ok(Flow::Next);
         }

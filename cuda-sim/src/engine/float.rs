@@ -177,7 +177,7 @@ impl Exact {
         let is_normal = biased > 1023 - format.bias() && biased <= 1023 + format.bias();
         if rounding == Rounding::NearestEven && is_normal && (rest == 0.0 || low != 0 && low != half) {
             let rounded = ((bits & (u64::MAX >> 1)) + half - 1 + (bits >> dropped & 1)) >> dropped;
-            let magnitude = rounded as u32 - (((1023 - format.bias()) as u32) << format.fraction);
+            let magnitude = (rounded - (((1023 - format.bias()) as u64) << format.fraction)) as u32;
             return sign | if magnitude > format.largest() { format.infinity() } else { magnitude };
         }
         // value = significand * 2^exponent, with ten bits of room for the rest's sign.

@@ -82,8 +82,6 @@ pub(crate) enum Element {
 #[derive(Debug)]
 pub(crate) struct Access {
     pub space: Space,
-    /// The parameter space is a kernel's, not a frame's.
-    pub kernel_parameters: bool,
     pub address: Address,
     /// Bytes of one element.
     pub bytes: u32,
@@ -242,9 +240,7 @@ pub(crate) enum Operation {
     ClusterArrive {
         release: bool,
     },
-    ClusterWait {
-        acquire: bool,
-    },
+    ClusterWait,
     Collective(Box<Collective>),
     Matrix(Box<MatrixAccess>),
     Mma {

@@ -1,5 +1,6 @@
 //! One launch: its geometry is checked, its blocks are spread over host threads, its counters are summed.
 
+use super::checks::LaunchShadow;
 use super::error::{Finding, FindingKind, LaunchError};
 use super::execute::Fault;
 use super::ir::Program;
@@ -40,7 +41,9 @@ const MAX_SHARED: u32 = 227 * 1024;
 /// Most blocks of a cluster (16 needs an opt-in that this engine does not ask for).
 const MAX_CLUSTER: u32 = 16;
 /// Instructions that a unit runs before other units of its host thread get a chance.
-const UNIT_BUDGET: u64 = 20_000_000;
+const UNIT_BUDGET: u64 = 1_000_000;
+/// Units that one host thread keeps in memory at most; a device has as many blocks in flight.
+const RESIDENT_UNITS: usize = 256;
 
 /// Everything that the blocks of one launch share.
 pub(crate) struct LaunchState<'l> {
@@ -57,6 +60,7 @@ pub(crate) struct LaunchState<'l> {
     pub shared_bytes: u32,
     pub dynamic_shared_bytes: u32,
     pub options: &'l Options,
+    pub shadow: LaunchShadow,
     findings: Mutex<Findings>,
     stopped: AtomicBool,
 }
@@ -79,12 +83,11 @@ impl LaunchState<'_> {
         let code = &self.program.functions[function as usize].code;
         let (line, source) = code.get(pc as usize).map_or((0, (0, 0)), |i| (i.line, i.source));
         let file = self.module.files.get(&source.0).filter(|_| source.1 != 0);
-        let [nx, ny, _] = self.block;
         findings.list.push(Finding {
             kind: fault.kind,
             kernel: self.kernel.name.clone(),
             block: ctaid,
-            thread: [thread % nx, thread / nx % ny, thread / nx / ny],
+            thread: self.thread_of(thread),
             ptx_line: line,
             instruction: self.module.line(line).to_owned(),
             source: file.map(|file| (file.clone(), source.1)),
@@ -96,6 +99,25 @@ impl LaunchState<'_> {
     pub fn record_fatal(&self, fault: &Fault, ctaid: [u32; 3], thread: u32, function: u32, pc: u32) {
         self.record(fault, ctaid, thread, function, pc);
         self.stop();
+    }
+
+    /// `%tid` of a thread by its number in the block.
+    pub fn thread_of(&self, number: u32) -> [u32; 3] {
+        let [nx, ny, _] = self.block;
+        [number % nx, number / nx % ny, number / nx / ny]
+    }
+
+    /// `%clusterid` by the cluster's number.
+    pub fn cluster_of(&self, number: u64) -> [u32; 3] {
+        let [nx, ny, _] = [0, 1, 2].map(|axis| u64::from(self.grid[axis] / self.cluster[axis]));
+        [number % nx, number / nx % ny, number / nx / ny].map(|index| index as u32)
+    }
+
+    /// `%ctaid` of a block by its cluster's number and its rank there.
+    pub fn block_of(&self, cluster: u64, rank: u32) -> [u32; 3] {
+        let [cx, cy, _] = self.cluster;
+        let (id, within) = (self.cluster_of(cluster), [rank % cx, rank / cx % cy, rank / cx / cy]);
+        [0, 1, 2].map(|axis| id[axis] * self.cluster[axis] + within[axis])
     }
 
     pub fn stop(&self) {
@@ -120,12 +142,14 @@ pub fn launch(
     let kernel = &module.kernels[launch.function.0];
     let cluster = check_geometry(kernel, launch)?;
     let parameters = pack_parameters(kernel, launch.parameters)?;
+    let allocations = memory.snapshot();
     let state = LaunchState {
         module,
         kernel,
         program: &kernel.program,
         memory,
-        allocations: memory.snapshot(),
+        shadow: LaunchShadow::new(allocations.len()),
+        allocations,
         parameters,
         grid: launch.grid,
         block: launch.block,
@@ -262,7 +286,8 @@ fn run_units(state: &LaunchState<'_>) -> Report {
         let mut waiting = VecDeque::new();
         loop {
             // New units first: what the waiting ones wait for may be among them.
-            let mut unit = match take() {
+            let fresh = if waiting.len() < RESIDENT_UNITS { take() } else { None };
+            let mut unit = match fresh {
                 Some(number) => Unit::new(state, number),
                 None => match waiting.pop_front() {
                     Some(unit) => unit,

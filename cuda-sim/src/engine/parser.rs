@@ -574,11 +574,13 @@ impl<'a> Parser<'a> {
             }
             TokenKind::Dot("callprototype") => {
                 self.next();
-                let results =
-                    if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
+                if self.peek() == TokenKind::Punctuation('(') {
+                    self.parameters()?;
+                }
                 self.name("`_`")?;
-                let parameters =
-                    if self.peek() == TokenKind::Punctuation('(') { self.parameters()? } else { Vec::new() };
+                if self.peek() == TokenKind::Punctuation('(') {
+                    self.parameters()?;
+                }
                 while !self.accept(';') {
                     match self.peek() {
                         TokenKind::Dot("noreturn") => {
@@ -587,11 +589,11 @@ impl<'a> Parser<'a> {
                         _ => return self.expected("`;`"),
                     }
                 }
-                Ok(StatementKind::Prototype { name, results, parameters })
+                Ok(StatementKind::Prototype(name))
             }
             TokenKind::Dot("calltargets") => {
                 self.skip_to_semicolon()?;
-                Ok(StatementKind::Prototype { name, results: Vec::new(), parameters: Vec::new() })
+                Ok(StatementKind::Prototype(name))
             }
             _ => Ok(StatementKind::Label(name)),
         }

@@ -89,10 +89,6 @@ impl Type {
         use Type::*;
         matches!(self, U8 | U16 | U32 | U64 | S8 | S16 | S32 | S64)
     }
-
-    pub fn is_float(self) -> bool {
-        matches!(self, Type::F16 | Type::Bf16 | Type::F32 | Type::F64 | Type::Tf32)
-    }
 }
 
 /// A state space. `Shared` is the block's own; `SharedCluster` covers every block of the cluster.

@@ -139,15 +139,10 @@ impl Unit {
         let threads: u32 = launch.block.iter().product();
         let per_block = threads.div_ceil(LANES as u32) as usize;
         let [cx, cy, cz] = launch.cluster;
-        let clusters = [launch.grid[0] / cx, launch.grid[1] / cy, launch.grid[2] / cz].map(u64::from);
-        let cluster_id = [
-            (number % clusters[0]) as u32,
-            (number / clusters[0] % clusters[1]) as u32,
-            (number / clusters[0] / clusters[1]) as u32,
-        ];
+        let cluster_id = launch.cluster_of(number);
         for rank in 0..cx * cy * cz {
             let within = [rank % cx, rank / cx % cy, rank / cx / cy];
-            let ctaid = [0, 1, 2].map(|axis| cluster_id[axis] * launch.cluster[axis] + within[axis]);
+            let ctaid = launch.block_of(number, rank);
             let index = unit.blocks.len();
             unit.blocks.push(Block {
                 ctaid,
@@ -361,7 +356,7 @@ impl Unit {
                     warp.groups[at].state = State::Ready;
                     let mask = warp.groups[at].mask;
                     if let Some(checks) = &mut self.checks {
-                        checks.cluster_passed(warp.index, mask);
+                        checks.cluster_passed(warp.index, mask, warp.live);
                     }
                 }
             }

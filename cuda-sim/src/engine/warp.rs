@@ -64,9 +64,6 @@ pub(crate) struct Copy {
     pub bytes: u32,
     /// Source: index of the allocation, offset, bytes really read. `None` writes zeros only.
     pub from: Option<(usize, u64, u32)>,
-    /// Line and position of the issuing instruction.
-    pub function: u32,
-    pub pc: u32,
 }
 
 /// The copies of one thread.

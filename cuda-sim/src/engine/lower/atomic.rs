@@ -34,7 +34,7 @@ impl Decoder<'_, '_> {
         let (first, compares) = (usize::from(returns), operation == "cas");
         let count = first + 2 + usize::from(compares) + usize::from(policy);
         self.expect_operands(count..=count)?;
-        let (space, _, address) = self.located(first)?;
+        let (space, address) = self.located(first)?;
         if matches!(space, Space::Local | Space::Param) {
             return Err(self.semantic("atomics work on global and shared memory"));
         }

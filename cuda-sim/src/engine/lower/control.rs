@@ -195,7 +195,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         if self.modifiers.take("wait") {
             self.modifiers.take("acquire");
-            return Ok((Class::Synchronisation, Operation::ClusterWait { acquire: true }));
+            return Ok((Class::Synchronisation, Operation::ClusterWait));
         }
         Err(self.semantic("`.arrive` or `.wait` is missing"))
     }

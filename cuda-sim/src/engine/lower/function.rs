@@ -270,7 +270,7 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
         let mut labels = 0;
         for (at, statement) in self.ast.body.iter().flatten().enumerate() {
             let position = statement.position;
-            let mut enter = |scopes: &mut Scopes<'a>, name: String, symbol| {
+            let enter = |scopes: &mut Scopes<'a>, name: String, symbol| {
                 let message = format!("`{name}` is declared twice");
                 if scopes.declare(name, symbol) { Ok(()) } else { Err(position.semantic(message)) }
             };
@@ -300,9 +300,7 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
                     let table = Symbol::Table(scopes.tables.len() as u32 - 1);
                     enter(scopes, (*name).to_owned(), table)?;
                 }
-                StatementKind::Prototype { name, .. } => {
-                    enter(scopes, (*name).to_owned(), Symbol::Prototype)?
-                }
+                StatementKind::Prototype(name) => enter(scopes, (*name).to_owned(), Symbol::Prototype)?,
                 StatementKind::Line { .. } | StatementKind::Instruction(_) => {}
             }
         }

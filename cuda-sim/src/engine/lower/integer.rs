@@ -341,7 +341,7 @@ impl Decoder<'_, '_> {
                 let mut carries = 0u32;
                 for lane in 0..LANES {
                     let carry = if carry_in { i128::from(registers.carry >> lane & 1) } else { 0 };
-                    let product = a[lane].wide() * b[lane].wide();
+                    let product = a[lane].wide().wrapping_mul(b[lane].wide());
                     let value = match part {
                         Some(Part::High) => low(product >> T::BITS) + low(c[lane].wide()) + carry,
                         Some(_) => low(product) + low(c[lane].wide()) + carry,
@@ -612,7 +612,8 @@ enum Part {
 }
 
 fn high_product<T: Integer>(a: T, b: T) -> T {
-    T::narrow((a.wide() * b.wide()) >> T::BITS)
+    // The product of two u64 wraps in i128, but its upper half is right.
+    T::narrow(a.wide().wrapping_mul(b.wide()) >> T::BITS)
 }
 
 /// `bfe` by the ISA's pseudocode: bits beyond the value take its sign, or zero.

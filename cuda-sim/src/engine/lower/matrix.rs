@@ -148,7 +148,7 @@ impl<'a> Decoder<'_, 'a> {
         }
         self.expect_operands(2..=2)?;
         let loads = mnemonic == "ldmatrix";
-        let (space, _, address) = self.located(usize::from(loads))?;
+        let (space, address) = self.located(usize::from(loads))?;
         let operands = self.elements(self.operand(usize::from(!loads))?);
         if operands.len() != count {
             return Err(self.semantic(&format!("a vector of {count} is expected")));

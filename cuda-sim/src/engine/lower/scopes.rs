@@ -50,8 +50,6 @@ pub(crate) struct Scopes<'a> {
     opened: usize,
     pub rows: Rows,
     pub tables: Vec<Vec<&'a str>>,
-    /// Functions that the code names, by module index.
-    pub mentioned: Vec<u32>,
 }
 
 impl<'a> Scopes<'a> {
@@ -63,7 +61,6 @@ impl<'a> Scopes<'a> {
             opened: 1,
             rows: Rows::default(),
             tables: Vec::new(),
-            mentioned: Vec::new(),
         }
     }
 
@@ -102,12 +99,6 @@ impl<'a> Scopes<'a> {
         let row = *counter;
         *counter += rows;
         Symbol::Register { ty, row }
-    }
-
-    /// A row for a value that the text does not name.
-    pub fn narrow_scratch(&mut self) -> u32 {
-        self.rows.narrow += 1;
-        self.rows.narrow - 1
     }
 
     /// Hands out bytes of the frame.

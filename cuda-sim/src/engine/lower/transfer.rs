@@ -54,10 +54,7 @@ impl<'a> Decoder<'_, 'a> {
     }
 
     /// Space and address of `ld`, `st` and atomics; constants are global memory, frame parameters local memory.
-    pub(super) fn located(
-        &mut self,
-        index: usize,
-    ) -> Result<(Space, bool, crate::engine::ir::Address), PtxError> {
+    pub(super) fn located(&mut self, index: usize) -> Result<(Space, crate::engine::ir::Address), PtxError> {
         let space = self.space();
         let (address, symbol) = self.address(index)?;
         let declared = match symbol {
@@ -80,10 +77,10 @@ impl<'a> Decoder<'_, 'a> {
             _ => self.is_entry && self.instruction.mnemonic != "st",
         };
         Ok(match space {
-            Space::Const => (Space::Global, false, address),
-            Space::Param if !kernel => (Space::Local, false, address),
-            Space::Param => (Space::Param, true, address),
-            other => (other, false, address),
+            Space::Const => (Space::Global, address),
+            Space::Param if !kernel => (Space::Local, address),
+            Space::Param => (Space::Param, address),
+            other => (other, address),
         })
     }
 
@@ -93,7 +90,7 @@ impl<'a> Decoder<'_, 'a> {
         let length = self.vector_length();
         let ty = self.one_type()?;
         self.expect_operands(if policy { 3..=3 } else { 2..=2 })?;
-        let (space, kernel_parameters, address) = self.located(1)?;
+        let (space, address) = self.located(1)?;
         let operands = self.elements(self.operand(0)?);
         if operands.len() != length {
             return Err(self.semantic(&format!("a vector of {length} is expected")));
@@ -107,7 +104,6 @@ impl<'a> Decoder<'_, 'a> {
         }
         let access = Access {
             space,
-            kernel_parameters,
             address,
             bytes: ty.bytes() as u32,
             signed: ty.is_signed(),
@@ -128,7 +124,7 @@ impl<'a> Decoder<'_, 'a> {
         let length = self.vector_length();
         let ty = self.one_type()?;
         self.expect_operands(if policy { 3..=3 } else { 2..=2 })?;
-        let (space, kernel_parameters, address) = self.located(0)?;
+        let (space, address) = self.located(0)?;
         let operands = self.elements(self.operand(1)?);
         if operands.len() != length {
             return Err(self.semantic(&format!("a vector of {length} is expected")));
@@ -144,7 +140,6 @@ impl<'a> Decoder<'_, 'a> {
         }
         let access = Access {
             space,
-            kernel_parameters,
             address,
             bytes: ty.bytes() as u32,
             signed: false,
