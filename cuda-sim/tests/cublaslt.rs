@@ -370,31 +370,32 @@ fn the_number_of_threads_and_the_rows_around_do_not_change_a_bit() {
 }
 
 #[test]
-fn fast_compute_types_round_f32_operands() {
-    simulate("fast_compute_types_round_f32_operands", &[], || {
+fn fast_compute_types_round_aligned_f32_operands() {
+    simulate("fast_compute_types_round_aligned_f32_operands", &[], || {
         let context = CudaContext::new(0).unwrap();
         let stream = context.default_stream();
         use blas::cublasComputeType_t as C;
-        let one = Case { m: 1, n: 1, k: 1, operands: F32, ..SQUARE };
         // 1 + 2^-9 needs 9 bits of mantissa, 1 + 2^-12 needs 12: bf16 has 7, tf32 and f16 have 10, f32 has 23.
-        let run = |compute, value: f32| {
-            let device = [value, 1.0, 0.0].map(|value| stream.clone_htod(&value.to_ne_bytes()).unwrap());
-            let [a, b, d] = device.each_ref().map(|slice| address(&stream, slice));
-            Plan::new(&one, compute).run((1.0, 0.0), [a, b, d, d], &stream).unwrap();
-            let bytes = stream.clone_dtoh(&device[2]).unwrap();
-            f32::from_ne_bytes(bytes.try_into().unwrap())
-        };
         let (nine, twelve) = (1.0 + 2f32.powi(-9), 1.0 + 2f32.powi(-12));
-        assert_eq!((run(C::CUBLAS_COMPUTE_32F, nine), run(C::CUBLAS_COMPUTE_32F, twelve)), (nine, twelve));
-        assert_eq!(
-            (run(C::CUBLAS_COMPUTE_32F_FAST_TF32, nine), run(C::CUBLAS_COMPUTE_32F_FAST_TF32, twelve)),
-            (nine, 1.0)
-        );
-        assert_eq!(
-            (run(C::CUBLAS_COMPUTE_32F_FAST_16F, nine), run(C::CUBLAS_COMPUTE_32F_FAST_16F, twelve)),
-            (nine, 1.0)
-        );
-        assert_eq!(run(C::CUBLAS_COMPUTE_32F_FAST_16BF, nine), 1.0);
+        let run = |compute, rows, value: f32| {
+            let case = Case { m: rows, n: 1, k: rows, operands: F32, ..SQUARE };
+            // Nothing but the first number, so that only their product is not zero.
+            let first = |value| Numbers::new(F32, &[&[value][..], &[0.0; 15]].concat()).bytes;
+            let device = [value, 1.0, 0.0].map(|value| stream.clone_htod(&first(value)).unwrap());
+            let [a, b, d] = device.each_ref().map(|slice| address(&stream, slice));
+            Plan::new(&case, compute).run((1.0, 0.0), [a, b, d, d], &stream).unwrap();
+            let bytes = stream.clone_dtoh(&device[2]).unwrap();
+            f32::from_ne_bytes(bytes[..4].try_into().unwrap())
+        };
+        for (compute, of_nine, of_twelve) in [
+            (C::CUBLAS_COMPUTE_32F, nine, twelve),
+            (C::CUBLAS_COMPUTE_32F_FAST_TF32, nine, 1.0),
+            (C::CUBLAS_COMPUTE_32F_FAST_16F, nine, 1.0),
+            (C::CUBLAS_COMPUTE_32F_FAST_16BF, 1.0, 1.0),
+        ] {
+            assert_eq!((run(compute, 4, nine), run(compute, 4, twelve)), (of_nine, of_twelve), "{compute:?}");
+            assert_eq!(run(compute, 3, twelve), twelve, "{compute:?}: no tensor core takes 12-byte columns");
+        }
     });
 }
 

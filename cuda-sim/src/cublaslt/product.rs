@@ -159,8 +159,14 @@ impl Matrix {
 }
 
 /// What a compute type does to the operands.
-fn rounding(compute: i64, element: Element) -> Outcome<Rounding> {
+///
+/// The fast types allow tensor cores, and those need columns that start at multiples of 16 bytes: other matrices are
+/// multiplied as they are.
+fn rounding(compute: i64, a: &Matrix, b: &Matrix) -> Outcome<Rounding> {
+    let element = a.element;
+    let aligned = |matrix: &Matrix| (matrix.runs().1 * matrix.element.bytes()).is_multiple_of(16);
     match (compute, element) {
+        (74 | 75 | 77, Element::F32) if !(aligned(a) && aligned(b)) => Ok(Rounding::Exact),
         // CUBLAS_COMPUTE_32F and its pedantic form
         (68 | 69, _) => Ok(Rounding::Exact),
         (74, Element::F32) => Ok(Rounding::F16),
@@ -197,7 +203,7 @@ impl Product {
             c,
             d,
             batches: d.batches,
-            rounding: rounding(operation.get(MATMUL_COMPUTE_TYPE), a.element)?,
+            rounding: rounding(operation.get(MATMUL_COMPUTE_TYPE), &a, &b)?,
             bias: bias(&operation, d)?,
             relu: matches!(operation.get(MATMUL_EPILOGUE), 2 | 6),
             device_scalars: operation.get(MATMUL_POINTER_MODE) == 1,

@@ -1,4 +1,5 @@
-//! The entry points of `cublasLt.h` that this library does not implement: each says so and fails.
+//! The entry points of `cublasLt.h` that this library does not implement: each says so and fails. Those of the logger
+//! succeed and do nothing: what would be logged, why a product was refused, is always on stderr.
 
 use super::status::Status;
 use crate::driver::state::say;
@@ -17,13 +18,26 @@ unsupported! {
     cublasLtEmulationDescCreate cublasLtEmulationDescDestroy cublasLtEmulationDescGetAttribute
     cublasLtEmulationDescInit_internal cublasLtEmulationDescSetAttribute cublasLtGetProperty
     cublasLtGroupedMatrixLayoutCreate cublasLtGroupedMatrixLayoutInit_internal
-    cublasLtHeuristicsCacheGetCapacity cublasLtHeuristicsCacheSetCapacity cublasLtLoggerForceDisable
-    cublasLtLoggerOpenFile cublasLtLoggerSetCallback cublasLtLoggerSetFile cublasLtLoggerSetLevel
-    cublasLtLoggerSetMask cublasLtMatmulAlgoCapGetAttribute cublasLtMatmulAlgoCheck
-    cublasLtMatmulAlgoCheckForStream cublasLtMatmulAlgoConfigGetAttribute
-    cublasLtMatmulAlgoConfigSetAttribute cublasLtMatmulAlgoGetHeuristicForStream cublasLtMatmulAlgoGetIds
-    cublasLtMatmulAlgoInit cublasLtMatmulDescInit_internal cublasLtMatmulPreferenceInit_internal
+    cublasLtHeuristicsCacheGetCapacity cublasLtHeuristicsCacheSetCapacity
+    cublasLtMatmulAlgoCapGetAttribute cublasLtMatmulAlgoCheck cublasLtMatmulAlgoCheckForStream
+    cublasLtMatmulAlgoConfigGetAttribute cublasLtMatmulAlgoConfigSetAttribute
+    cublasLtMatmulAlgoGetHeuristicForStream cublasLtMatmulAlgoGetIds cublasLtMatmulAlgoInit
+    cublasLtMatmulDescInit_internal cublasLtMatmulPreferenceInit_internal
     cublasLtMatrixLayoutInit_internal cublasLtMatrixTransform cublasLtMatrixTransformDescCreate
     cublasLtMatrixTransformDescDestroy cublasLtMatrixTransformDescGetAttribute
     cublasLtMatrixTransformDescInit_internal cublasLtMatrixTransformDescSetAttribute
+}
+
+macro_rules! no_logger {
+    ($($name:ident)*) => {
+        $(#[unsafe(no_mangle)]
+        extern "C" fn $name() -> Status {
+            Status::SUCCESS
+        })*
+    };
+}
+
+no_logger! {
+    cublasLtLoggerForceDisable cublasLtLoggerOpenFile cublasLtLoggerSetCallback cublasLtLoggerSetFile
+    cublasLtLoggerSetLevel cublasLtLoggerSetMask
 }
