@@ -255,7 +255,7 @@ pub fn check_cache<B: Backend>(backend: &mut B) -> Vec<u32> {
     let mut all = Vec::new();
     for (heads, capacity, steps) in [
         (heads(4, 2, 16), 40, vec![(0, 1), (5, 1), (39, 1)]),
-        (heads(3, 1, 64), 200, vec![(130, 1), (0, 70), (17, 90), (128, 1), (127, 2)]),
+        (heads(3, 1, 64), 400, vec![(130, 1), (0, 70), (17, 190), (128, 1), (127, 2), (399, 1)]),
         (heads(2, 2, 128), 140, vec![(139, 1), (64, 65)]),
     ] {
         let mut segments = Vec::new();

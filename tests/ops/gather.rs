@@ -68,10 +68,7 @@ fn check_case<B: Backend>(
     };
     device.backend.scatter_rows(arguments);
     let got: Vec<f32> = device.result(back);
-    let square = |x: f64| x * x;
-    let squares: Vec<f64> = dout.iter().map(|&x| square(f64::from(x))).collect();
-    let squared: Vec<Terms> = terms.iter().map(|terms| vec![(terms[0].0, square(terms[0].1))]).collect();
-    let squares = gather::backward(&squares, hidden, &squared, tokens);
+    let scale = scatter_scale(&dout, &terms, tokens, hidden);
     let mut naive = vec![0.0f32; tokens * hidden];
     for (r, &row) in rows.iter().enumerate() {
         for h in 0..hidden {
@@ -83,10 +80,18 @@ fn check_case<B: Backend>(
         n: (0..tokens).map(|row| readers(row).count()).max().unwrap_or(0),
         got: &got,
         exact: &gather::backward(&wide(&dout), hidden, &terms, tokens),
-        scale: &squares.iter().map(|s| s.sqrt()).collect::<Vec<_>>(),
+        scale: &scale,
         naive: Some(&naive),
     });
     device.finish()
+}
+
+/// The root of the sum of the squared terms of every element.
+fn scatter_scale(dout: &[f32], terms: &[Terms], tokens: usize, hidden: usize) -> Vec<f64> {
+    let square = |x: f64| x * x;
+    let squares: Vec<f64> = dout.iter().map(|&x| square(f64::from(x))).collect();
+    let squared: Vec<Terms> = terms.iter().map(|terms| vec![(terms[0].0, square(terms[0].1))]).collect();
+    gather::backward(&squares, hidden, &squared, tokens).into_iter().map(f64::sqrt).collect()
 }
 
 /// Gather and scatter of every case, with and without factors. A row that nobody reads has a scale of 0 in the

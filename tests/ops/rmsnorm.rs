@@ -116,21 +116,7 @@ fn check_backward<B: Backend>(
     let (exact_dx, mut exact_dweight) =
         rmsnorm::backward(twin, &wide(weight), &wide(&dout), direct_wide.as_deref());
     let (mut naive_dx, mut naive_dweight) = naive::rmsnorm_backward(&dout, x, weight, rstd);
-    let (mut dx_scale, mut dweight_scale) = (vec![0.0; tokens * hidden], vec![0.0; hidden]);
-    for t in 0..tokens {
-        let at = |h: usize| t * hidden + h;
-        let xhat = |h: usize| f64::from(x[at(h)]) * twin.inverse_rms[t];
-        let w = |h: usize| f64::from(dout[at(h)]) * f64::from(weight[h]);
-        // The mean, and what its terms of random sign are rounded to.
-        let mean = (0..hidden).map(|h| w(h) * xhat(h)).sum::<f64>().abs();
-        let terms = (0..hidden).map(|h| (w(h) * xhat(h)).powi(2)).sum::<f64>().sqrt();
-        let mean = (mean + terms) / hidden as f64;
-        for h in 0..hidden {
-            let direct = direct_wide.as_ref().map_or(0.0, |direct| direct[at(h)].abs());
-            dx_scale[at(h)] = direct + twin.inverse_rms[t] * (w(h).abs() + xhat(h).abs() * mean);
-            dweight_scale[h] += (f64::from(dout[at(h)]) * xhat(h)).powi(2);
-        }
-    }
+    let (dx_scale, mut dweight_scale) = scales(twin, x, weight, &dout, direct_wide.as_deref());
     if let Some(direct) = &direct {
         naive_dx.iter_mut().zip(direct).for_each(|(dx, direct)| *dx += direct);
     }
@@ -158,6 +144,33 @@ fn check_backward<B: Backend>(
         scale: &dweight_scale,
         naive: Some(&naive_dweight),
     });
+}
+
+/// What is rounded in dx, and the sum of the squared terms of dweight.
+fn scales(
+    twin: &Forward,
+    x: &[f32],
+    weight: &[f32],
+    dout: &[f32],
+    direct: Option<&[f64]>,
+) -> (Vec<f64>, Vec<f64>) {
+    let hidden = weight.len();
+    let (mut dx_scale, mut dweight_scale) = (vec![0.0; x.len()], vec![0.0; hidden]);
+    for t in 0..x.len() / hidden {
+        let at = |h: usize| t * hidden + h;
+        let xhat = |h: usize| f64::from(x[at(h)]) * twin.inverse_rms[t];
+        let w = |h: usize| f64::from(dout[at(h)]) * f64::from(weight[h]);
+        // The mean, and what its terms of random sign are rounded to.
+        let mean = (0..hidden).map(|h| w(h) * xhat(h)).sum::<f64>().abs();
+        let terms = (0..hidden).map(|h| (w(h) * xhat(h)).powi(2)).sum::<f64>().sqrt();
+        let mean = (mean + terms) / hidden as f64;
+        for h in 0..hidden {
+            let direct = direct.map_or(0.0, |direct| direct[at(h)].abs());
+            dx_scale[at(h)] = direct + twin.inverse_rms[t] * (w(h).abs() + xhat(h).abs() * mean);
+            dweight_scale[h] += (f64::from(dout[at(h)]) * xhat(h)).powi(2);
+        }
+    }
+    (dx_scale, dweight_scale)
 }
 
 /// Every case with and without residual, replacing and adding.
