@@ -47,7 +47,8 @@ fn evaluate(instruction: &str, result: &str, operands: &[&str], rows: &[Vec<u64>
     device.download::<u64>(output, rows.len()).into_iter().map(|bits| bits & mask).collect()
 }
 
-const SPECIAL_32: [u32; 22] = [
+/// Zeros, bounds, NaNs; the last six are halfway between two bf16 or two f16.
+const SPECIAL_32: [u32; 28] = [
     0,
     0x8000_0000,
     1,
@@ -70,6 +71,12 @@ const SPECIAL_32: [u32; 22] = [
     0x5f00_0000,
     0x477f_f000,
     0x3300_0000,
+    0x3f80_8000,
+    0x3f81_8000,
+    0xbf80_8000,
+    0x0000_8000,
+    0x3f80_1000,
+    0x3f80_3000,
 ];
 
 fn random_32(count: usize) -> Vec<u32> {
