@@ -67,6 +67,8 @@ set_up() {
         if fetch >"$stage/log" 2>&1 </dev/null; then
             rm -rf -- "$nvrtc"
             mv -- "$stage/nvrtc" "$nvrtc"
+            # The build script looks again.
+            touch -c -- build.rs
             return 0
         fi
         reason="$(grep -m 1 '^ERROR' "$stage/log" || tail -n 1 "$stage/log")"

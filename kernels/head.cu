@@ -49,7 +49,9 @@ extern "C" __global__ void head_rows_f32(
     const double total = block_reduce<Sum>((double)sum, 0.0, shared_sum);
     const double e = (double)expf(z_y - m);
     if (threadIdx.x == 0) {
-        logp[blockIdx.x] = (float)(z_y == m ? -log1p(total) : (double)(z_y - m) - log(total + e));
+        // An overflowed target would look certain: infinity minus infinity is nobody's probability.
+        const bool overflowed = z_y == -NEGATIVE_INFINITY;
+        logp[blockIdx.x] = overflowed ? __int_as_float(0x7fffffff) : (float)(z_y == m ? -log1p(total) : (double)(z_y - m) - log(total + e));
         lse[blockIdx.x] = (float)((double)m + log(total + e));
         const u32 other = first_other < vocabulary ? first_other : target;
         argmax[blockIdx.x] = z_y > others ? target : z_y == others ? min(other, target) : other;

@@ -310,6 +310,7 @@ pub struct TargetLogits {
 /// `S = sum over v != y of exp(z_v - m)`, `e = exp(z_y - m)`; `logp = -log1p(S)` if `z_y = m`, else
 /// `(z_y - m) - log(S + e)`. The unit gradient, if asked for, replaces the logits: `U_y = S/(S+e)`,
 /// `U_v = -exp(z_v - m)/(S+e)`. The target stays out of the sum, so the log-prob is exact as p -> 1.
+/// An infinite target logit gives NaN. Without `write_gradient` the logits are scratch afterwards.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadRows {
     /// `[R, V]`: logits in; with `write_gradient` the unit gradient out.

@@ -61,7 +61,6 @@ fn parameters_that_an_objective_does_not_have() {
         &format!("--reference {reference}"),
         "--reference is given, and asft uses no reference model; leave it out, or choose --objective dpo",
     );
-    flags_refused("--device cuda", "--device cuda: this build has no CUDA backend yet");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 /// Data, models and references that are refused, and losses that are no numbers.
 mod bad_input;
+/// `--device cuda`, without a GPU.
+mod cuda;
 /// Golden files and run folders.
 mod golden;
 /// Where settings come from, and which place wins.
@@ -22,3 +24,6 @@ mod runs;
 mod scoring;
 /// Running the binary.
 mod shell;
+/// The stand-in for the CUDA driver.
+#[path = "../simulator/mod.rs"]
+mod simulator;

@@ -22,8 +22,19 @@ fn version_and_help_are_results() {
 fn messages_as_json_lines() {
     let shell = Shell::new();
     let variables = [("ASFT_SEDE", "1")];
-    let words =
-        ["train", "--log-format", "json", "--device", "cuda", "--model", "m", "--data", "d", "--output", "o"];
+    let words = [
+        "train",
+        "--log-format",
+        "json",
+        "--objective",
+        "asftt",
+        "--model",
+        "m",
+        "--data",
+        "d",
+        "--output",
+        "o",
+    ];
     let ran = shell.asft_with(&variables, &words);
     let lines: Vec<Value> =
         ran.stderr.lines().map(|line| serde_json::from_str(line).expect("a JSON object per line")).collect();
@@ -34,9 +45,9 @@ fn messages_as_json_lines() {
     assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");
     let error = json!({
         "level": "error",
-        "message": "--device cuda: this build has no CUDA backend yet",
+        "message": "no default learning rate is known for the objective \"asftt\"",
         "causes": [],
-        "hint": "use --device cpu, or --device auto",
+        "hint": "asft objectives lists the objectives; --learning-rate sets the rate for any of them",
     });
     assert_eq!(lines[1], error);
 }

@@ -244,6 +244,21 @@ pub fn check_packed_groups<B: Backend>(backend: &mut B) -> Vec<u32> {
     all
 }
 
+/// A choice of the same, small enough for a device that is only simulated; the ranges still cross 128 keys once.
+pub fn check_small_packed_groups<B: Backend>(backend: &mut B) -> Vec<u32> {
+    let mut all = Vec::new();
+    let mut run = |heads, groups: &[(usize, &[usize])], padding, sharpness| {
+        all.extend(check_packed(backend, heads, groups, padding, sharpness));
+    };
+    run(heads(2, 1, 16), &[(1, &[1, 1])], 3, 1.0);
+    run(heads(4, 2, 16), &[(5, &[3, 1]), (1, &[7, 2]), (9, &[4])], 0, 1.0);
+    run(heads(3, 3, 32), &[(3, &[2, 1])], 5, 15.0);
+    run(heads(2, 1, 64), &[(11, &[6, 9])], 1, 1.0);
+    run(heads(3, 1, 96), &[(7, &[5, 2, 1])], 0, 1.0);
+    run(heads(1, 1, 128), &[(130, &[1])], 0, 1.0);
+    all
+}
+
 #[test]
 fn packed_groups_equal_the_twin_forward_and_backward() {
     on_every_cpu(Levels::OwnBits, check_packed_groups);
@@ -346,8 +361,19 @@ fn packed_bits<B: Backend>(
 
 /// A group's output and gradients do not depend on what is packed before or after it.
 pub fn check_packing<B: Backend>(backend: &mut B) -> Vec<u32> {
-    let group: (usize, &[usize]) = (131, &[66, 1, 17]);
-    let others: [(usize, &[usize]); 2] = [(7, &[5]), (70, &[1, 64])];
+    check_packing_of(backend, (131, &[66, 1, 17]), [(7, &[5]), (70, &[1, 64])])
+}
+
+/// The same, small enough for a device that is only simulated.
+pub fn check_small_packing<B: Backend>(backend: &mut B) -> Vec<u32> {
+    check_packing_of(backend, (37, &[9, 1, 5]), [(7, &[5]), (20, &[1, 18])])
+}
+
+fn check_packing_of<B: Backend>(
+    backend: &mut B,
+    group: (usize, &[usize]),
+    others: [(usize, &[usize]); 2],
+) -> Vec<u32> {
     let alone = packed_bits(backend, &[], group, &[]);
     for (name, before, after) in [
         ("first", &others[..0], &others[..]),

@@ -7,6 +7,8 @@
 
 #[path = "../reference/mod.rs"]
 mod reference;
+#[path = "../simulator/mod.rs"]
+mod simulator;
 
 mod device;
 mod naive;

@@ -51,7 +51,14 @@ fn row_kernel(row: &mut [f32], z_y: f32, target: usize, write_gradient: bool) ->
     let m = z_y.max(others);
     let sum = simd::sum(row.len(), |v| simd::exp(row[v] - m));
     let e = f64::from(simd::exp(z_y - m));
-    let logp = if z_y == m { -sum.ln_1p() } else { f64::from(z_y - m) - (sum + e).ln() };
+    // An overflowed target would look certain: infinity minus infinity is nobody's probability.
+    let logp = if z_y == f32::INFINITY {
+        f64::NAN
+    } else if z_y == m {
+        -sum.ln_1p()
+    } else {
+        f64::from(z_y - m) - (sum + e).ln()
+    };
     let first_other = || row.iter().position(|&z| z == others).unwrap_or(target);
     let argmax = match z_y.partial_cmp(&others) {
         Some(std::cmp::Ordering::Greater) => target,
