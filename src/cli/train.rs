@@ -53,7 +53,9 @@ pub fn default_learning_rate(objective: &str) -> Option<f64> {
 fn is_usage(error: &TrainError) -> bool {
     matches!(
         error,
-        TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+        TrainError::Output(_)
+            | TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+            | TrainError::ReferenceNotFinite { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }
             | TrainError::OtherData { .. }

@@ -20,6 +20,9 @@ pub enum TrainError {
     /// A model or run folder.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The run folder cannot be made ready: nothing has begun.
+    #[error(transparent)]
+    Output(CheckpointError),
     /// A model's configuration.
     #[error(transparent)]
     Model(#[from] ConfigError),

@@ -78,7 +78,7 @@ pub fn run<B: Backend>(
     if let Some(checkpoint) = &checkpoint {
         resume::check(&prepared, checkpoint)?;
     }
-    prepare_folder(&folder, existing, &inputs(&prepared), command)?;
+    prepare_folder(&folder, existing, &inputs(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;
     let prepared = &prepared;
     let mut trainer = prepared.layout.trainer(

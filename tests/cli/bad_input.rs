@@ -64,6 +64,18 @@ fn parameters_that_an_objective_does_not_have() {
 }
 
 #[test]
+fn an_output_that_cannot_be_a_folder() {
+    let shell = Shell::new();
+    shell.write("file", "");
+    refused(&shell, &train12("gqa-llama3", "file/run", ""), "file/run");
+    refused(
+        &shell,
+        &train12("gqa-llama3", "file", ""),
+        "file is a file, not a folder; choose another --output",
+    );
+}
+
+#[test]
 fn data_that_cannot_be_read() {
     let good = "{\"prompt_input_ids\":[1],\"chosen_input_ids\":[2],\"rejected_input_ids\":[3]}\n";
     data_refused("", false, "no rows in pairs.jsonl");
