@@ -27,9 +27,9 @@ const SPANS: Spans = Spans { prompt: false, rejected: true };
 pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let folder = ModelFolder::open(&config.model).or_usage()?;
-    let rows = rows(&config, &folder).or_usage()?;
+    let (rows, groups) = rows(&config, &folder).or_usage()?;
     let backend = choose(config.device, config.threads)?;
-    let scores = on_device!(backend, backend => scores(&config, &folder, &rows, backend))?;
+    let scores = on_device!(backend, backend => scores(&config, &folder, &groups, backend))?;
     let mut scores = scores.into_iter();
     let lines = rows.iter().map(|row| match row {
         Ok(_) => scores.next().unwrap_or_default().to_string(),
@@ -47,7 +47,11 @@ pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Success)
 }
 
-fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<Vec<Result<Group, Skipped>>, TrainError> {
+/// What became of each row of the file.
+type Rows = Vec<Result<Group, Skipped>>;
+
+/// Every row in order, and the usable ones among them.
+fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>), TrainError> {
     let model = folder.config();
     let settings = EncodeConfig {
         vocab_size: model.vocab_size,
@@ -58,26 +62,25 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<Vec<Result<Group, 
     let (rows, report) = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
     report.warn("rows");
     let positions = model.max_position_embeddings;
-    let groups: Vec<Group> = rows.iter().filter_map(|row| row.clone().ok()).collect();
+    let groups: Vec<Group> = rows.iter().filter_map(|row| row.as_ref().ok().cloned()).collect();
     let (.., longest) = largest(&groups, SPANS);
     if longest > positions {
         return Err(TrainError::TooLong { longest, positions });
     }
-    Ok(rows)
+    Ok((rows, groups))
 }
 
 /// One JSON object per usable row.
 fn scores<B: Backend>(
     config: &ScoreConfig,
     folder: &ModelFolder,
-    rows: &[Result<Group, Skipped>],
+    groups: &[Group],
     mut backend: B,
 ) -> anyhow::Result<Vec<Value>> {
-    let groups: Vec<Group> = rows.iter().filter_map(|row| row.clone().ok()).collect();
     if groups.is_empty() {
         return Ok(Vec::new());
     }
-    let (tokens, head_rows, positions) = largest(&groups, SPANS);
+    let (tokens, head_rows, positions) = largest(groups, SPANS);
     let all: usize = groups.iter().map(|group| SPANS.tokens(group)).sum();
     let tokens = config.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).min(all).max(tokens);
     let budget = Budget { tokens, rows: tokens.max(head_rows), head_rows: HEAD_ROWS.min(tokens), positions };
@@ -91,7 +94,7 @@ fn scores<B: Backend>(
     let (model, activations) = (&layout.model, &layout.activations);
     let mut scorer = Scorer { backend: &mut backend, model, activations, progress: &mut Bars::default() };
     let mut scores = Vec::with_capacity(groups.len());
-    scorer.each("scoring", &groups, SPANS, |members, log_probs| {
+    scorer.each("scoring", groups, SPANS, |members, log_probs| {
         for group in members {
             let mut line = Map::from_iter([("row".to_owned(), json!(group.row))]);
             for (name, span) in [("chosen", group.chosen), ("rejected", group.rejected)] {

@@ -60,7 +60,6 @@ pub struct Loader {
     /// `None` only while it is being dropped or once it has ended.
     steps: Option<Receiver<Step>>,
     thread: Option<JoinHandle<()>>,
-    extent: Extent,
 }
 
 impl Loader {
@@ -75,7 +74,7 @@ impl Loader {
         last_step: usize,
     ) -> Result<Self, DataError> {
         let plan = Plan::new(dataset, config, first_step..=last_step)?;
-        let extent = plan.extent()?;
+        plan.extent()?;
         let (sender, receiver) = sync_channel(AHEAD);
         let work = move || {
             let mut epoch = Epoch::default();
@@ -89,12 +88,20 @@ impl Loader {
         let thread = std::thread::Builder::new().name("data loader".to_owned()).spawn(work);
         let thread = thread
             .map_err(|_| DataError::LoaderSetting("the system refuses a thread for the data loader"))?;
-        Ok(Self { steps: Some(receiver), thread: Some(thread), extent })
+        Ok(Self { steps: Some(receiver), thread: Some(thread) })
     }
 
-    /// The largest micro-batch this loader will yield.
-    pub fn extent(&self) -> Extent {
-        self.extent
+    /// The largest micro-batch that a loader of these steps would yield, without making one.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn measure(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        first_step: usize,
+        last_step: usize,
+    ) -> Result<Extent, DataError> {
+        Plan::new(dataset, config, first_step..=last_step)?.extent()
     }
 
     /// Optimizer steps of one epoch.

@@ -292,7 +292,7 @@ impl Fitting<'_> {
         }
         let least = (least_tokens.max(eval_tokens), least_rows.max(eval_rows));
         let cache = self.cache(held_out);
-        let head_rows = self.head_rows(least.1);
+        let head_rows = head_rows(self.config, self.model, least.1);
         // Prescribed parts are not to be cut any further.
         let automatic = self.config.device.max_tokens_per_batch.is_none() && loader.parts.is_none();
         loader.token_budget = match (self.config.device.max_tokens_per_batch, loader.parts) {
@@ -301,7 +301,7 @@ impl Fitting<'_> {
             (None, None) => DEFAULT_TOKENS.max(least.0),
         };
         loop {
-            let extent = Loader::new(self.train.clone(), loader.clone(), 1, self.steps)?.extent();
+            let extent = Loader::measure(self.train.clone(), loader.clone(), 1, self.steps)?;
             let (tokens, rows) = (extent.tokens.max(least.0), extent.rows.max(least.1));
             let sampled = cache.map_or(0, |cache| cache.length);
             let budget = Budget {
@@ -323,13 +323,6 @@ impl Fitting<'_> {
         }
     }
 
-    /// As asked for; else enough for the largest unit, within bounds.
-    fn head_rows(&self, largest_unit: usize) -> usize {
-        let affordable = (LARGEST_LOGITS / (self.model.vocab_size * 4)).max(HEAD_ROWS);
-        let default = HEAD_ROWS.max(largest_unit.min(affordable));
-        self.config.device.head_rows.unwrap_or(default)
-    }
-
     /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.
     fn cache(&self, held_out: &[Group]) -> Option<CacheSize> {
         let sampled = &held_out[..self.config.evaluation.sample_answers.min(held_out.len())];
@@ -337,6 +330,12 @@ impl Fitting<'_> {
         let length = (prompt + sample_length(sampled)).min(self.model.max_position_embeddings);
         Some(CacheSize { sequences: sampled.len(), length })
     }
+}
+
+/// Rows of logits at a time: as asked for, else enough for the largest unit, within bounds.
+fn head_rows(config: &TrainConfig, model: &LlamaConfig, largest_unit: usize) -> usize {
+    let affordable = (LARGEST_LOGITS / (model.vocab_size * 4)).max(HEAD_ROWS);
+    config.device.head_rows.unwrap_or(HEAD_ROWS.max(largest_unit.min(affordable)))
 }
 
 /// Tokens that a sampled answer may have.
@@ -351,8 +350,7 @@ pub fn plan_without_data(config: &TrainConfig) -> Result<Layout, TrainError> {
     let model = open_source(&config.model)?.model;
     let group = 2 * config.data.max_length;
     let tokens = config.device.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).max(group);
-    let affordable = (LARGEST_LOGITS / (model.vocab_size * 4)).max(HEAD_ROWS);
-    let head_rows = config.device.head_rows.unwrap_or(HEAD_ROWS.max(group.min(affordable))).min(tokens);
+    let head_rows = head_rows(config, &model, group).min(tokens);
     let budget = Budget { tokens, rows: tokens, head_rows, positions: config.data.max_length };
     Ok(Layout::new(&model, budget, adamw(config), None))
 }

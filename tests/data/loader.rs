@@ -231,8 +231,8 @@ proptest! {
         let data = Arc::new(Dataset::new(groups.clone(), LoadReport::default()));
         let config = LoaderConfig { seed, shuffle: true, batch_size, token_budget, row_budget, parts: None, spans };
         let per_epoch = Loader::steps_per_epoch(groups.len(), batch_size);
+        let extent = Loader::measure(data.clone(), config.clone(), 1, 2 * per_epoch).unwrap();
         let loader = Loader::new(data, config, 1, 2 * per_epoch).unwrap();
-        let extent = loader.extent();
         let mut largest = (0, 0, 0, 0);
         let mut seen = vec![0; groups.len()];
         for step in loader {
