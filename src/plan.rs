@@ -4,19 +4,23 @@
 //! the model works on and the table of `asft plan`; no code takes device memory that is not in it. Tensors that are
 //! needed in one phase of a step only share the scratch arena with those of the other phases.
 
-use crate::backend::{ArenaId, Backend, BackendError, Element, View};
+use crate::backend::{ArenaId, Backend, BackendError, Element, View, WORKSPACE};
 
 /// Where a tensor lies and how long it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Arena {
     /// The whole run: parameters, flat, in backward order.
     Weights,
+    /// The whole run: what master weights have beyond stored bf16 ones, at the same offsets.
+    Remainders,
     /// The whole run: their gradients at the same offsets.
     Gradients,
     /// The whole run: AdamW's first moments at the same offsets.
     FirstMoments,
     /// The whole run: AdamW's second moments at the same offsets.
     SecondMoments,
+    /// The whole run: scales of 8-bit moments.
+    MomentScales,
     /// The whole run: rotary tables, step state, key/value caches.
     Constants,
     /// One micro-batch: its ids, positions and lists.
@@ -29,26 +33,32 @@ pub enum Arena {
     Head,
     /// The backward pass only.
     Backward,
+    /// Whenever a matrix product runs.
+    Workspace,
 }
 
 /// All arenas in the order of the table.
-pub const ARENAS: [Arena; 10] = [
+pub const ARENAS: [Arena; 13] = [
     Arena::Weights,
+    Arena::Remainders,
     Arena::Gradients,
     Arena::FirstMoments,
     Arena::SecondMoments,
+    Arena::MomentScales,
     Arena::Constants,
     Arena::Batch,
     Arena::Saved,
     Arena::Forward,
     Arena::Head,
     Arena::Backward,
+    Arena::Workspace,
 ];
 
 impl Arena {
     /// Phases of a step share one arena: what one wrote is gone in the next.
     fn id(self) -> ArenaId {
         ArenaId(match self {
+            Arena::Workspace => return WORKSPACE,
             Arena::Weights => 0,
             Arena::Gradients => 1,
             Arena::FirstMoments => 2,
@@ -57,6 +67,8 @@ impl Arena {
             Arena::Batch => 5,
             Arena::Saved => 6,
             Arena::Forward | Arena::Head | Arena::Backward => 7,
+            Arena::Remainders => 9,
+            Arena::MomentScales => 10,
         })
     }
 
@@ -64,15 +76,18 @@ impl Arena {
     pub fn title(self) -> &'static str {
         match self {
             Arena::Weights => "weights",
+            Arena::Remainders => "master weights' remainders",
             Arena::Gradients => "gradients",
             Arena::FirstMoments => "AdamW first moments",
             Arena::SecondMoments => "AdamW second moments",
+            Arena::MomentScales => "scales of moments",
             Arena::Constants => "constants and state",
             Arena::Batch => "packed batch",
             Arena::Saved => "activations kept for backward",
             Arena::Forward => "forward scratch",
             Arena::Head => "head scratch",
             Arena::Backward => "backward scratch",
+            Arena::Workspace => "matrix products' workspace",
         }
     }
 
@@ -95,8 +110,9 @@ pub struct Entry {
     pub view: View,
 }
 
-/// Tensors start at multiples of this many bytes: a cache line, and more than any vector load asks for.
-const ALIGNMENT: usize = 64;
+/// Tensors start at multiples of this many bytes: two sectors' pairs of a GPU's cache, and more than any vector load
+/// or bulk copy asks for.
+const ALIGNMENT: usize = 128;
 
 /// The list of all tensors.
 #[derive(Clone, Debug, Default)]
@@ -159,10 +175,10 @@ mod tests {
         let mut plan = MemoryPlan::default();
         let a = plan.add(Arena::Saved, "a", Element::F32, &[3]);
         let b = plan.add(Arena::Saved, "b", Element::F64, &[2]);
-        assert_eq!((a.offset, b.offset), (0, 8));
+        assert_eq!((a.offset, b.offset), (0, 16));
         let forward = plan.add(Arena::Forward, "f", Element::F32, &[100]);
         let backward = plan.add(Arena::Backward, "g", Element::F32, &[50]);
         assert_eq!((forward.arena, forward.offset), (backward.arena, backward.offset));
-        assert_eq!(plan.total_bytes(), 64 + 16 + 400);
+        assert_eq!(plan.total_bytes(), 128 + 16 + 400);
     }
 }

@@ -51,10 +51,25 @@ pub enum BackendError {
     },
 }
 
+/// What kind of device a run is planned for; the device itself need not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// [`cpu::CpuBackend`].
+    Cpu,
+    /// [`cuda::CudaBackend`].
+    Cuda,
+}
+
+/// The arena that a backend may use as the workspace of matrix products, where the plan has one.
+pub const WORKSPACE: ArenaId = ArenaId(8);
+
 /// A device that can run the model. Operations are documented at their argument structs.
 pub trait Backend {
     /// A pending copy to the host, made by [`Backend::read_later`].
     type Ticket;
+
+    /// What plans are made for.
+    const KIND: DeviceKind;
 
     /// What the logs call this device. Two backends of one name compute the same bits.
     fn name(&self) -> String;

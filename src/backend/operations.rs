@@ -1,5 +1,9 @@
 //! The operations' argument structs: what each one reads, writes and computes. One operation has one name here, in
-//! `backend/cpu/` and in `tests/ops/`. Unless said otherwise views are `f32` and hold exactly the shape given.
+//! `backend/cpu/` and in `tests/ops/`. Views hold exactly the shape given.
+//!
+//! Elements: ids, lists and offsets are u32. Weights, activations and gradients of activations are *stored* values: f32
+//! or bf16, all of one operation in the same format. Statistics, coefficients, log-probs, rotary tables and gradients of
+//! weights are f32 whatever is stored. Arithmetic is f32 or better; a stored result is rounded once.
 
 use super::View;
 use crate::data::{BatchGroup, StepTotals};
@@ -56,6 +60,9 @@ pub struct RmsnormForward {
     pub epsilon: f32,
 }
 
+/// Partial sums that a device may form of a norm's weight gradient; fixed, so that the sum has one order.
+pub const RMSNORM_PARTS: usize = 256;
+
 /// With `xhat = x * rstd` and `w = dout * weight`:
 /// `dx = dresidual + rstd * (w - xhat * mean(w * xhat))`, `dweight (+)= sum over rows of dout * xhat`.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +79,10 @@ pub struct RmsnormBackward {
     pub dresidual: Option<View>,
     /// `[T, H]`.
     pub dx: View,
-    /// `[H]`; absent for a frozen weight.
+    /// `[H]` f32; absent for a frozen weight.
     pub dweight: Option<View>,
+    /// `[RMSNORM_PARTS, H]` f32: room for partial sums of `dweight`.
+    pub partial: View,
     /// Add to `dweight` instead of replacing it.
     pub accumulate: bool,
     /// H.
@@ -217,7 +226,8 @@ pub enum Layout {
     Tn,
 }
 
-/// `C = A B` or `C += A B`. The order along k is fixed, so a row of C has the same bits whatever m is.
+/// `C = A B` or `C += A B`. The order along k is fixed, so a row of C has the same bits whatever m is. A and B are stored
+/// values of one format; C is one too, or f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Matmul {
     /// Layout of A and B.
@@ -291,7 +301,7 @@ pub struct CopyRows {
     pub width: usize,
 }
 
-/// `out[r] = x[r] . weight[targets[r]]`, accumulated in f32 or better.
+/// `out[r] = x[r] . weight[targets[r]]`, accumulated in f32 or better and kept in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct TargetLogits {
     /// `[R, H]`.
@@ -308,13 +318,15 @@ pub struct TargetLogits {
 
 /// Per row, with target y and `z_y` from [`TargetLogits`]: `m = max(z_y, max over v != y of z_v)`,
 /// `S = sum over v != y of exp(z_v - m)`, `e = exp(z_y - m)`; `logp = -log1p(S)` if `z_y = m`, else
-/// `(z_y - m) - log(S + e)`. The unit gradient, if asked for, replaces the logits: `U_y = S/(S+e)`,
-/// `U_v = -exp(z_v - m)/(S+e)`. The target stays out of the sum, so the log-prob is exact as p -> 1.
-/// An infinite target logit gives NaN. Without `write_gradient` the logits are scratch afterwards.
+/// `(z_y - m) - log(S + e)`. The unit gradient, if asked for: `U_y = S/(S+e)`, `U_v = -exp(z_v - m)/(S+e)`. The target
+/// stays out of the sum, so the log-prob is exact as p -> 1. An infinite target logit gives NaN. The logits are scratch
+/// afterwards.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadRows {
-    /// `[R, V]`: logits in; with `write_gradient` the unit gradient out.
+    /// `[R, V]`: stored, or f32.
     pub logits: View,
+    /// `[R, V]` stored: where the unit gradient goes, if it is wanted; may be `logits` itself.
+    pub unit: Option<View>,
     /// `[R]`.
     pub target_logits: View,
     /// `[R]` u32.
@@ -327,9 +339,17 @@ pub struct HeadRows {
     pub argmax: View,
     /// V.
     pub vocabulary: usize,
-    /// Whether to leave the unit gradient in `logits`.
-    pub write_gradient: bool,
 }
+
+/// The u32 words of one encoded span of response rows: start, len, role ([`SPAN_PROMPT`], [`SPAN_CHOSEN`],
+/// [`SPAN_REJECTED`]).
+pub const SPAN_WORDS: usize = 3;
+/// The prompt's tokens.
+pub const SPAN_PROMPT: u32 = 0;
+/// The chosen answer's.
+pub const SPAN_CHOSEN: u32 = 1;
+/// The rejected answer's.
+pub const SPAN_REJECTED: u32 = 2;
 
 /// Evaluates an objective on the units (groups, or single sequences) whose rows are complete.
 #[derive(Clone, Copy, Debug)]
@@ -339,6 +359,8 @@ pub struct ObjectiveCoefficients<'a> {
     /// The units; spans address rows of `logp` and `coefficients`. A unit may hold some of its group's spans only if
     /// the objective's coupling allows it.
     pub units: &'a [BatchGroup],
+    /// `[spans, SPAN_WORDS]`: the spans of the units, in their order, as a device reads them.
+    pub spans: View,
     /// What the step counts, for the final 1/N.
     pub totals: StepTotals,
     /// `[R]`: log-probs of the whole micro-batch.
@@ -374,18 +396,28 @@ pub struct GradientNorm {
 /// Elements that one partial sum of [`GradientNorm`] covers; fixed, so that the sum has one order.
 pub const NORM_BLOCK: usize = 1 << 16;
 
+/// Elements that share a scale in 8-bit optimizer state. Runs of parameters start at multiples of it.
+pub const MOMENT_BLOCK: usize = 256;
+
 /// PyTorch's AdamW on one run of parameters: `p *= 1 - lr*wd; m = b1*m + (1-b1)*g; v = b2*v + (1-b2)*g^2;`
 /// `p -= lr/(1-b1^t) * m / (sqrt(v)/sqrt(1-b2^t) + eps)`, g clipped by the state's factor.
+///
+/// p in f32 is the parameters where they are f32; the parameters with their remainder ([`crate::model::master`]) where
+/// they are bf16 and there is one; else the bf16 parameters, to which the result is rounded stochastically.
 #[derive(Clone, Copy, Debug)]
 pub struct Adamw {
-    /// Parameters.
+    /// Parameters, stored.
     pub parameters: View,
-    /// Their gradients.
+    /// u16: what the master weights have beyond `parameters`.
+    pub remainder: Option<View>,
+    /// Their gradients, f32.
     pub gradients: View,
-    /// First moments.
+    /// First moments: f32, bf16 (rounded stochastically) or u8 codes ([`crate::optim::codes`]).
     pub first_moment: View,
-    /// Second moments.
+    /// Second moments, as the first.
     pub second_moment: View,
+    /// f32, of both moments, one for each [`MOMENT_BLOCK`] elements begun: the scales of u8 codes.
+    pub scales: Option<[View; 2]>,
     /// [`STEP_STATE_LEN`] f64, written by [`GradientNorm`] before.
     pub state: View,
     /// Learning rate of this step.
@@ -400,6 +432,8 @@ pub struct Adamw {
     pub weight_decay: f64,
     /// t, from 1.
     pub step: u64,
+    /// Key of stochastic rounding, together with t and an element's place in its arena.
+    pub seed: u64,
 }
 
 /// What [`Adamw`] multiplies with, formed in f64 and rounded once.

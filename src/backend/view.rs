@@ -10,18 +10,26 @@ pub struct ArenaId(pub u32);
 /// What a view's elements are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Element {
-    /// 32-bit float: weights, activations, gradients on the CPU.
+    /// 32-bit float: gradients and statistics everywhere; weights and activations too unless they are [`Element::Bf16`].
     F32,
+    /// bfloat16: weights and activations on a GPU.
+    Bf16,
     /// 64-bit float: the few numbers of a step's state.
     F64,
     /// Unsigned 32-bit integer: token ids, positions, row lists.
     U32,
+    /// Unsigned 16-bit integer: what a master weight has beyond its bf16 value.
+    U16,
+    /// Byte: codes of 8-bit optimizer state, workspace.
+    U8,
 }
 
 impl Element {
     /// Bytes of one element.
     pub const fn bytes(self) -> usize {
         match self {
+            Element::U8 => 1,
+            Element::Bf16 | Element::U16 => 2,
             Element::F32 | Element::U32 => 4,
             Element::F64 => 8,
         }
@@ -31,8 +39,11 @@ impl Element {
     pub const fn name(self) -> &'static str {
         match self {
             Element::F32 => "f32",
+            Element::Bf16 => "bf16",
             Element::F64 => "f64",
             Element::U32 => "u32",
+            Element::U16 => "u16",
+            Element::U8 => "u8",
         }
     }
 }
@@ -45,6 +56,15 @@ pub trait Scalar: bytemuck::Pod + Send + Sync {
 
 impl Scalar for f32 {
     const ELEMENT: Element = Element::F32;
+}
+impl Scalar for half::bf16 {
+    const ELEMENT: Element = Element::Bf16;
+}
+impl Scalar for u16 {
+    const ELEMENT: Element = Element::U16;
+}
+impl Scalar for u8 {
+    const ELEMENT: Element = Element::U8;
 }
 impl Scalar for f64 {
     const ELEMENT: Element = Element::F64;

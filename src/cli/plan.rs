@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
-use asft::backend::Backend;
 use asft::backend::cpu::CpuBackend;
-use asft::config::{TrainArguments, TrainConfig};
+use asft::backend::{Backend, DeviceKind, probe};
+use asft::config::{Device, TrainArguments, TrainConfig};
+use asft::model::Recompute;
 use asft::plan::{ARENAS, Arena, MemoryPlan};
-use asft::train::{Prepared, plan_without_data};
+use asft::train::{Prepared, Target, TrainError, plan_without_data};
+use bytesize::ByteSize;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -20,6 +22,9 @@ pub struct PlanArguments {
     /// Print JSON instead of a table: every tensor with its shape and bytes
     #[arg(long, help_heading = "Settings")]
     json: bool,
+    /// Plan for a GPU with this much memory, which need not be there: 80GB, 141GB, 24GiB
+    #[arg(long, value_name = "SIZE", help_heading = "Settings")]
+    gpu_memory: Option<ByteSize>,
     #[command(flatten)]
     train: Layers<TrainArguments>,
 }
@@ -28,10 +33,33 @@ pub struct PlanArguments {
 pub fn run(arguments: &PlanArguments) -> anyhow::Result<ExitStatus> {
     let config =
         arguments.train.merge().or_usage()?.arguments.resolve_plan(default_learning_rate).or_usage()?;
-    let available = CpuBackend::new(1).or_usage()?.available_memory();
-    let planned = Planned::new(&config)?;
-    output::print(&if arguments.json { planned.json(available) } else { planned.table(available) })?;
+    let (target, whose) = target(&config, arguments.gpu_memory)?;
+    let planned = Planned::new(&config, target)?;
+    output::print(&if arguments.json { planned.json(target.memory) } else { planned.table(target, whose) })?;
     Ok(ExitStatus::Success)
+}
+
+/// What to plan for, and whose memory that is.
+fn target(config: &TrainConfig, gpu_memory: Option<ByteSize>) -> anyhow::Result<(Target, &'static str)> {
+    if let Some(memory) = gpu_memory {
+        if config.device.device == Device::Cpu {
+            anyhow::bail!("--gpu-memory is for --device cuda");
+        }
+        return Ok((Target { kind: DeviceKind::Cuda, memory: Some(memory.as_u64()) }, "that GPU has"));
+    }
+    let found = match config.device.device {
+        Device::Cpu => None,
+        device => probe::cuda(device == Device::Cuda).ok(),
+    };
+    if let Some(context) = found {
+        let memory = context.mem_get_info().ok().map(|(free, _)| free as u64);
+        return Ok((Target { kind: DeviceKind::Cuda, memory }, "are free on the GPU"));
+    }
+    if config.device.device == Device::Cuda {
+        return Ok((Target { kind: DeviceKind::Cuda, memory: None }, ""));
+    }
+    let memory = CpuBackend::new(1).or_usage()?.available_memory();
+    Ok((Target { kind: DeviceKind::Cpu, memory }, "are free on this machine"))
 }
 
 /// What the table shows.
@@ -40,38 +68,54 @@ struct Planned {
     tokens: usize,
     rows: usize,
     head_rows: usize,
+    recompute: Recompute,
     parameters: usize,
     steps: Option<usize>,
 }
 
 impl Planned {
-    fn new(config: &TrainConfig) -> anyhow::Result<Self> {
+    fn new(config: &TrainConfig, target: Target) -> anyhow::Result<Self> {
         let (layout, steps) = if config.data.files.is_empty() {
-            (plan_without_data(config).or_usage()?, None)
+            (plan_without_data(config, target).or_usage()?, None)
         } else {
-            // The plan is shown even if it does not fit.
-            let prepared = Prepared::new(config, None).or_usage()?;
+            let prepared = match Prepared::new(config, target) {
+                // The smallest plan is shown even if it does not fit.
+                Err(TrainError::Memory { tokens, .. }) => {
+                    let mut smallest = config.clone();
+                    smallest.device.max_tokens_per_batch = Some(tokens);
+                    smallest.device.recompute.get_or_insert(Recompute::Blocks);
+                    Prepared::new(&smallest, Target { memory: None, ..target })
+                }
+                prepared => prepared,
+            };
+            let prepared = prepared.or_usage()?;
             (prepared.layout, Some(prepared.steps))
         };
-        let budget = layout.activations.budget;
+        let activations = &layout.activations;
         Ok(Self {
             parameters: layout.model.table.count(),
+            tokens: activations.budget.tokens,
+            rows: activations.budget.rows,
+            head_rows: activations.budget.head_rows,
+            recompute: activations.recompute,
             plan: layout.plan,
-            tokens: budget.tokens,
-            rows: budget.rows,
-            head_rows: budget.head_rows,
             steps,
         })
     }
 
-    fn table(&self, available: Option<u64>) -> String {
+    fn table(&self, target: Target, whose: &str) -> String {
         let mut text = String::new();
         let total = self.plan.total_bytes() as u64;
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "{} parameters; micro-batches of up to {} tokens and {} scored tokens, {} rows of logits at a time",
-            self.parameters, self.tokens, self.rows, self.head_rows
+            "{} parameters; micro-batches of up to {} tokens and {} scored tokens, {} rows of logits at a time; the \
+             backward pass computes again: {}",
+            self.parameters,
+            self.tokens,
+            self.rows,
+            self.head_rows,
+            self.recompute.name()
         );
         if let Some(steps) = self.steps {
             let _ = writeln!(text, "{steps} optimizer steps");
@@ -92,13 +136,21 @@ impl Planned {
         }
         let _ = writeln!(text, "{:36} {:>8} {total:>14} {:>10.3}", "total", "", gib(total));
         text.push_str("\n* used one after another in the same memory; the largest counts\n");
-        let verdict = match available {
-            Some(free) if free >= total => format!("fits: {:.2} GiB are free on this machine", gib(free)),
+        let verdict = match target.memory {
+            Some(free) if free >= total => format!("fits: {:.2} GiB {whose}", gib(free)),
             Some(free) => format!(
-                "does not fit: {:.2} GiB are free on this machine. Smaller --max-tokens-per-batch shrinks the \
-                 activations, --head-rows the logits, --max-length both",
-                gib(free)
+                "does not fit: {:.2} GiB {whose}. Smaller --max-tokens-per-batch shrinks the activations, --recompute \
+                 blocks too, --head-rows the logits, --max-length all of these{}",
+                gib(free),
+                if target.kind == DeviceKind::Cuda {
+                    ", --optimizer-state 8bit what the optimizer keeps"
+                } else {
+                    ""
+                }
             ),
+            None if target.kind == DeviceKind::Cuda => {
+                "no GPU here to compare with; --gpu-memory SIZE plans for one".to_owned()
+            }
             None => "this system does not say how much memory is free".to_owned(),
         };
         let _ = writeln!(text, "{verdict}");
@@ -129,6 +181,7 @@ impl Planned {
             "tokens": self.tokens,
             "rows": self.rows,
             "head_rows": self.head_rows,
+            "recompute": self.recompute.name(),
             "steps": self.steps,
             "total_bytes": self.plan.total_bytes(),
             "available_bytes": available,

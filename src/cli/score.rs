@@ -8,7 +8,7 @@ use asft::config::{ScoreArguments, ScoreConfig};
 use asft::data::{EncodeConfig, Encoder, Group, Skipped, Spans, load_rows};
 use asft::eval::{Scorer, largest};
 use asft::model::Budget;
-use asft::train::{InferenceLayout, TrainError};
+use asft::train::{InferenceLayout, Target, TrainError};
 use serde_json::{Map, Value, json};
 
 use super::device::{choose, on_device};
@@ -83,8 +83,12 @@ fn scores<B: Backend>(
     let (tokens, head_rows, positions) = largest(groups, SPANS);
     let all: usize = groups.iter().map(|group| SPANS.tokens(group)).sum();
     let tokens = config.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).min(all).max(tokens);
-    let budget = Budget { tokens, rows: tokens.max(head_rows), head_rows: HEAD_ROWS.min(tokens), positions };
-    let layout = InferenceLayout::new(folder.config(), budget);
+    let target = Target::of(&backend);
+    target.check(folder.config()).or_usage()?;
+    let precision = target.precision(config.formats).or_usage()?;
+    let (rows, head_rows) = (tokens.max(head_rows), HEAD_ROWS.min(tokens));
+    let budget = Budget { tokens, rows, head_rows, positions, rungs: target.rungs(tokens, head_rows) };
+    let layout = InferenceLayout::new(folder.config(), budget, precision, target.workspace());
     let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
     if let Some(available) = free.filter(|&free| free < needed) {
         return Err(TrainError::Memory { needed, available, tokens, longest: positions }).or_usage();

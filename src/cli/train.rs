@@ -7,7 +7,7 @@ use asft::backend::Backend;
 use asft::checkpoint::CheckpointError;
 use asft::config::{TrainArguments, TrainConfig};
 use asft::objective::registry;
-use asft::train::{Outcome, Prepared, Sample, TrainError};
+use asft::train::{Outcome, Prepared, Sample, Target, TrainError};
 
 use super::device::{choose, on_device};
 use super::exit::OrUsage;
@@ -36,7 +36,7 @@ pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
 }
 
 fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Outcome> {
-    let prepared = Prepared::new(config, backend.available_memory()).or_usage()?;
+    let prepared = Prepared::new(config, Target::of(&backend)).or_usage()?;
     let command: Vec<String> = std::env::args().collect();
     match asft::train::run(prepared, backend, &command, &mut Bars::default()) {
         Err(error) if is_usage(&error) => Err(error).or_usage(),

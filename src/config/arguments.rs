@@ -10,7 +10,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use super::choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 use crate::objective::Parameters;
 
 /// What somebody typed for `asft train` and `asft plan`.
@@ -222,6 +222,18 @@ pub struct DeviceArguments {
     /// Threads of the CPU backend; the results do not depend on it [default: every core]
     #[arg(long, value_name = "N")]
     pub threads: Option<i64>,
+    /// What weights and activations are stored in [default: bf16 on a GPU, f32 on the CPU]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+    /// What AdamW keeps of each parameter [default: f32]
+    #[arg(long, value_name = "STATE")]
+    pub optimizer_state: Option<OptimizerStateName>,
+    /// What the head's logits are stored in [default: as --dtype]
+    #[arg(long, value_name = "DTYPE")]
+    pub head_logits: Option<Dtype>,
+    /// What the backward pass computes again instead of keeping it [default: auto]
+    #[arg(long, value_name = "LEVEL")]
+    pub recompute: Option<RecomputeName>,
     /// Most tokens in a micro-batch [default: what memory allows]
     #[arg(long, value_name = "TOKENS")]
     pub max_tokens_per_batch: Option<i64>,

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::error::nearest;
+use crate::model::{OptimizerState, Recompute};
 
 /// Shape of the learning rate after the warm-up (the names of `lr_scheduler_type` in transformers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -53,6 +54,99 @@ impl From<SaveDtype> for crate::DType {
     }
 }
 
+/// What weights and activations are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// IEEE single precision.
+    #[value(alias = "float32")]
+    F32,
+    /// bfloat16; arithmetic, statistics and weight gradients stay f32.
+    #[value(alias = "bfloat16")]
+    Bf16,
+}
+
+impl From<Dtype> for crate::backend::Element {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+impl From<crate::backend::Element> for Dtype {
+    fn from(element: crate::backend::Element) -> Self {
+        if element == crate::backend::Element::Bf16 { Self::Bf16 } else { Self::F32 }
+    }
+}
+
+/// What AdamW keeps of each parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OptimizerStateName {
+    /// f32 moments and f32 master weights: 16 bytes per parameter in all.
+    F32,
+    /// bf16 moments, bf16 weights rounded stochastically: 10 bytes.
+    Bf16,
+    /// 8-bit moments, bf16 weights rounded stochastically: 8 bytes.
+    #[value(name = "8bit")]
+    EightBit,
+}
+
+impl From<OptimizerStateName> for OptimizerState {
+    fn from(name: OptimizerStateName) -> Self {
+        match name {
+            OptimizerStateName::F32 => Self::F32,
+            OptimizerStateName::Bf16 => Self::Bf16,
+            OptimizerStateName::EightBit => Self::EightBit,
+        }
+    }
+}
+
+impl From<OptimizerState> for OptimizerStateName {
+    fn from(state: OptimizerState) -> Self {
+        match state {
+            OptimizerState::F32 => Self::F32,
+            OptimizerState::Bf16 => Self::Bf16,
+            OptimizerState::EightBit => Self::EightBit,
+        }
+    }
+}
+
+/// What the backward pass computes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecomputeName {
+    /// As little as memory allows.
+    Auto,
+    /// Nothing.
+    None,
+    /// The outputs of norms and of the gated activation.
+    Norms,
+    /// Whole blocks.
+    Blocks,
+}
+
+impl RecomputeName {
+    /// The level, unless it is to be chosen.
+    pub fn level(self) -> Option<Recompute> {
+        match self {
+            RecomputeName::Auto => None,
+            RecomputeName::None => Some(Recompute::Nothing),
+            RecomputeName::Norms => Some(Recompute::Norms),
+            RecomputeName::Blocks => Some(Recompute::Blocks),
+        }
+    }
+}
+
+impl From<Recompute> for RecomputeName {
+    fn from(level: Recompute) -> Self {
+        match level {
+            Recompute::Nothing => Self::None,
+            Recompute::Norms => Self::Norms,
+            Recompute::Blocks => Self::Blocks,
+        }
+    }
+}
+
 /// A device as it is typed; [`super::Device`] is what a configuration may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeviceName {
@@ -80,7 +174,7 @@ macro_rules! serde_by_name {
         }
     )*};
 }
-serde_by_name!(Scheduler, SaveDtype, DeviceName);
+serde_by_name!(Scheduler, SaveDtype, DeviceName, Dtype, OptimizerStateName, RecomputeName);
 
 fn parse_name<T: ValueEnum>(typed: &str) -> Result<T, String> {
     T::from_str(typed, false).map_err(|_| {

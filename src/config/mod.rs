@@ -6,7 +6,7 @@
 //! each value and each combination, and gives the *configuration* ([`TrainConfig`], [`ScoreConfig`]) that the rest of the
 //! program uses, in which nothing is left to check.
 //!
-//! Boundary: this module opens no file but the configuration file, and knows neither models nor devices. What an
+//! Boundary: this module opens no file but the configuration file, and knows of models and devices only names. What an
 //! objective makes of its parameters is checked where the objectives are.
 
 mod arguments;
@@ -22,14 +22,14 @@ pub use arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
     OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
 };
-pub use choice::{DeviceName, Resume, SaveDtype, Scheduler};
+pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{
     BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,
-    ExistingFolder, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
-    Warmup,
+    ExistingFolder, FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
+    TrainConfig, Warmup,
 };
 
 /// `"batch_size"` -> `"--batch-size"`: how messages name a setting, wherever it was typed.

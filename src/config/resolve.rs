@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 use super::arguments::{ModelArguments, TrainArguments};
-use super::choice::{DeviceName, Resume, Scheduler};
+use super::choice::{DeviceName, RecomputeName, Resume, Scheduler};
 use super::train::{
     BatchSize, DataConfig, Device, DeviceConfig, Duration, EvalSource, EvaluationConfig, ExistingFolder,
-    ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig, Warmup,
+    FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
+    Warmup,
 };
 use super::{ConfigError, flag};
 
@@ -72,6 +73,12 @@ impl TrainArguments {
             device: DeviceConfig {
                 device: device(self.device.device)?,
                 threads: at_least("threads", self.device.threads, 1)?,
+                formats: FormatConfig {
+                    dtype: self.device.dtype.map(Into::into),
+                    optimizer_state: self.device.optimizer_state.map(Into::into),
+                    head_logits: self.device.head_logits.map(Into::into),
+                },
+                recompute: self.device.recompute.and_then(RecomputeName::level),
                 max_tokens_per_batch: at_least("max_tokens_per_batch", self.device.max_tokens_per_batch, 1)?,
                 head_rows: at_least("head_rows", self.device.head_rows, 1)?,
             },

@@ -6,9 +6,9 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
-use super::choice::DeviceName;
+use super::choice::{DeviceName, Dtype};
 use super::resolve::{at_least, device};
-use super::{ConfigError, Device};
+use super::{ConfigError, Device, FormatConfig};
 
 /// What somebody typed for `asft score`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +37,12 @@ pub struct ScoreArguments {
     /// Threads of the CPU backend; the results do not depend on it [default: every core]
     #[arg(long, value_name = "N")]
     pub threads: Option<i64>,
+    /// What weights and activations are stored in [default: bf16 on a GPU, f32 on the CPU]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+    /// What the head's logits are stored in [default: as --dtype]
+    #[arg(long, value_name = "DTYPE")]
+    pub head_logits: Option<Dtype>,
     /// Most tokens in a packed batch [default: what memory allows]
     #[arg(long, value_name = "TOKENS")]
     pub max_tokens_per_batch: Option<i64>,
@@ -59,6 +65,8 @@ pub struct ScoreConfig {
     pub device: Device,
     /// Threads of the CPU backend; `None`: every core.
     pub threads: Option<usize>,
+    /// Number formats.
+    pub formats: FormatConfig,
     /// Bound on the tokens of a packed batch; `None`: by the memory plan.
     pub max_tokens_per_batch: Option<usize>,
 }
@@ -84,6 +92,11 @@ impl ScoreArguments {
             tokens: self.tokens.unwrap_or(false),
             max_length: at_least("max_length", self.max_length, 2)?,
             device: device(self.device)?,
+            formats: FormatConfig {
+                dtype: self.dtype.map(Into::into),
+                optimizer_state: None,
+                head_logits: self.head_logits.map(Into::into),
+            },
             threads: at_least("threads", self.threads, 1)?,
             max_tokens_per_batch: at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)?,
         })

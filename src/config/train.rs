@@ -11,6 +11,8 @@ use super::arguments::{
     OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
 };
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use crate::backend::Element;
+use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
 /// Everything that `asft train` needs to know; made by [`TrainArguments::resolve`].
@@ -192,10 +194,25 @@ pub struct DeviceConfig {
     pub device: Device,
     /// Threads of the CPU backend; `None`: every core.
     pub threads: Option<usize>,
+    /// Number formats.
+    pub formats: FormatConfig,
+    /// What the backward pass computes again; `None`: by the memory plan.
+    pub recompute: Option<Recompute>,
     /// Bound on the tokens of a micro-batch; `None`: by the memory plan.
     pub max_tokens_per_batch: Option<usize>,
     /// Response rows whose logits are in memory at once; `None`: by the memory plan.
     pub head_rows: Option<usize>,
+}
+
+/// Number formats that were asked for; `None`: the device's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FormatConfig {
+    /// Weights and activations: f32 or bf16.
+    pub dtype: Option<Element>,
+    /// What AdamW keeps.
+    pub optimizer_state: Option<OptimizerState>,
+    /// Logits of the head: f32 or bf16.
+    pub head_logits: Option<Element>,
 }
 
 /// A device that this build has.
@@ -244,6 +261,10 @@ const MAY_CHANGE: &[&str] = &[
     "reference_cache",
     "device",
     "threads",
+    "dtype",
+    "optimizer_state",
+    "head_logits",
+    "recompute",
 ];
 
 impl TrainConfig {
@@ -273,6 +294,10 @@ impl TrainConfig {
             device: DeviceArguments {
                 device: Some(self.device.device.into()),
                 threads: self.device.threads.map(integer),
+                dtype: self.device.formats.dtype.map(Into::into),
+                optimizer_state: self.device.formats.optimizer_state.map(Into::into),
+                head_logits: self.device.formats.head_logits.map(Into::into),
+                recompute: self.device.recompute.map(Into::into),
                 max_tokens_per_batch: self.device.max_tokens_per_batch.map(integer),
                 head_rows: self.device.head_rows.map(integer),
             },

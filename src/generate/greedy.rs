@@ -9,6 +9,15 @@ use crate::data::{Batch, KeyRange, Segment};
 use crate::model::{Activations, Llama, LlamaConfig};
 use crate::plan::{Arena, MemoryPlan};
 
+/// Sequences that are answered side by side, and how long they may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSize {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens of each.
+    pub length: usize,
+}
+
 /// Keys and values of every layer, `[sequences * length, 2 K D]`: keys in the first half of a row, values in the second.
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -19,18 +28,18 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Adds a cache for `sequences` sequences of at most `length` tokens to a plan; `batch_tokens` is the budget's T.
+    /// Adds a cache to a plan; `batch_tokens` is the budget's T.
     pub fn plan(
         plan: &mut MemoryPlan,
         config: &LlamaConfig,
-        sequences: usize,
-        length: usize,
+        CacheSize { sequences, length }: CacheSize,
         batch_tokens: usize,
+        stored: Element,
     ) -> Self {
         let shape = [sequences * length, 2 * config.num_key_value_heads * config.head_dim];
         let layers = (0..config.num_hidden_layers)
             .map(|layer| {
-                plan.add(Arena::Constants, format!("layer {layer} / key-value cache"), Element::F32, &shape)
+                plan.add(Arena::Constants, format!("layer {layer} / key-value cache"), stored, &shape)
             })
             .collect();
         let rows = plan.add(Arena::Constants, "cache rows", Element::U32, &[batch_tokens]);

@@ -2,4 +2,4 @@
 
 mod greedy;
 
-pub use greedy::{Cache, Greedy};
+pub use greedy::{Cache, CacheSize, Greedy};

@@ -1,9 +1,10 @@
 //! The places of everything a micro-batch leaves behind or passes on: one struct of views per layer, all from the plan.
 
-use super::LlamaConfig;
-use crate::backend::Backend;
-use crate::backend::{Element, SEGMENT_WORDS, View};
-use crate::data::Batch;
+use super::{LlamaConfig, Precision};
+use crate::backend::{
+    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS, View,
+};
+use crate::data::{Batch, BatchGroup};
 use crate::plan::{Arena, MemoryPlan};
 
 /// Upper bounds of a micro-batch.
@@ -17,6 +18,40 @@ pub struct Budget {
     pub head_rows: usize,
     /// P: positions of the rotary tables; no sequence is longer.
     pub positions: usize,
+    /// What sizes are rounded up to on the device.
+    pub rungs: Rungs,
+}
+
+/// T and R of a micro-batch are padded to multiples of these, so that few sizes of products occur and each is planned
+/// once. Padding tokens belong to no segment and padding rows have coefficient 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rungs {
+    /// Of T.
+    pub tokens: usize,
+    /// Of the rows of a chunk of the head.
+    pub rows: usize,
+}
+
+impl Rungs {
+    /// No padding.
+    pub const NONE: Self = Self { tokens: 1, rows: 1 };
+
+    /// About eight sizes up to the largest micro-batch, multiples of 512 where that is large.
+    pub fn of(tokens: usize, head_rows: usize) -> Self {
+        let rung = |largest: usize| match largest.div_ceil(8) {
+            small @ ..128 => small.next_multiple_of(16),
+            middle @ 128..512 => middle.next_multiple_of(128),
+            large => large.next_multiple_of(512),
+        };
+        Self { tokens: rung(tokens), rows: rung(head_rows) }
+    }
+}
+
+impl Budget {
+    /// Response rows that buffers hold: a chunk padded to its rung may reach beyond the last one.
+    fn padded_rows(self) -> usize {
+        self.rows + self.rungs.rows - 1
+    }
 }
 
 /// What the plan is for.
@@ -24,8 +59,34 @@ pub struct Budget {
 pub enum Purpose {
     /// Forward only: layers share one set of activations.
     Inference,
-    /// Forward and backward: every layer keeps its own.
-    Training,
+    /// Forward and backward.
+    Training(Recompute),
+}
+
+/// What the backward pass computes again instead of finding it in memory. All levels give the same bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Recompute {
+    /// Nothing: every layer keeps all its activations.
+    #[default]
+    Nothing,
+    /// The outputs of norms and of the gated activation, which cost no product.
+    Norms,
+    /// Whole blocks: a layer keeps the stream that enters it.
+    Blocks,
+}
+
+impl Recompute {
+    /// All levels, from the fastest to the smallest.
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Norms, Self::Blocks];
+
+    /// The name of the setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            Recompute::Nothing => "none",
+            Recompute::Norms => "norms",
+            Recompute::Blocks => "blocks",
+        }
+    }
 }
 
 /// What one layer keeps, `[T, ...]` each.
@@ -62,8 +123,12 @@ pub struct HeadActivations {
     pub x: View,
     /// `[R, H]`: their gradient before the coefficients, U W.
     pub dx: View,
-    /// `[head rows, V]`: logits, then unit gradients.
+    /// `[logit rows, V]`: logits.
     pub logits: View,
+    /// Rows of `logits`; fewer than those of `unit` where logits are f32 beside stored unit gradients.
+    pub logit_rows: usize,
+    /// `[head rows, V]`: unit gradients; the memory of `logits` where both are stored in one format.
+    pub unit: View,
     /// `[head rows, H]`: g * X.
     pub scaled: View,
     /// `[R]`.
@@ -97,11 +162,15 @@ pub struct BackwardActivations {
     pub dattention: View,
     /// `[T, N]`: row sums of the attention output and its gradient.
     pub delta: View,
+    /// `[RMSNORM_PARTS, H]`: partial sums of a norm's weight gradient.
+    pub norm_partial: View,
 }
 
-/// The batch's lists on the device.
+/// The batch's lists on the device; T here counts padding tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceBatch {
+    /// R: response rows, without padding.
+    pub rows: usize,
     /// `[T]`.
     pub ids: View,
     /// `[T]`.
@@ -110,9 +179,11 @@ pub struct DeviceBatch {
     pub segments: View,
     /// `[families + 1]`.
     pub families: View,
-    /// `[R]`.
+    /// `[spans, SPAN_WORDS]`: every span of every group, in order.
+    pub spans: View,
+    /// `[R + padding]`.
     pub gather: View,
-    /// `[R]`.
+    /// `[R + padding]`.
     pub targets: View,
     /// `[T + 1]`.
     pub scatter_offsets: View,
@@ -131,11 +202,13 @@ pub struct DeviceBatch {
 pub struct Activations {
     /// The budget it was planned for.
     pub budget: Budget,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
     /// One per layer.
     pub layers: Vec<LayerActivations>,
     /// `[T, H]`: output of attention or feed-forward, before it joins the stream.
     pub branch: View,
-    /// `[T, H]`: the stream after the last layer.
+    /// `[T, H]`: the stream after the last block.
     pub last_stream: View,
     /// `[T]`.
     pub last_rstd: View,
@@ -150,35 +223,51 @@ pub struct Activations {
 
 impl Activations {
     /// Adds everything to a plan.
-    pub fn plan(plan: &mut MemoryPlan, config: &LlamaConfig, budget: Budget, purpose: Purpose) -> Self {
-        let t = budget.tokens;
-        let (h, f) = (config.hidden_size, config.intermediate_size);
+    pub fn plan(
+        plan: &mut MemoryPlan,
+        config: &LlamaConfig,
+        budget: Budget,
+        precision: Precision,
+        purpose: Purpose,
+    ) -> Self {
+        let t = budget.tokens.next_multiple_of(budget.rungs.tokens);
+        let (h, f, stored) = (config.hidden_size, config.intermediate_size, precision.storage);
         let attention = config.num_attention_heads * config.head_dim;
         let qkv = config.qkv_width();
-        let kept = match purpose {
-            Purpose::Training => config.num_hidden_layers,
-            Purpose::Inference => 1,
-        };
-        let mut layers: Vec<_> = (0..kept).map(|index| plan_layer(plan, config, t, index)).collect();
-        layers.resize(config.num_hidden_layers, layers[0]);
-        let mut add = |arena, name, shape: &[usize]| plan.add(arena, name, Element::F32, shape);
-        let last_stream = add(Arena::Saved, "last stream", &[t, h]);
-        let last_rstd = add(Arena::Saved, "last norm's rstd", &[t]);
-        let hidden = add(Arena::Saved, "final hidden state", &[t, h]);
-        let branch = add(Arena::Forward, "branch output", &[t, h]);
-        let backward = (purpose == Purpose::Training).then(|| BackwardActivations {
-            dstream: add(Arena::Backward, "d stream", &[t, h]),
-            dmiddle: add(Arena::Backward, "d stream after attention", &[t, h]),
-            dnormed: add(Arena::Backward, "d norm output", &[t, h]),
-            dgate_up: add(Arena::Backward, "d gate and up", &[t, 2 * f]),
-            dswiglu: add(Arena::Backward, "d swiglu", &[t, f]),
-            dqkv: add(Arena::Backward, "d qkv", &[t, qkv]),
-            dattention: add(Arena::Backward, "d attention", &[t, attention]),
-            delta: add(Arena::Backward, "d attention row sums", &[t, config.num_attention_heads]),
+        let layers = plan_layers(plan, config, t, stored, purpose);
+        let mut add = |arena, name, element, shape: &[usize]| plan.add(arena, name, element, shape);
+        let last_stream = add(Arena::Saved, "last stream", stored, &[t, h]);
+        let last_rstd = add(Arena::Saved, "last norm's rstd", Element::F32, &[t]);
+        let hidden = add(Arena::Saved, "final hidden state", stored, &[t, h]);
+        let branch = add(Arena::Forward, "branch output", stored, &[t, h]);
+        let backward = (purpose != Purpose::Inference).then(|| BackwardActivations {
+            dstream: add(Arena::Backward, "d stream", stored, &[t, h]),
+            dmiddle: add(Arena::Backward, "d stream after attention", stored, &[t, h]),
+            dnormed: add(Arena::Backward, "d norm output", stored, &[t, h]),
+            dgate_up: add(Arena::Backward, "d gate and up", stored, &[t, 2 * f]),
+            dswiglu: add(Arena::Backward, "d swiglu", stored, &[t, f]),
+            dqkv: add(Arena::Backward, "d qkv", stored, &[t, qkv]),
+            dattention: add(Arena::Backward, "d attention", stored, &[t, attention]),
+            delta: add(
+                Arena::Backward,
+                "d attention row sums",
+                Element::F32,
+                &[t, config.num_attention_heads],
+            ),
+            norm_partial: add(
+                Arena::Backward,
+                "partial sums of d norm weight",
+                Element::F32,
+                &[RMSNORM_PARTS, h],
+            ),
         });
-        let head = plan_head(plan, config, budget, purpose);
-        let batch = plan_batch(plan, budget);
-        Self { budget, layers, branch, last_stream, last_rstd, hidden, head, backward, batch }
+        let head = plan_head(plan, config, budget, precision, purpose);
+        let batch = plan_batch(plan, t, budget);
+        let recompute = match purpose {
+            Purpose::Inference => Recompute::Nothing,
+            Purpose::Training(recompute) => recompute,
+        };
+        Self { budget, recompute, layers, branch, last_stream, last_rstd, hidden, head, backward, batch }
     }
 
     /// Copies a batch's lists to the device and cuts their views to its size.
@@ -186,11 +275,14 @@ impl Activations {
     /// # Panics
     /// If the batch is larger than the budget it was packed for.
     pub fn upload<B: Backend>(&self, backend: &mut B, batch: &Batch) -> DeviceBatch {
-        let mut put = |view: View, values: &[u32]| {
-            let view = view.first(values.len());
-            backend.write(view, values);
-            view
+        let rungs = self.budget.rungs;
+        let (tokens, rows) = (batch.ids.len().next_multiple_of(rungs.tokens), batch.gather.len());
+        let padded = |values: &[u32], len: usize, padding: u32| {
+            let mut values = values.to_vec();
+            values.resize(len, padding);
+            values
         };
+        let (gathered, scatter_end) = (rows + rungs.rows - 1, rows as u32);
         let segments: Vec<u32> = batch
             .segments
             .iter()
@@ -201,14 +293,25 @@ impl Activations {
             .collect();
         let ends = batch.families.iter().map(|family| family.end);
         let families: Vec<u32> = std::iter::once(0).chain(ends).collect();
+        let spans: Vec<u32> = batch.groups.iter().flat_map(encoded_spans).flatten().collect();
+        let mut put = |view: View, values: &[u32]| {
+            let view = view.first(values.len());
+            backend.write(view, values);
+            view
+        };
         DeviceBatch {
-            ids: put(self.batch.ids, &batch.ids),
-            positions: put(self.batch.positions, &batch.positions),
+            rows,
+            ids: put(self.batch.ids, &padded(&batch.ids, tokens, 0)),
+            positions: put(self.batch.positions, &padded(&batch.positions, tokens, 0)),
             segments: put(self.batch.segments, &segments),
             families: put(self.batch.families, &families),
-            gather: put(self.batch.gather, &batch.gather),
-            targets: put(self.batch.targets, &batch.targets),
-            scatter_offsets: put(self.batch.scatter_offsets, &batch.scatter_offsets),
+            spans: put(self.batch.spans, &spans),
+            gather: put(self.batch.gather, &padded(&batch.gather, gathered, 0)),
+            targets: put(self.batch.targets, &padded(&batch.targets, gathered, 0)),
+            scatter_offsets: put(
+                self.batch.scatter_offsets,
+                &padded(&batch.scatter_offsets, tokens + 1, scatter_end),
+            ),
             scatter_rows: put(self.batch.scatter_rows, &batch.scatter_rows),
             token_ids: put(self.batch.token_ids, &batch.token_ids),
             token_offsets: put(self.batch.token_offsets, &batch.token_offsets),
@@ -217,61 +320,113 @@ impl Activations {
     }
 }
 
-fn plan_layer(plan: &mut MemoryPlan, config: &LlamaConfig, t: usize, index: usize) -> LayerActivations {
-    let (h, f) = (config.hidden_size, config.intermediate_size);
-    let mut add = |name: &str, shape: &[usize]| {
-        plan.add(Arena::Saved, format!("layer {index} / {name}"), Element::F32, shape)
-    };
-    LayerActivations {
-        stream: add("stream", &[t, h]),
-        input_rstd: add("input norm's rstd", &[t]),
-        input_normed: add("input norm", &[t, h]),
-        qkv: add("qkv", &[t, config.qkv_width()]),
-        attention: add("attention", &[t, config.num_attention_heads * config.head_dim]),
-        attention_lse: add("attention log-sum-exp", &[t, config.num_attention_heads]),
-        middle: add("stream after attention", &[t, h]),
-        middle_rstd: add("post-attention norm's rstd", &[t]),
-        middle_normed: add("post-attention norm", &[t, h]),
-        gate_up: add("gate and up", &[t, 2 * f]),
-        swiglu: add("swiglu", &[t, f]),
-    }
+/// The spans of a group or of a part of it, in the order in which they lie.
+fn encoded_spans(group: &BatchGroup) -> impl Iterator<Item = [u32; SPAN_WORDS]> + use<> {
+    let spans = [(group.prompt, SPAN_PROMPT), (group.chosen, SPAN_CHOSEN), (group.rejected, SPAN_REJECTED)];
+    spans.into_iter().filter_map(|(span, role)| span.map(|span| [span.start, span.len, role]))
 }
+
+/// One set of views per layer; what a layer does not keep for itself lies where the others' does.
+fn plan_layers(
+    plan: &mut MemoryPlan,
+    config: &LlamaConfig,
+    t: usize,
+    stored: Element,
+    purpose: Purpose,
+) -> Vec<LayerActivations> {
+    let (h, f) = (config.hidden_size, config.intermediate_size);
+    let mut shared = std::collections::BTreeMap::<&str, View>::new();
+    let mut layer = |index: usize| {
+        let mut add = |name: &'static str, kept: bool, element, shape: &[usize]| {
+            if kept {
+                return plan.add(Arena::Saved, format!("layer {index} / {name}"), element, shape);
+            }
+            *shared
+                .entry(name)
+                .or_insert_with(|| plan.add(Arena::Saved, format!("any layer / {name}"), element, shape))
+        };
+        let keeps = |least: Recompute| matches!(purpose, Purpose::Training(level) if level <= least);
+        // The stream survives every level, the outputs of products all but the last, everything else only the first.
+        let (always, products, all) =
+            (keeps(Recompute::Blocks), keeps(Recompute::Norms), keeps(Recompute::Nothing));
+        let statistic = Element::F32;
+        let attention = config.num_attention_heads * config.head_dim;
+        LayerActivations {
+            stream: add("stream", always, stored, &[t, h]),
+            input_rstd: add("input norm's rstd", products, statistic, &[t]),
+            input_normed: add("input norm", all, stored, &[t, h]),
+            qkv: add("qkv", products, stored, &[t, config.qkv_width()]),
+            attention: add("attention", products, stored, &[t, attention]),
+            attention_lse: add(
+                "attention log-sum-exp",
+                products,
+                statistic,
+                &[t, config.num_attention_heads],
+            ),
+            middle: add("stream after attention", products, stored, &[t, h]),
+            middle_rstd: add("post-attention norm's rstd", products, statistic, &[t]),
+            middle_normed: add("post-attention norm", all, stored, &[t, h]),
+            gate_up: add("gate and up", products, stored, &[t, 2 * f]),
+            swiglu: add("swiglu", all, stored, &[t, f]),
+        }
+    };
+    (0..config.num_hidden_layers).map(&mut layer).collect()
+}
+
+/// Rows of f32 logits that exist at a time where unit gradients are stored in another format.
+const F32_LOGIT_ROWS: usize = 1024;
 
 fn plan_head(
     plan: &mut MemoryPlan,
     config: &LlamaConfig,
     budget: Budget,
+    precision: Precision,
     purpose: Purpose,
 ) -> HeadActivations {
-    let (r, h, v) = (budget.rows, config.hidden_size, config.vocab_size);
+    let (r, h, v) = (budget.padded_rows(), config.hidden_size, config.vocab_size);
+    let head_rows = budget.head_rows.next_multiple_of(budget.rungs.rows);
     // Without a backward pass the two [.., H] buffers are never written.
     let (gradient_rows, scaled_rows) = match purpose {
-        Purpose::Training => (r, budget.head_rows),
+        Purpose::Training(_) => (r, head_rows),
         Purpose::Inference => (0, 0),
     };
+    let in_place = precision.logits == precision.storage;
+    let logit_rows = if in_place { head_rows } else { F32_LOGIT_ROWS.min(head_rows) };
+    let stored = precision.storage;
     let mut add = |arena, name, element, shape: &[usize]| plan.add(arena, name, element, shape);
+    let logits = add(Arena::Head, "logits, then unit gradients", precision.logits, &[logit_rows, v]);
+    let unit = match (in_place, purpose) {
+        (true, _) => logits,
+        (false, Purpose::Training(_)) => add(Arena::Head, "unit gradients", stored, &[head_rows, v]),
+        (false, Purpose::Inference) => add(Arena::Head, "unit gradients", stored, &[0, v]),
+    };
     HeadActivations {
-        x: add(Arena::Saved, "head input rows", Element::F32, &[r, h]),
-        dx: add(Arena::Saved, "d head input rows", Element::F32, &[gradient_rows, h]),
+        logits,
+        logit_rows,
+        unit,
+        x: add(Arena::Saved, "head input rows", stored, &[r, h]),
+        dx: add(Arena::Saved, "d head input rows", stored, &[gradient_rows, h]),
         target_logits: add(Arena::Saved, "target logits", Element::F32, &[r]),
         logp: add(Arena::Saved, "token log-probs", Element::F32, &[r]),
         lse: add(Arena::Saved, "head log-sum-exp", Element::F32, &[r]),
         argmax: add(Arena::Saved, "argmax", Element::U32, &[r]),
         coefficients: add(Arena::Saved, "coefficients", Element::F32, &[r]),
-        logits: add(Arena::Head, "logits, then unit gradients", Element::F32, &[budget.head_rows, v]),
-        scaled: add(Arena::Head, "scaled head input rows", Element::F32, &[scaled_rows, h]),
+        scaled: add(Arena::Head, "scaled head input rows", stored, &[scaled_rows, h]),
     }
 }
 
-fn plan_batch(plan: &mut MemoryPlan, budget: Budget) -> DeviceBatch {
-    let (t, r) = (budget.tokens, budget.rows);
+/// Room for the lists of any batch within the budget; `t` is its T, padding included.
+fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
+    let r = budget.padded_rows();
     let mut add = |name, len| plan.add(Arena::Batch, name, Element::U32, &[len]);
     DeviceBatch {
+        rows: budget.rows,
         ids: add("token ids", t),
         positions: add("positions", t),
-        // A segment has at least one token.
+        // A segment has at least one token, and a span belongs to one segment.
         segments: add("segments", t * SEGMENT_WORDS),
         families: add("families", t + 1),
+        spans: add("spans", t * SPAN_WORDS),
         gather: add("gather list", r),
         targets: add("targets", r),
         scatter_offsets: add("scatter offsets", t + 1),
@@ -303,6 +458,7 @@ impl Activations {
             swiglu: cut(layer.swiglu, f),
         };
         Activations {
+            recompute: self.recompute,
             layers: self.layers.iter().map(layer).collect(),
             branch: cut(self.branch, h),
             last_stream: cut(self.last_stream, h),
@@ -317,6 +473,7 @@ impl Activations {
                 dqkv: cut(backward.dqkv, qkv),
                 dattention: cut(backward.dattention, attention),
                 delta: cut(backward.delta, heads),
+                norm_partial: backward.norm_partial,
             }),
             budget: self.budget,
             head: self.head,

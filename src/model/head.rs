@@ -7,12 +7,15 @@
 //!
 //! A unit (a sequence or a group, as the objective couples) longer than the buffer is scored first, without keeping U,
 //! and its logits are computed again once `g` is known: four products, the same numbers.
+//!
+//! Chunks are padded to rungs by the rows behind them: those have coefficient 0 as yet, so they add nothing to dW, and what
+//! is written for them is written again, with the same bits, when their own chunk comes.
 
 use std::ops::Range;
 
 use super::activations::{Activations, DeviceBatch};
 use super::llama::Llama;
-use crate::backend::{Backend, GatherRows, HeadRows, ObjectiveCoefficients, TargetLogits, View};
+use crate::backend::{Backend, GatherRows, HeadRows, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View};
 use crate::data::{BatchGroup, Span, StepTotals};
 use crate::objective::{Coupling, Objective};
 
@@ -94,12 +97,22 @@ impl Llama {
         });
     }
 
+    /// Rows on which the head works at a time, from `rows.start` on: up to the buffer's, and padded to the rung.
+    fn parts(
+        activations: &Activations,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
+        let (capacity, rung) = (activations.budget.head_rows, activations.budget.rungs.rows);
+        rows.clone().step_by(capacity).map(move |start| {
+            let len = capacity.min(rows.end - start);
+            start..start + len.next_multiple_of(rung)
+        })
+    }
+
     /// Log-probs (`logp`, `lse`, `argmax` of `activations.head`) of every response row, without gradients.
     pub fn score<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
         self.gather_head_rows(backend, activations, batch);
-        let capacity = activations.budget.head_rows;
-        for start in (0..batch.gather.len).step_by(capacity) {
-            let rows = start..(start + capacity).min(batch.gather.len);
+        for rows in Self::parts(activations, 0..batch.rows) {
             self.head_logits(backend, activations, batch, rows, false);
         }
     }
@@ -114,26 +127,25 @@ impl Llama {
         step: HeadStep<'_>,
     ) {
         self.gather_head_rows(backend, activations, batch);
-        let rows = batch.gather.len;
         let (logp, coefficients) =
-            (activations.head.logp.first(rows), activations.head.coefficients.first(rows));
-        backend.zero(coefficients);
+            (activations.head.logp.first(batch.rows), activations.head.coefficients.first(batch.rows));
+        backend.zero(activations.head.coefficients.first(batch.gather.len));
         let capacity = activations.budget.head_rows;
         let mut accumulate = step.accumulate;
+        let mut first_span = 0;
         for chunk in chunks(groups, step.objective.coupling(), capacity) {
             let fits = chunk.rows.len() <= capacity;
-            let parts: Vec<Range<usize>> = chunk
-                .rows
-                .clone()
-                .step_by(capacity)
-                .map(|start| start..(start + capacity).min(chunk.rows.end))
-                .collect();
-            for part in &parts {
-                self.head_logits(backend, activations, batch, part.clone(), fits);
+            let parts = Self::parts(activations, chunk.rows.clone());
+            for part in parts.clone() {
+                self.head_logits(backend, activations, batch, part, fits);
             }
+            let span_count = chunk.units.iter().flat_map(spans).count();
+            let chunk_spans = batch.spans.rows(first_span..first_span + span_count, SPAN_WORDS);
+            first_span += span_count;
             backend.objective(ObjectiveCoefficients {
                 objective: step.objective,
                 units: &chunk.units,
+                spans: chunk_spans,
                 totals: step.totals,
                 logp,
                 coefficients,
@@ -149,7 +161,7 @@ impl Llama {
         }
     }
 
-    /// Logits of some rows and the row kernel over them.
+    /// Logits of some rows and the row kernel over them, as many at a time as there is room for logits.
     fn head_logits<B: Backend>(
         &self,
         backend: &mut B,
@@ -158,28 +170,32 @@ impl Llama {
         rows: Range<usize>,
         write_gradient: bool,
     ) {
-        let (head, h) = (activations.head, self.config.hidden_size);
-        let x = head.x.rows(rows.clone(), h);
-        let logits = head.logits.first(rows.len() * self.config.vocab_size);
-        let cut = |view: View| view.slice(rows.clone());
-        self.head.forward(backend, x, logits, rows.len());
-        backend.target_logits(TargetLogits {
-            x,
-            weight: self.head.weight,
-            targets: cut(batch.targets),
-            out: cut(head.target_logits),
-            hidden: h,
-        });
-        backend.head_rows(HeadRows {
-            logits,
-            target_logits: cut(head.target_logits),
-            targets: cut(batch.targets),
-            logp: cut(head.logp),
-            lse: cut(head.lse),
-            argmax: cut(head.argmax),
-            vocabulary: self.config.vocab_size,
-            write_gradient,
-        });
+        let (head, h, v) = (activations.head, self.config.hidden_size, self.config.vocab_size);
+        for start in rows.clone().step_by(head.logit_rows) {
+            let part = start..(start + head.logit_rows).min(rows.end);
+            let x = head.x.rows(part.clone(), h);
+            let logits = head.logits.first(part.len() * v);
+            let cut = |view: View| view.slice(part.clone());
+            self.head.forward(backend, x, logits, part.len());
+            backend.target_logits(TargetLogits {
+                x,
+                weight: self.head.weight,
+                targets: cut(batch.targets),
+                out: cut(head.target_logits),
+                hidden: h,
+            });
+            let in_chunk = part.start - rows.start..part.end - rows.start;
+            backend.head_rows(HeadRows {
+                logits,
+                unit: write_gradient.then(|| head.unit.rows(in_chunk, v)),
+                target_logits: cut(head.target_logits),
+                targets: cut(batch.targets),
+                logp: cut(head.logp),
+                lse: cut(head.lse),
+                argmax: cut(head.argmax),
+                vocabulary: v,
+            });
+        }
     }
 
     /// From the unit gradients of some rows to their share of dX (unscaled) and dW.
@@ -192,7 +208,7 @@ impl Llama {
         accumulate: bool,
     ) {
         let (head, h) = (activations.head, self.config.hidden_size);
-        let unit = head.logits.first(rows.len() * self.config.vocab_size);
+        let unit = head.unit.first(rows.len() * self.config.vocab_size);
         self.head.backward_input(backend, unit, head.dx.rows(rows.clone(), h), rows.len());
         let scaled = head.scaled.first(rows.len() * h);
         backend.gather_rows(GatherRows {

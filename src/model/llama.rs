@@ -3,10 +3,10 @@
 //! `llama_backward.rs` is its mirror; `head.rs` takes over at the final hidden state. Nothing here knows a device or an
 //! objective.
 
-use super::LlamaConfig;
 use super::activations::{Activations, DeviceBatch, LayerActivations};
 use super::linear::Linear;
 use super::parameters::ParameterTable;
+use super::{LlamaConfig, Precision};
 use crate::backend::{
     AttentionForward, AttentionShape, Backend, Element, EmbeddingForward, Heads, RmsnormForward, Rope,
     Rotation, SwigluForward, View,
@@ -56,17 +56,37 @@ pub struct Llama {
     pub final_norm: Norm,
     /// The language-model head; with tied embeddings a view of the same memory as `embedding`.
     pub head: Linear,
+    /// u16, at the weights' offsets: what master weights have beyond them.
+    pub remainders: Option<View>,
     cos: View,
     sin: View,
     positions: usize,
 }
 
+/// What a model is planned for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// To be run.
+    Inference,
+    /// To be trained: with gradients, and with what the precision keeps of master weights.
+    Training,
+}
+
 impl Llama {
-    /// Adds weights, gradients (if `trainable`) and rotary tables for `positions` positions to a plan.
-    pub fn plan(plan: &mut MemoryPlan, config: &LlamaConfig, positions: usize, trainable: bool) -> Self {
+    /// Adds weights, gradients (if they are to be trained) and rotary tables for `positions` positions to a plan.
+    pub fn plan(
+        plan: &mut MemoryPlan,
+        config: &LlamaConfig,
+        positions: usize,
+        precision: Precision,
+        purpose: Use,
+    ) -> Self {
+        let trainable = purpose == Use::Training;
         let table = ParameterTable::new(config);
-        let weights = table.plan(plan, Arena::Weights);
-        let gradients = trainable.then(|| table.plan(plan, Arena::Gradients));
+        let weights = table.plan(plan, Arena::Weights, precision.storage);
+        let remainders = (trainable && precision.has_remainder())
+            .then(|| table.plan(plan, Arena::Remainders, Element::U16));
+        let gradients = trainable.then(|| table.plan(plan, Arena::Gradients, Element::F32));
         let (h, f) = (config.hidden_size, config.intermediate_size);
         let attention = config.num_attention_heads * config.head_dim;
         let views = |names: &[String]| {
@@ -104,7 +124,19 @@ impl Llama {
         let cos = plan.add(Arena::Constants, "rotary cosines", Element::F32, &[positions, half]);
         let sin = plan.add(Arena::Constants, "rotary sines", Element::F32, &[positions, half]);
         let config = config.clone();
-        Self { config, table, embedding, embedding_gradient, layers, final_norm, head, cos, sin, positions }
+        Self {
+            config,
+            table,
+            embedding,
+            embedding_gradient,
+            layers,
+            final_norm,
+            head,
+            remainders,
+            cos,
+            sin,
+            positions,
+        }
     }
 
     /// The weights as one run, in the parameter table's order.
@@ -161,16 +193,21 @@ impl Llama {
     /// Token ids to the final hidden state, `activations.hidden`.
     pub fn forward<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
         self.forward_with(backend, activations, batch, |backend, model, _, layer| {
-            let [q, k, v] = model.split_qkv(layer.qkv);
-            backend.attention_forward(AttentionForward {
-                q,
-                k,
-                v,
-                segments: batch.segments,
-                out: layer.attention,
-                lse: layer.attention_lse,
-                shape: model.attention_shape(),
-            });
+            model.attend(backend, batch, layer);
+        });
+    }
+
+    /// Attention within the batch.
+    pub(super) fn attend<B: Backend>(&self, backend: &mut B, batch: &DeviceBatch, keep: &LayerActivations) {
+        let [q, k, v] = self.split_qkv(keep.qkv);
+        backend.attention_forward(AttentionForward {
+            q,
+            k,
+            v,
+            segments: batch.segments,
+            out: keep.attention,
+            lse: keep.attention_lse,
+            shape: self.attention_shape(),
         });
     }
 
@@ -195,29 +232,47 @@ impl Llama {
             // The stream after a block is the sum that the next norm forms on its way.
             let residual = (index > 0).then(|| cut.layers[index - 1].middle);
             let x = if index > 0 { cut.branch } else { keep.stream };
-            self.norm(
-                backend,
-                layer.input_norm,
-                x,
-                residual,
-                keep.stream,
-                keep.input_normed,
-                keep.input_rstd,
-            );
-            layer.qkv.forward(backend, keep.input_normed, keep.qkv, tokens);
-            self.rotate(backend, keep.qkv, batch.positions, Rotation::Forward);
-            attend(backend, self, index, keep);
-            layer.output.forward(backend, keep.attention, cut.branch, tokens);
-            let middle = keep.middle;
-            let (normed, rstd) = (keep.middle_normed, keep.middle_rstd);
-            self.norm(backend, layer.post_norm, cut.branch, Some(keep.stream), middle, normed, rstd);
-            layer.gate_up.forward(backend, normed, keep.gate_up, tokens);
-            let feed_forward = self.config.intermediate_size;
-            backend.swiglu_forward(SwigluForward { gate_up: keep.gate_up, out: keep.swiglu, feed_forward });
+            let (normed, rstd) = (keep.input_normed, keep.input_rstd);
+            self.norm(backend, layer.input_norm, x, residual, keep.stream, normed, rstd);
+            self.block(backend, layer, keep, batch.positions, cut.branch, |backend| {
+                attend(backend, self, index, keep);
+            });
             layer.down.forward(backend, keep.swiglu, cut.branch, tokens);
         }
         let residual = cut.layers.last().map(|layer| layer.middle);
         self.norm(backend, self.final_norm, cut.branch, residual, cut.last_stream, cut.hidden, cut.last_rstd);
+    }
+
+    /// A block from its first norm's output to the input of its last product; `branch` is overwritten.
+    pub(super) fn block<B: Backend>(
+        &self,
+        backend: &mut B,
+        layer: &Layer,
+        keep: &LayerActivations,
+        positions: View,
+        branch: View,
+        attend: impl FnOnce(&mut B),
+    ) {
+        let tokens = positions.len;
+        layer.qkv.forward(backend, keep.input_normed, keep.qkv, tokens);
+        self.rotate(backend, keep.qkv, positions, Rotation::Forward);
+        attend(backend);
+        layer.output.forward(backend, keep.attention, branch, tokens);
+        let (normed, rstd) = (keep.middle_normed, keep.middle_rstd);
+        self.norm(backend, layer.post_norm, branch, Some(keep.stream), keep.middle, normed, rstd);
+        layer.gate_up.forward(backend, normed, keep.gate_up, tokens);
+        self.gate(backend, keep);
+    }
+
+    /// The gated activation.
+    pub(super) fn gate<B: Backend>(&self, backend: &mut B, keep: &LayerActivations) {
+        let feed_forward = self.config.intermediate_size;
+        backend.swiglu_forward(SwigluForward { gate_up: keep.gate_up, out: keep.swiglu, feed_forward });
+    }
+
+    /// A norm of what lies in the stream already.
+    pub(super) fn norm_again<B: Backend>(&self, backend: &mut B, norm: Norm, x: View, out: View, rstd: View) {
+        self.norm(backend, norm, x, None, x, out, rstd);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the operation's operands, in order")]

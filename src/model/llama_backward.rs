@@ -1,9 +1,12 @@
 //! The backward pass of a Llama: the mirror of `llama.rs`, block by block from the last to the first.
 //!
+//! What the memory plan did not keep is computed again, layer by layer, with the operations of the forward pass and so with
+//! the same bits.
+//!
 //! `accumulate` says whether weight gradients are added to what earlier micro-batches of the step left (or the head:
 //! tied embeddings) instead of replacing it.
 
-use super::activations::{Activations, BackwardActivations, DeviceBatch, LayerActivations};
+use super::activations::{Activations, BackwardActivations, DeviceBatch, LayerActivations, Recompute};
 use super::llama::{Layer, Llama, Norm};
 use crate::backend::{
     AttentionBackward, Backend, EmbeddingBackward, RmsnormBackward, Rotation, ScatterRows, SwigluBackward,
@@ -28,7 +31,7 @@ impl Llama {
         let cut = activations.cut(&self.config, tokens);
         let Some(scratch) = cut.backward else { panic!("planned for inference: no backward activations") };
         let h = self.config.hidden_size;
-        let rows = batch.gather.len;
+        let rows = batch.rows;
         backend.scatter_rows(ScatterRows {
             source: activations.head.dx.first(rows * h),
             offsets: batch.scatter_offsets,
@@ -40,6 +43,10 @@ impl Llama {
         let (x, rstd) = (cut.last_stream, cut.last_rstd);
         self.norm_backward(backend, self.final_norm, &scratch, x, rstd, None, scratch.dstream, accumulate);
         for (index, (layer, keep)) in self.layers.iter().zip(&cut.layers).enumerate().rev() {
+            // What the last layer left is still there.
+            if index + 1 < self.layers.len() {
+                self.recompute(backend, activations.recompute, layer, keep, batch, &scratch);
+            }
             self.feed_forward_backward(backend, layer, keep, &scratch, tokens, accumulate);
             self.attention_block_backward(backend, layer, keep, &scratch, batch, accumulate);
             layer_done(backend, index);
@@ -56,6 +63,35 @@ impl Llama {
             dtable,
             hidden: h,
         });
+    }
+
+    /// Brings back what the layers after this one have overwritten.
+    fn recompute<B: Backend>(
+        &self,
+        backend: &mut B,
+        recompute: Recompute,
+        layer: &Layer,
+        keep: &LayerActivations,
+        batch: &DeviceBatch,
+        scratch: &BackwardActivations,
+    ) {
+        if recompute == Recompute::Nothing {
+            return;
+        }
+        self.norm_again(backend, layer.input_norm, keep.stream, keep.input_normed, keep.input_rstd);
+        match recompute {
+            Recompute::Nothing => {}
+            Recompute::Norms => {
+                self.norm_again(backend, layer.post_norm, keep.middle, keep.middle_normed, keep.middle_rstd);
+                self.gate(backend, keep);
+            }
+            // The gradient of a norm's output is not needed yet: room for the branch.
+            Recompute::Blocks => {
+                self.block(backend, layer, keep, batch.positions, scratch.dnormed, |backend| {
+                    self.attend(backend, batch, keep);
+                });
+            }
+        }
     }
 
     /// `dstream` (of the block's output) to `dmiddle`.
@@ -146,6 +182,7 @@ impl Llama {
             dresidual,
             dx,
             dweight: norm.gradient,
+            partial: scratch.norm_partial,
             accumulate,
             hidden: self.config.hidden_size,
         });

@@ -9,14 +9,18 @@ mod head;
 mod linear;
 mod llama;
 mod llama_backward;
+pub mod master;
 mod parameters;
+mod precision;
 mod weights;
 
 pub use activations::{
     Activations, BackwardActivations, Budget, DeviceBatch, HeadActivations, LayerActivations, Purpose,
+    Recompute, Rungs,
 };
 pub use config::{ConfigError, LlamaConfig, Rope};
 pub use head::{Chunk, HeadStep, chunks};
 pub use linear::Linear;
-pub use llama::{Layer, Llama, Norm};
+pub use llama::{Layer, Llama, Norm, Use};
 pub use parameters::{Parameter, ParameterTable};
+pub use precision::{OptimizerState, Precision};

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::LlamaConfig;
-use crate::backend::{Element, View};
+use crate::backend::{Element, MOMENT_BLOCK, View};
 use crate::plan::{Arena, MemoryPlan};
 
 /// One tensor of the model, under its Hugging Face name.
@@ -42,8 +42,9 @@ pub struct ParameterTable {
     elements: usize,
 }
 
-/// Tensors start at multiples of this many elements unless they belong to the same product.
-const ALIGNMENT: usize = 64;
+/// Tensors start at multiples of this many elements unless they belong to the same product: blocks of 8-bit moments never
+/// span two of the optimizer's runs.
+const ALIGNMENT: usize = MOMENT_BLOCK;
 
 impl ParameterTable {
     /// The table of a model.
@@ -102,8 +103,8 @@ impl ParameterTable {
     }
 
     /// Adds an arena with a place for every parameter to a plan.
-    pub fn plan(&self, plan: &mut MemoryPlan, arena: Arena) -> View {
-        plan.add(arena, arena.title(), Element::F32, &[self.elements])
+    pub fn plan(&self, plan: &mut MemoryPlan, arena: Arena, element: Element) -> View {
+        plan.add(arena, arena.title(), element, &[self.elements])
     }
 
     /// The run of elements from the first of `names` to the last: tensors that are multiplied as one.

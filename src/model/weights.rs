@@ -1,12 +1,14 @@
 //! Weights in and out of a planned model: from a Hugging Face folder, from a seed, and to whoever saves them.
 
+use half::bf16;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-use super::Llama;
-use crate::backend::{Backend, View};
-use crate::checkpoint::{CheckpointError, ModelFolder, SourceError};
+use super::master::{join, split};
+use super::{Llama, Parameter};
+use crate::backend::{Backend, BackendError, Element, View};
+use crate::checkpoint::{CheckpointError, ModelFolder};
 
 impl Llama {
     /// The place of a parameter in an arena of the table's layout (weights, moments).
@@ -17,13 +19,57 @@ impl Llama {
         arena.slice(self.table.span(&[name.to_owned()]))
     }
 
-    /// Reads every parameter from a folder of this configuration, widened to f32, one tensor in memory at a time.
+    /// Reads every parameter from a folder of this configuration, one tensor in memory at a time.
     pub fn load<B: Backend>(&self, backend: &mut B, folder: &ModelFolder) -> Result<(), CheckpointError> {
         let mut values = Vec::new();
         for parameter in self.table.forward_order() {
             values.resize(parameter.elements(), 0.0f32);
             folder.read(&parameter.name, &mut values)?;
-            backend.write(self.weights().slice(parameter.range()), &values);
+            self.write_weight(backend, parameter, &values);
+        }
+        Ok(())
+    }
+
+    /// Sets a parameter's master weights: the stored ones, and the remainders where there are any. Without remainders, stored
+    /// bf16 weights are the values rounded to nearest.
+    pub fn write_weight<B: Backend>(&self, backend: &mut B, parameter: &Parameter, values: &[f32]) {
+        let stored = self.weights().slice(parameter.range());
+        if stored.element == Element::F32 {
+            return backend.write(stored, values);
+        }
+        match self.remainders {
+            None => {
+                backend.write(stored, &values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>())
+            }
+            Some(remainders) => {
+                let (high, low): (Vec<bf16>, Vec<u16>) = values.iter().map(|&value| split(value)).unzip();
+                backend.write(stored, &high);
+                backend.write(remainders.slice(parameter.range()), &low);
+            }
+        }
+    }
+
+    /// Fills `out` with elements `start..` of a parameter's master weights.
+    pub fn read_weight<B: Backend>(
+        &self,
+        backend: &mut B,
+        name: &str,
+        start: usize,
+        out: &mut [f32],
+    ) -> Result<(), BackendError> {
+        let range = start..start + out.len();
+        let stored = self.place(self.weights(), name).slice(range.clone());
+        if stored.element == Element::F32 {
+            return backend.read(stored, out);
+        }
+        let mut high = vec![bf16::ZERO; out.len()];
+        backend.read(stored, &mut high)?;
+        let mut low = vec![0u16; out.len()];
+        if let Some(remainders) = self.remainders {
+            backend.read(self.place(remainders, name).slice(range), &mut low)?;
+        }
+        for ((out, high), low) in out.iter_mut().zip(high).zip(low) {
+            *out = join(high, low);
         }
         Ok(())
     }
@@ -40,20 +86,7 @@ impl Llama {
             let values: Vec<f32> = (0..parameter.elements())
                 .map(|_| if parameter.shape.len() > 1 { normal.sample(&mut generator) } else { 1.0 })
                 .collect();
-            backend.write(self.weights().slice(parameter.range()), &values);
+            self.write_weight(backend, parameter, &values);
         }
-    }
-
-    /// Fills `out` with elements `start..` of a parameter's values in `arena`: what a checkpoint asks for.
-    pub fn read_parameter<B: Backend>(
-        &self,
-        backend: &mut B,
-        arena: View,
-        name: &str,
-        start: usize,
-        out: &mut [f32],
-    ) -> Result<(), SourceError> {
-        let view = self.place(arena, name).slice(start..start + out.len());
-        Ok(backend.read(view, out)?)
     }
 }

@@ -52,6 +52,25 @@ pub enum TrainError {
         /// Tokens of the longest sequence.
         longest: usize,
     },
+    /// A number format that the device does not compute in.
+    #[error("{setting} {problem}")]
+    Format {
+        /// The flag.
+        setting: &'static str,
+        /// What it needs.
+        problem: &'static str,
+    },
+    /// A model whose heads no kernel was made for.
+    #[error(
+        "the model's heads have {found} elements (head_dim), and attention on a GPU is made for {}; --device cpu takes any",
+        supported.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    HeadSize {
+        /// Elements of a head.
+        found: usize,
+        /// What there is.
+        supported: &'static [usize],
+    },
     /// A sequence longer than the model's positions.
     #[error(
         "the longest sequence has {longest} tokens and the model was made for {positions} \

@@ -1,20 +1,36 @@
 //! Where everything of a run lies: the memory plan of training, made from configuration and budget alone.
 
 use crate::backend::{Backend, BackendError, Element, NORM_BLOCK, STEP_STATE_LEN, View};
-use crate::generate::Cache;
-use crate::model::{Activations, Budget, Llama, LlamaConfig, Purpose};
+use crate::generate::{Cache, CacheSize};
+use crate::model::{Activations, Budget, Llama, LlamaConfig, Precision, Purpose, Recompute, Use};
 use crate::objective::Objective;
 use crate::optim::{AdamwOptimizer, AdamwSettings};
 use crate::plan::{Arena, MemoryPlan};
 use crate::train::Trainer;
 
-/// Sequences that are answered side by side, and how long they may become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheSize {
-    /// Sequences.
-    pub sequences: usize,
-    /// Tokens of each.
-    pub length: usize,
+/// What decides a layout beside the model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayoutSettings {
+    /// The largest micro-batch.
+    pub budget: Budget,
+    /// AdamW's.
+    pub optimizer: AdamwSettings,
+    /// Number formats.
+    pub precision: Precision,
+    /// What is not kept for the backward pass.
+    pub recompute: Recompute,
+    /// Room for sampled answers, if any are wanted.
+    pub cache: Option<CacheSize>,
+    /// Bytes for matrix products to work in.
+    pub workspace: usize,
+}
+
+impl LayoutSettings {
+    /// Everything in f32, all activations kept, nothing sampled: the CPU's.
+    pub fn f32(budget: Budget, optimizer: AdamwSettings) -> Self {
+        let (precision, recompute) = (Precision::F32, Recompute::Nothing);
+        Self { budget, optimizer, precision, recompute, cache: None, workspace: 0 }
+    }
 }
 
 /// The plan and the views that came from it.
@@ -38,22 +54,20 @@ pub struct Layout {
 
 impl Layout {
     /// The layout of a training run.
-    pub fn new(
-        config: &LlamaConfig,
-        budget: Budget,
-        optimizer: AdamwSettings,
-        cache: Option<CacheSize>,
-    ) -> Self {
+    pub fn new(config: &LlamaConfig, settings: LayoutSettings) -> Self {
+        let LayoutSettings { budget, optimizer, precision, recompute, cache, workspace } = settings;
         let mut plan = MemoryPlan::default();
-        let model = Llama::plan(&mut plan, config, budget.positions, true);
-        let optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer);
+        let model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Training);
+        let optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer, precision);
         let state = plan.add(Arena::Constants, "step state", Element::F64, &[STEP_STATE_LEN]);
         let blocks = model.table.arena_elements().div_ceil(NORM_BLOCK);
         let norm_partial =
             plan.add(Arena::Constants, "gradient norm's partial sums", Element::F64, &[blocks]);
-        let activations = Activations::plan(&mut plan, config, budget, Purpose::Training);
-        let cache =
-            cache.map(|size| Cache::plan(&mut plan, config, size.sequences, size.length, budget.tokens));
+        let purpose = Purpose::Training(recompute);
+        let activations = Activations::plan(&mut plan, config, budget, precision, purpose);
+        let cache = cache
+            .map(|size| Cache::plan(&mut plan, config, size, activations.budget.tokens, precision.storage));
+        plan_workspace(&mut plan, workspace);
         Self { plan, model, activations, optimizer, state, norm_partial, cache }
     }
 
@@ -79,6 +93,12 @@ impl Layout {
     }
 }
 
+fn plan_workspace(plan: &mut MemoryPlan, bytes: usize) {
+    if bytes > 0 {
+        plan.add(Arena::Workspace, Arena::Workspace.title(), Element::U8, &[bytes]);
+    }
+}
+
 /// The plan and the views of a model that only scores.
 #[derive(Clone, Debug)]
 pub struct InferenceLayout {
@@ -92,10 +112,11 @@ pub struct InferenceLayout {
 
 impl InferenceLayout {
     /// The layout of a forward-only run.
-    pub fn new(config: &LlamaConfig, budget: Budget) -> Self {
+    pub fn new(config: &LlamaConfig, budget: Budget, precision: Precision, workspace: usize) -> Self {
         let mut plan = MemoryPlan::default();
-        let model = Llama::plan(&mut plan, config, budget.positions, false);
-        let activations = Activations::plan(&mut plan, config, budget, Purpose::Inference);
+        let model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Inference);
+        let activations = Activations::plan(&mut plan, config, budget, precision, Purpose::Inference);
+        plan_workspace(&mut plan, workspace);
         Self { plan, model, activations }
     }
 

@@ -13,11 +13,13 @@ mod resume;
 mod run;
 mod sample;
 mod step;
+mod target;
 
 pub use error::TrainError;
-pub use layout::{CacheSize, InferenceLayout, Layout};
+pub use layout::{InferenceLayout, Layout, LayoutSettings};
 pub use prepare::{Prepared, plan_without_data};
 pub use resume::adopt;
 pub use run::{Outcome, run};
 pub use sample::Sample;
 pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};
+pub use target::Target;

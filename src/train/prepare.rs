@@ -5,19 +5,25 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{CacheSize, InferenceLayout, Layout, TrainError};
+use super::{InferenceLayout, Layout, LayoutSettings, Target, TrainError};
 use crate::DType;
+use crate::backend::DeviceKind;
 use crate::checkpoint::ModelFolder;
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{Dataset, EncodeConfig, Encoder, Group, Loader, LoaderConfig, Role, Spans, load};
 use crate::eval::largest;
-use crate::model::{Budget, LlamaConfig};
+use crate::generate::CacheSize;
+use crate::model::{Budget, LlamaConfig, Precision, Recompute};
 use crate::objective::{Objective, registry};
 use crate::optim::{AdamwSettings, Schedule, schedule};
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
-const DEFAULT_TOKENS: usize = 4096;
+const CPU_TOKENS: usize = 4096;
+/// As above. A GPU is at full speed with a quarter of it, but adds every micro-batch to f32 gradients.
+const GPU_TOKENS: usize = 16384;
+/// Tokens of a micro-batch on a GPU below which recomputing costs less than small products do.
+const GPU_LEAST_TOKENS: usize = 4096;
 /// Rows of logits at a time, at least.
 const HEAD_ROWS: usize = 1024;
 /// Bytes of logits above which a unit is scored twice rather than held whole.
@@ -54,19 +60,25 @@ pub struct Prepared {
     pub epochs: f64,
     /// The learning rate.
     pub schedule: Schedule,
+    /// What it is planned for.
+    pub target: Target,
+    /// The number formats.
+    pub precision: Precision,
     /// Where everything lies.
     pub layout: Layout,
 }
 
 impl Prepared {
-    /// Loads and checks everything. `available` are the bytes a plan may take.
-    pub fn new(config: &TrainConfig, available: Option<u64>) -> Result<Self, TrainError> {
+    /// Loads and checks everything, for a device of the target's kind and memory.
+    pub fn new(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
         let mut config = config.clone();
         let entry = registry::find(&config.objective.name)?;
         config.objective.name = entry.name.to_owned();
         config.objective.parameters = entry.resolve(&config.objective.parameters)?;
         let objective = entry.build(&config.objective.parameters)?;
         let Source { model, folder, tokenizer } = open_source(&config.model)?;
+        target.check(&model)?;
+        let precision = target.precision(config.device.formats)?;
         let reference = open_reference(&config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder)?;
@@ -101,10 +113,18 @@ impl Prepared {
             parts: config.batch.parts,
             spans: objective.spans(),
         };
-        let fitting = Fitting { config: &config, model: &model, train: &train, eval: eval.as_ref(), steps };
-        let Fitted { loader, layout, head_rows } = fitting.choose(loader, available)?;
+        let fitting = Fitting {
+            config: &config,
+            model: &model,
+            train: &train,
+            eval: eval.as_ref(),
+            steps,
+            target,
+            precision,
+        };
+        let Fitted { loader, layout, head_rows } = fitting.choose(loader)?;
         if let Some(reference) = &reference {
-            check_reference(reference, layout.activations.budget, available)?;
+            check_reference(reference, layout.activations.budget, precision, target)?;
         }
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
         config.device.head_rows = Some(head_rows);
@@ -123,6 +143,8 @@ impl Prepared {
             steps,
             epochs,
             schedule,
+            target,
+            precision,
             layout,
         })
     }
@@ -139,14 +161,17 @@ impl Prepared {
 fn check_reference(
     reference: &ModelFolder,
     budget: Budget,
-    available: Option<u64>,
+    precision: Precision,
+    target: Target,
 ) -> Result<(), TrainError> {
+    target.check(reference.config())?;
     let (longest, positions) = (budget.positions, reference.config().max_position_embeddings);
     if longest > positions {
         return Err(TrainError::ReferencePositions { path: reference.dir().to_owned(), longest, positions });
     }
-    let needed = InferenceLayout::new(reference.config(), budget).plan.total_bytes() as u64;
-    match available {
+    let layout = InferenceLayout::new(reference.config(), budget, precision, target.workspace());
+    let needed = layout.plan.total_bytes() as u64;
+    match target.memory {
         Some(available) if available < needed => {
             Err(TrainError::Memory { needed, available, tokens: budget.tokens, longest })
         }
@@ -161,6 +186,7 @@ pub fn adamw(config: &TrainConfig) -> AdamwSettings {
         beta2: config.optimizer.beta2,
         epsilon: config.optimizer.epsilon,
         weight_decay: config.optimizer.weight_decay,
+        seed: config.run.seed,
     }
 }
 
@@ -260,13 +286,15 @@ fn report(what: &str, data: &Dataset) {
     report.warn(what);
 }
 
-/// The search for a token budget whose plan fits.
+/// The search for micro-batches and a recompute level whose plan fits.
 struct Fitting<'a> {
     config: &'a TrainConfig,
     model: &'a LlamaConfig,
     train: &'a Arc<Dataset>,
     eval: Option<&'a Dataset>,
     steps: usize,
+    target: Target,
+    precision: Precision,
 }
 
 /// What it finds.
@@ -279,48 +307,48 @@ struct Fitted {
 }
 
 impl Fitting<'_> {
-    fn choose(&self, mut loader: LoaderConfig, available: Option<u64>) -> Result<Fitted, TrainError> {
-        let spans = loader.spans;
-        let (least_tokens, least_rows, mut longest) =
-            largest(&self.train.groups, Spans { rejected: true, ..spans });
+    fn choose(&self, loader: LoaderConfig) -> Result<Fitted, TrainError> {
+        let spans = Spans { rejected: true, ..loader.spans };
+        let (least_tokens, least_rows, longest) = largest(&self.train.groups, spans);
         let held_out: &[Group] = self.eval.map_or(&[], |eval| &eval.groups);
-        let (eval_tokens, eval_rows, eval_longest) = largest(held_out, Spans { rejected: true, ..spans });
-        longest = longest.max(eval_longest);
+        let (eval_tokens, eval_rows, eval_longest) = largest(held_out, spans);
+        let longest = longest.max(eval_longest);
         let positions = self.model.max_position_embeddings;
         if longest > positions {
             return Err(TrainError::TooLong { longest, positions });
         }
-        let least = (least_tokens.max(eval_tokens), least_rows.max(eval_rows));
+        let (least_tokens, least_rows) = (least_tokens.max(eval_tokens), least_rows.max(eval_rows));
         let cache = self.cache(held_out);
-        let head_rows = head_rows(self.config, self.model, least.1);
+        let head_rows = head_rows(self.config, self.model, self.precision, least_rows);
         // Prescribed parts are not to be cut any further.
-        let automatic = self.config.device.max_tokens_per_batch.is_none() && loader.parts.is_none();
-        loader.token_budget = match (self.config.device.max_tokens_per_batch, loader.parts) {
-            (Some(tokens), _) => tokens,
-            (None, Some(_)) => 0,
-            (None, None) => DEFAULT_TOKENS.max(least.0),
+        let sizes = match (self.config.device.max_tokens_per_batch, loader.parts) {
+            (Some(tokens), _) => Sizes::only(tokens),
+            (None, Some(_)) => Sizes::only(0),
+            (None, None) => Sizes::of(self.target, least_tokens),
         };
-        loop {
+        let mut smallest = None;
+        for (token_budget, recompute) in sizes.tries(self.config.device.recompute) {
+            let loader = LoaderConfig { token_budget, ..loader.clone() };
             let extent = Loader::measure(self.train.clone(), loader.clone(), 1, self.steps)?;
-            let (tokens, rows) = (extent.tokens.max(least.0), extent.rows.max(least.1));
+            let (tokens, rows) = (extent.tokens.max(least_tokens), extent.rows.max(least_rows));
             let sampled = cache.map_or(0, |cache| cache.length);
             let budget = Budget {
                 tokens,
                 rows,
                 head_rows: head_rows.min(rows).max(1),
                 positions: longest.max(sampled),
+                rungs: self.target.rungs(tokens, head_rows.min(rows)),
             };
-            let layout = Layout::new(self.model, budget, adamw(self.config), cache);
-            let (needed, free) = (layout.plan.total_bytes() as u64, available.unwrap_or(u64::MAX));
+            let settings = layout_settings(self.config, budget, self.precision, self.target);
+            let layout = Layout::new(self.model, LayoutSettings { recompute, cache, ..settings });
+            let (needed, free) = (layout.plan.total_bytes() as u64, self.target.memory.unwrap_or(u64::MAX));
             if needed <= free {
+                tracing::debug!("micro-batches of {token_budget} tokens, recompute {}", recompute.name());
                 return Ok(Fitted { loader, layout, head_rows });
             }
-            if !automatic || loader.token_budget <= least.0 {
-                return Err(TrainError::Memory { needed, available: free, tokens, longest });
-            }
-            loader.token_budget = (loader.token_budget / 2).max(least.0);
-            tracing::info!("the plan does not fit; trying micro-batches of {} tokens", loader.token_budget);
+            smallest = Some(TrainError::Memory { needed, available: free, tokens, longest });
         }
+        Err(smallest.unwrap_or_else(|| unreachable!("there is at least one try")))
     }
 
     /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.
@@ -332,9 +360,66 @@ impl Fitting<'_> {
     }
 }
 
+/// Token budgets worth trying.
+struct Sizes {
+    /// The first try.
+    most: usize,
+    /// As far as it pays to go before more is recomputed.
+    fast: usize,
+    /// As far as it is possible to go.
+    least: usize,
+}
+
+impl Sizes {
+    /// One size and no other.
+    fn only(tokens: usize) -> Self {
+        Self { most: tokens, fast: tokens, least: tokens }
+    }
+
+    /// From what is fast on the target down to its largest group.
+    fn of(target: Target, largest_group: usize) -> Self {
+        let (most, fast) = match target.kind {
+            DeviceKind::Cpu => (CPU_TOKENS, largest_group),
+            DeviceKind::Cuda => (GPU_TOKENS, GPU_LEAST_TOKENS),
+        };
+        Self { most: most.max(largest_group), fast: fast.max(largest_group), least: largest_group }
+    }
+
+    /// Token budget and recompute level, the fastest first.
+    fn tries(&self, level: Option<Recompute>) -> Vec<(usize, Recompute)> {
+        let levels = level.map_or(Recompute::ALL.to_vec(), |level| vec![level]);
+        let halved = |from: usize, to: usize| {
+            std::iter::successors(Some(from), move |&tokens| (tokens > to).then(|| (tokens / 2).max(to)))
+        };
+        let fast = levels.iter().flat_map(|&level| halved(self.most, self.fast).map(move |t| (t, level)));
+        let slow = levels
+            .last()
+            .into_iter()
+            .flat_map(|&level| halved(self.fast, self.least).skip(1).map(move |tokens| (tokens, level)));
+        fast.chain(slow).collect()
+    }
+}
+
+/// The settings of a layout that the configuration decides, without sampled answers.
+fn layout_settings(
+    config: &TrainConfig,
+    budget: Budget,
+    precision: Precision,
+    target: Target,
+) -> LayoutSettings {
+    LayoutSettings {
+        budget,
+        optimizer: adamw(config),
+        precision,
+        recompute: config.device.recompute.unwrap_or_default(),
+        cache: None,
+        workspace: target.workspace(),
+    }
+}
+
 /// Rows of logits at a time: as asked for, else enough for the largest unit, within bounds.
-fn head_rows(config: &TrainConfig, model: &LlamaConfig, largest_unit: usize) -> usize {
-    let affordable = (LARGEST_LOGITS / (model.vocab_size * 4)).max(HEAD_ROWS);
+fn head_rows(config: &TrainConfig, model: &LlamaConfig, precision: Precision, largest_unit: usize) -> usize {
+    let affordable = (LARGEST_LOGITS / (model.vocab_size * precision.storage.bytes())).max(HEAD_ROWS);
     config.device.head_rows.unwrap_or(HEAD_ROWS.max(largest_unit.min(affordable)))
 }
 
@@ -345,12 +430,31 @@ pub fn sample_length(groups: &[Group]) -> usize {
 }
 
 /// The layout of a run whose data are not known yet: sequences of the full `--max-length`, micro-batches as large as they
-/// would be at most.
-pub fn plan_without_data(config: &TrainConfig) -> Result<Layout, TrainError> {
+/// would be at most. Where nothing fits, the smallest.
+pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Layout, TrainError> {
     let model = open_source(&config.model)?.model;
+    target.check(&model)?;
+    let precision = target.precision(config.device.formats)?;
     let group = 2 * config.data.max_length;
-    let tokens = config.device.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).max(group);
-    let head_rows = head_rows(config, &model, group).min(tokens);
-    let budget = Budget { tokens, rows: tokens, head_rows, positions: config.data.max_length };
-    Ok(Layout::new(&model, budget, adamw(config), None))
+    let sizes = match config.device.max_tokens_per_batch {
+        Some(tokens) => Sizes::only(tokens.max(group)),
+        None => Sizes::of(target, group),
+    };
+    let mut layouts = sizes.tries(config.device.recompute).into_iter().map(|(tokens, recompute)| {
+        let head_rows = head_rows(config, &model, precision, group).min(tokens);
+        let positions = config.data.max_length;
+        let rungs = target.rungs(tokens, head_rows);
+        let budget = Budget { tokens, rows: tokens, head_rows, positions, rungs };
+        let settings = layout_settings(config, budget, precision, target);
+        Layout::new(&model, LayoutSettings { recompute, ..settings })
+    });
+    let fits = |layout: &Layout| target.memory.is_none_or(|free| layout.plan.total_bytes() as u64 <= free);
+    let mut smallest = None;
+    Ok(loop {
+        match layouts.next() {
+            Some(layout) if fits(&layout) => break layout,
+            Some(layout) => smallest = Some(layout),
+            None => break smallest.unwrap_or_else(|| unreachable!("there is at least one try")),
+        }
+    })
 }

@@ -12,7 +12,7 @@ use crate::checkpoint::{ModelFolder, atomic};
 use crate::config::ModelSource;
 use crate::data::{Dataset, Reference};
 use crate::eval::{Progress, Scorer};
-use crate::model::LlamaConfig;
+use crate::model::{Budget, LlamaConfig, Precision};
 
 /// The model whose log-probs are the reference.
 struct Source<'a> {
@@ -39,13 +39,15 @@ pub fn fill<B: Backend>(
         None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
     };
     let cache = &prepared.config.objective.reference_cache;
-    let mut model = Loaded { source: &source, layout: None };
+    let (precision, workspace) = (prepared.precision, prepared.target.workspace());
+    let mut model = Loaded { source: &source, precision, workspace, layout: None };
     let budget = prepared.layout.activations.budget;
     let weights = weights_fingerprint(&source);
+    let device = format!("{} {:?} {:?}", backend.name(), precision.storage, precision.logits);
     let mut datasets = vec![("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train))];
     datasets.extend(prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval)));
     for (what, data) in datasets {
-        let path = cache.join(format!("{:016x}.safetensors", fingerprint(weights, data, &backend.name())));
+        let path = cache.join(format!("{:016x}.safetensors", fingerprint(weights, data, &device)));
         let sums = match read_cache(&path, data.groups.len())? {
             Some(sums) => {
                 tracing::info!("{what}: {} pairs from {}", sums.len(), path.display());
@@ -73,17 +75,15 @@ pub fn fill<B: Backend>(
 /// The reference model on the device, from the first time it is needed.
 struct Loaded<'a> {
     source: &'a Source<'a>,
+    precision: Precision,
+    workspace: usize,
     layout: Option<InferenceLayout>,
 }
 
 impl Loaded<'_> {
-    fn load<B: Backend>(
-        &mut self,
-        backend: &mut B,
-        budget: crate::model::Budget,
-    ) -> Result<&InferenceLayout, TrainError> {
+    fn load<B: Backend>(&mut self, backend: &mut B, budget: Budget) -> Result<&InferenceLayout, TrainError> {
         if self.layout.is_none() {
-            let layout = InferenceLayout::new(self.source.config, budget);
+            let layout = InferenceLayout::new(self.source.config, budget, self.precision, self.workspace);
             layout.allocate(backend)?;
             match self.source.folder {
                 Some(folder) => layout.model.load(backend, folder)?,

@@ -218,12 +218,11 @@ fn load_checkpoint<B: Backend>(
         values.resize(parameter.elements(), 0.0f32);
         for &slot in slots {
             file.read(slot, &parameter.name, &mut values)?;
-            let arena = match slot {
-                Slot::M => optimizer.first_moments,
-                Slot::V => optimizer.second_moments,
-                Slot::Master => model.weights(),
-            };
-            backend.write(arena.slice(parameter.range()), &values);
+            match slot {
+                Slot::M => backend.write(optimizer.first_moments.slice(parameter.range()), &values),
+                Slot::V => backend.write(optimizer.second_moments.slice(parameter.range()), &values),
+                Slot::Master => model.write_weight(backend, parameter, &values),
+            }
         }
     }
     tracing::info!("resuming after step {} from {}", state.step, checkpoint.display());
@@ -423,10 +422,9 @@ impl<B: Backend> Run<'_, B> {
     fn write_model(&mut self, folder: &Path) -> Result<(), CheckpointError> {
         let prepared = self.prepared;
         let Trainer { backend, model, .. } = &mut self.trainer;
-        let weights = model.weights();
         let export = ModelExport::new(&prepared.model, prepared.save_dtype(), prepared.tokenizer.as_deref());
         export.write(folder, &mut |name: &str, start: usize, out: &mut [f32]| {
-            model.read_parameter(backend, weights, name, start, out)
+            Ok(model.read_weight(backend, name, start, out)?)
         })
     }
 
@@ -437,12 +435,12 @@ impl<B: Backend> Run<'_, B> {
         let Trainer { backend, model, optimizer, .. } = &mut self.trainer;
         let slots = Slot::of_export(prepared.save_dtype());
         let mut values = |slot: Slot, name: &str, start: usize, out: &mut [f32]| {
-            let arena = match slot {
-                Slot::M => optimizer.first_moments,
-                Slot::V => optimizer.second_moments,
-                Slot::Master => model.weights(),
-            };
-            model.read_parameter(backend, arena, name, start, out)
+            let range = start..start + out.len();
+            Ok(match slot {
+                Slot::M => backend.read(model.place(optimizer.first_moments, name).slice(range), out)?,
+                Slot::V => backend.read(model.place(optimizer.second_moments, name).slice(range), out)?,
+                Slot::Master => model.read_weight(backend, name, start, out)?,
+            })
         };
         Ok(write_resume(folder, &state, &parameters(prepared), slots, &mut values)?)
     }

@@ -224,6 +224,7 @@ fn score_has_the_same_layers() {
         tokens: true,
         max_length: Some(5),
         device: Device::Auto,
+        formats: Default::default(),
         threads: Some(3),
         max_tokens_per_batch: None,
     };

@@ -7,10 +7,10 @@ use asft::backend::cpu::CpuBackend;
 use asft::backend::{Backend, STEP_STATE_LEN, View};
 use asft::data::{Answer, Batch, Group, Reference, Role, Spans, StepTotals, pack};
 use asft::eval::{Scorer, Silent, largest};
-use asft::model::{Budget, LlamaConfig};
+use asft::model::{Budget, LlamaConfig, Rungs};
 use asft::objective::{self, NllOn, NllReduction, Objective, Parameters};
 use asft::optim::AdamwSettings;
-use asft::train::{Evaluation, Layout, Trainer};
+use asft::train::{Evaluation, Layout, LayoutSettings, Trainer};
 use serde_json::{Value, json};
 
 use crate::reference;
@@ -130,7 +130,7 @@ pub fn budget(groups: &[Group]) -> Budget {
     let spans = Spans { prompt: true, rejected: true };
     let rows = groups.iter().map(|group| spans.rows(group)).sum();
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
-    Budget { tokens, rows, head_rows: rows, positions: largest(groups, spans).2 }
+    Budget { tokens, rows, head_rows: rows, positions: largest(groups, spans).2, rungs: Rungs::NONE }
 }
 
 /// A trainer with random weights, norms included, from seed 1 on two threads.
@@ -147,8 +147,8 @@ pub fn trainer_on<B: Backend>(
     objective: Box<dyn Objective>,
 ) -> Trainer<B> {
     let config = LlamaConfig::from_json(&config_json(model).to_string(), Path::new("config.json")).unwrap();
-    let adamw = AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
-    let layout = Layout::new(&config, budget, adamw, None);
+    let adamw = AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, seed: 0 };
+    let layout = Layout::new(&config, LayoutSettings::f32(budget, adamw));
     let mut trainer = layout.trainer(backend, objective, Some(1.0)).unwrap();
     let Trainer { backend, model, .. } = &mut trainer;
     model.initialise(backend, seed);

@@ -1,9 +1,10 @@
 //! Greedy continuations.
 
+use asft::backend::Element;
 use asft::backend::cpu::CpuBackend;
 use asft::checkpoint::ModelFolder;
-use asft::generate::{Cache, Greedy};
-use asft::model::{Activations, Budget, Llama, Purpose};
+use asft::generate::{Cache, CacheSize, Greedy};
+use asft::model::{Activations, Budget, Llama, Precision, Purpose, Rungs, Use};
 use asft::plan::MemoryPlan;
 use serde_json::Value;
 
@@ -22,11 +23,18 @@ fn greedy_continuations_are_those_of_transformers() {
     for checkpoint in checkpoints {
         let cases: Vec<&Value> = all.iter().filter(|case| case["checkpoint"] == checkpoint).collect();
         let folder = ModelFolder::open(&golden().join("checkpoints").join(checkpoint)).unwrap();
-        let budget = Budget { tokens: 32, rows: 4, head_rows: 4, positions: 64 };
+        let budget = Budget { tokens: 32, rows: 4, head_rows: 4, positions: 64, rungs: Rungs::NONE };
         let mut plan = MemoryPlan::default();
-        let model = Llama::plan(&mut plan, folder.config(), budget.positions, false);
-        let activations = Activations::plan(&mut plan, folder.config(), budget, Purpose::Inference);
-        let cache = Cache::plan(&mut plan, folder.config(), 2, 64, budget.tokens);
+        let model = Llama::plan(&mut plan, folder.config(), budget.positions, Precision::F32, Use::Inference);
+        let activations =
+            Activations::plan(&mut plan, folder.config(), budget, Precision::F32, Purpose::Inference);
+        let cache = Cache::plan(
+            &mut plan,
+            folder.config(),
+            CacheSize { sequences: 2, length: 64 },
+            budget.tokens,
+            Element::F32,
+        );
         let mut backend = CpuBackend::new(2).unwrap();
         plan.allocate(&mut backend).unwrap();
         model.write_constants(&mut backend);

@@ -8,10 +8,10 @@ use asft::backend::{Backend, STEP_STATE_LEN};
 use asft::checkpoint::ModelFolder;
 use asft::data::{Answer, Batch, EncodeConfig, Encoder, Group, Reference, Role, StepTotals, load, pack};
 use asft::eval::{Scorer, Silent, largest};
-use asft::model::Budget;
+use asft::model::{Budget, Precision, Rungs};
 use asft::objective::{self, NllOn, NllReduction, Objective, Parameters};
 use asft::optim::AdamwSettings;
-use asft::train::{Evaluation, InferenceLayout, Layout, Trainer};
+use asft::train::{Evaluation, InferenceLayout, Layout, LayoutSettings, Trainer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -21,7 +21,8 @@ pub fn golden() -> PathBuf {
 }
 
 /// AdamW as in every run of the goldens and of the oracle.
-pub const ADAMW: AdamwSettings = AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
+pub const ADAMW: AdamwSettings =
+    AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, seed: 0 };
 
 /// An objective under its name in the goldens.
 pub fn objective(name: &str) -> Box<dyn Objective> {
@@ -91,13 +92,14 @@ pub fn budget(groups: &[Group]) -> Budget {
         rows: groups.iter().map(|group| spans.rows(group)).sum(),
         head_rows: groups.iter().map(|group| spans.rows(group)).sum(),
         positions: positions.max(64),
+        rungs: Rungs::NONE,
     }
 }
 
 /// A trainer with a checkpoint's weights.
 pub fn trainer(checkpoint: &Path, budget: Budget, objective: Box<dyn Objective>) -> Trainer<CpuBackend> {
     let folder = ModelFolder::open(checkpoint).unwrap();
-    let layout = Layout::new(folder.config(), budget, ADAMW, None);
+    let layout = Layout::new(folder.config(), LayoutSettings::f32(budget, ADAMW));
     let mut trainer = layout.trainer(CpuBackend::new(2).unwrap(), objective, Some(1.0)).unwrap();
     trainer.model.load(&mut trainer.backend, &folder).unwrap();
     trainer
@@ -106,7 +108,7 @@ pub fn trainer(checkpoint: &Path, budget: Budget, objective: Box<dyn Objective>)
 /// Fills in the reference log-probs of a checkpoint.
 pub fn with_reference(mut groups: Vec<Group>, checkpoint: &Path) -> Vec<Group> {
     let folder = ModelFolder::open(checkpoint).unwrap();
-    let layout = InferenceLayout::new(folder.config(), budget(&groups));
+    let layout = InferenceLayout::new(folder.config(), budget(&groups), Precision::F32, 0);
     let mut backend = CpuBackend::new(2).unwrap();
     layout.allocate(&mut backend).unwrap();
     layout.model.load(&mut backend, &folder).unwrap();

@@ -36,9 +36,11 @@ fn update<B: Backend>(
     let Views { parameters, first_moment, second_moment } = views;
     device.backend.adamw(Adamw {
         parameters,
+        remainder: None,
         gradients,
         first_moment,
         second_moment,
+        scales: None,
         state,
         learning_rate: LEARNING_RATE,
         beta1: twin.beta1,
@@ -46,6 +48,7 @@ fn update<B: Backend>(
         epsilon: twin.epsilon,
         weight_decay: twin.weight_decay,
         step,
+        seed: 0,
     });
 }
 

@@ -10,6 +10,7 @@ use std::process::Command;
 use asft::backend::cuda::CudaBackend;
 use asft::backend::probe;
 
+use crate::device::Storage;
 use crate::{
     adamw, attention, embedding, gather, gradient_norm, head, matmul, rmsnorm, rope, simulator, swiglu,
 };
@@ -71,6 +72,33 @@ fn not_finite(backend: &mut CudaBackend) -> Vec<u32> {
     vec![0]
 }
 
+/// Checks of stored values, in both formats.
+macro_rules! stored_checks {
+    ($($test:ident: $check:path;)+) => {
+        mod f32 {
+            use super::*;
+            stored_checks!(@ "f32", Storage::F32 => $($test: $check;)+);
+        }
+        mod bf16 {
+            use super::*;
+            stored_checks!(@ "bf16", Storage::Bf16 => $($test: $check;)+);
+        }
+    };
+    (@ $format:literal, $storage:expr => $($test:ident: $check:path;)+) => {
+        $(#[test]
+        fn $test() {
+            on_cuda(concat!("cuda::", $format, "::", stringify!($test)), |backend| $check(backend, $storage));
+        })+
+    };
+}
+
+stored_checks! {
+    rmsnorm_both_ways: rmsnorm::check;
+    rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
+    products: matmul::check;
+    product_rows_alone: matmul::check_rows_alone;
+}
+
 macro_rules! checks {
     ($($test:ident: $check:path;)+) => {
         $(#[test]
@@ -97,10 +125,6 @@ checks! {
     head_rows_ties: head::check_ties;
     head_rows_of_what_is_not_finite: not_finite;
     target_logits: head::check_target_logits;
-    products: matmul::check;
-    product_rows_alone: matmul::check_rows_alone;
-    rmsnorm_both_ways: rmsnorm::check;
-    rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
     rope_both_ways: rope::check;
     swiglu_both_ways: swiglu::check;
 }

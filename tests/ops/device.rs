@@ -3,37 +3,97 @@
 
 use asft::backend::cpu::{CpuBackend, Level, Simd};
 use asft::backend::{ArenaId, Backend, Element, STEP_STATE_LEN, Scalar, View};
+use half::bf16;
 
 /// Words before and after every tensor; as f32 they are NaN, so a read beyond the end shows as well.
 const GUARD: [u32; 64] = [0x7fc0_dead; 64];
+/// The rest of a tensor's last word.
+const FILLER: [u8; 3] = [0xde, 0xad, 0xbe];
+
+/// How a check's stored values are kept: weights, activations and their gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    F32,
+    Bf16,
+}
+
+impl Storage {
+    /// The values that can be stored, nearest to these.
+    pub fn rounded(self, values: &[f32]) -> Vec<f32> {
+        match self {
+            Storage::F32 => values.to_vec(),
+            Storage::Bf16 => values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect(),
+        }
+    }
+
+    /// `len` standard normal numbers that can be stored.
+    pub fn normal(self, seed: u64, len: usize) -> Vec<f32> {
+        self.rounded(&normal(seed, len))
+    }
+}
 
 /// Tensors on a backend, and the bits of what was computed.
 pub struct Device<'b, B: Backend> {
     /// For the operation under test.
     pub backend: &'b mut B,
+    storage: Storage,
     tensors: Vec<Tensor>,
     bits: Vec<u32>,
 }
 
 struct Tensor {
     uploaded: Vec<u32>,
+    /// Bytes of the last word that belong to nobody.
+    filler: usize,
     written: bool,
 }
 
 impl<'b, B: Backend> Device<'b, B> {
-    /// Nothing uploaded yet.
+    /// Nothing uploaded yet; stored values are f32.
     pub fn new(backend: &'b mut B) -> Self {
-        Self { backend, tensors: Vec::new(), bits: Vec::new() }
+        Self::storing(backend, Storage::F32)
+    }
+
+    /// Nothing uploaded yet.
+    pub fn storing(backend: &'b mut B, storage: Storage) -> Self {
+        Self { backend, storage, tensors: Vec::new(), bits: Vec::new() }
+    }
+
+    /// A tensor of stored values, which must be such as can be stored.
+    pub fn store(&mut self, values: &[f32]) -> View {
+        let stored = self.storage.rounded(values);
+        assert!(bits(&stored) == bits(values), "values that cannot be stored as {:?}", self.storage);
+        match self.storage {
+            Storage::F32 => self.put(values),
+            Storage::Bf16 => self.put(&values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>()),
+        }
+    }
+
+    /// A tensor for a stored result: NaN until the operation writes it.
+    pub fn store_out(&mut self, len: usize) -> View {
+        self.store(&vec![f32::NAN; len])
+    }
+
+    /// What the operation left in a tensor of stored values.
+    pub fn stored(&mut self, view: View) -> Vec<f32> {
+        match self.storage {
+            Storage::F32 => self.result(view),
+            Storage::Bf16 => self.result::<bf16>(view).into_iter().map(bf16::to_f32).collect(),
+        }
     }
 
     /// A tensor with these values.
     pub fn put<S: Scalar>(&mut self, values: &[S]) -> View {
-        let uploaded: Vec<u32> = bytemuck::pod_collect_to_vec(values);
+        let mut bytes = bytemuck::cast_slice::<S, u8>(values).to_vec();
+        // What fills the last word is a guard, too.
+        let filler = bytes.len().next_multiple_of(4) - bytes.len();
+        bytes.extend_from_slice(&FILLER[..filler]);
+        let uploaded: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         let words = [&GUARD[..], &uploaded, &GUARD[..]].concat();
         let arena = ArenaId(self.tensors.len() as u32);
         self.backend.allocate(arena, 4 * words.len()).unwrap();
         self.backend.write(View { arena, element: Element::U32, offset: 0, len: words.len() }, &words);
-        self.tensors.push(Tensor { uploaded, written: false });
+        self.tensors.push(Tensor { uploaded, filler, written: false });
         let offset = 4 * GUARD.len() / S::ELEMENT.bytes();
         View { arena, element: S::ELEMENT, offset, len: values.len() }
     }
@@ -75,6 +135,13 @@ impl<'b, B: Backend> Device<'b, B> {
         let inside = GUARD.len()..len - GUARD.len();
         assert_eq!(words[..inside.start], GUARD, "something wrote before the start of tensor {index}");
         assert_eq!(words[inside.end..], GUARD, "something wrote beyond the end of tensor {index}");
+        let filler = self.tensors[index].filler;
+        let bytes: &[u8] = bytemuck::cast_slice(&words[inside.clone()]);
+        assert_eq!(
+            bytes[bytes.len() - filler..],
+            FILLER[..filler],
+            "something wrote beyond the end of tensor {index}"
+        );
         words[inside].to_vec()
     }
 

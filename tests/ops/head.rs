@@ -40,13 +40,13 @@ fn run<B: Backend>(
     let argmax = device.put(&vec![u32::MAX; targets.len()]);
     let arguments = HeadRows {
         logits,
+        unit: write_gradient.then_some(logits),
         target_logits: device.put(&target_logits),
         targets: device.put(targets),
         logp,
         lse,
         argmax,
         vocabulary,
-        write_gradient,
     };
     device.backend.head_rows(arguments);
     let (logp, lse, argmax) = (device.result(logp), device.result(lse), device.result(argmax));

@@ -2,7 +2,7 @@
 
 use asft::backend::{Backend, Layout, Matmul};
 
-use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, wide};
 use crate::naive;
 use crate::reference::matmul;
 use crate::tolerance::{Comparison, MATMUL};
@@ -35,19 +35,32 @@ fn twin(layout: Layout, a: &[f64], b: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64>
     }
 }
 
+/// What the factors and the result are kept in.
+#[derive(Clone, Copy)]
+struct Formats {
+    factors: Storage,
+    result: Storage,
+}
+
 fn check_case<B: Backend>(
     backend: &mut B,
+    formats: Formats,
     layout: Layout,
     [m, n, k]: [usize; 3],
     accumulate: bool,
 ) -> Vec<u32> {
-    let (a, b) = (normal(1, m * k), normal(2, n * k));
+    let Formats { factors, result } = formats;
+    let (a, b) = (factors.normal(1, m * k), factors.normal(2, n * k));
     let before = if accumulate { normal(3, m * n) } else { vec![0.0; m * n] };
-    let mut device = Device::new(backend);
-    let c = if accumulate { device.put(&before) } else { device.out(m * n) };
-    let (a_view, b_view) = (device.put(&a), device.put(&b));
+    let mut device = Device::storing(backend, factors);
+    let c = match result {
+        Storage::Bf16 => device.store_out(m * n),
+        Storage::F32 if accumulate => device.put(&before),
+        Storage::F32 => device.out(m * n),
+    };
+    let (a_view, b_view) = (device.store(&a), device.store(&b));
     device.backend.matmul(Matmul { layout, a: a_view, b: b_view, c, m, n, k, accumulate });
-    let got: Vec<f32> = device.result(c);
+    let got: Vec<f32> = if result == Storage::Bf16 { device.stored(c) } else { device.result(c) };
 
     let square = |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| f64::from(x).powi(2)).collect() };
     let product = twin(layout, &wide(&a), &wide(&b), [m, n, k]);
@@ -58,24 +71,32 @@ fn check_case<B: Backend>(
     let left = |i: usize, p: usize| if layout == Layout::Tn { a[p * m + i] } else { a[i * k + p] };
     let right = |p: usize, j: usize| if layout == Layout::Nt { b[j * k + p] } else { b[p * n + j] };
     let naive = naive::matmul(&before, [m, n, k], left, right);
-    MATMUL.judge(Comparison {
-        case: format!("{layout:?} {m}x{n}x{k}{}", if accumulate { " added" } else { "" }),
-        n: k,
-        got: &got,
-        exact: &exact,
-        scale: &scale,
-        naive: Some(&naive),
-    });
+    MATMUL.judge_stored(
+        result,
+        Comparison {
+            case: format!("{layout:?} {m}x{n}x{k}{}", if accumulate { " added" } else { "" }),
+            n: k,
+            got: &got,
+            exact: &exact,
+            scale: &scale,
+            naive: Some(&naive),
+        },
+    );
     device.finish()
 }
 
-/// Every layout and size, replacing and adding.
-pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
+/// Every layout and size, replacing and adding; stored results are only ever replaced.
+pub fn check<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = Vec::new();
     for layout in LAYOUTS {
         for size in CASES {
             for accumulate in [false, true] {
-                all.extend(check_case(backend, layout, size, accumulate));
+                let formats = Formats { factors: storage, result: Storage::F32 };
+                all.extend(check_case(backend, formats, layout, size, accumulate));
+            }
+            if storage == Storage::Bf16 {
+                let formats = Formats { factors: storage, result: storage };
+                all.extend(check_case(backend, formats, layout, size, false));
             }
         }
     }
@@ -84,21 +105,21 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::OwnBits, check);
+    on_every_cpu(Levels::OwnBits, |backend| check(backend, Storage::F32));
 }
 
 /// A row of C does not depend on how many rows there are, nor on where it is among them.
-pub fn check_rows_alone<B: Backend>(backend: &mut B) -> Vec<u32> {
+pub fn check_rows_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let (m, n, k) = (131, 77, 301);
     let mut all = Vec::new();
     for layout in [Layout::Nt, Layout::Nn] {
-        let mut device = Device::new(&mut *backend);
-        let (a, b) = (device.put(&normal(1, m * k)), device.put(&normal(2, n * k)));
+        let mut device = Device::storing(&mut *backend, storage);
+        let (a, b) = (device.store(&storage.normal(1, m * k)), device.store(&storage.normal(2, n * k)));
         let mut run = |first: usize, rows: usize| {
-            let c = device.out(rows * n);
+            let c = device.store_out(rows * n);
             let a = a.rows(first..first + rows, k);
             device.backend.matmul(Matmul { layout, a, b, c, m: rows, n, k, accumulate: false });
-            bits(&device.result(c))
+            bits(&device.stored(c))
         };
         let whole = run(0, m);
         for (first, rows) in [(0, 1), (130, 1), (5, 1), (64, 64), (7, 13), (3, 128)] {
@@ -111,5 +132,5 @@ pub fn check_rows_alone<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn a_row_has_the_same_bits_whatever_the_other_rows_are() {
-    on_every_cpu(Levels::OwnBits, check_rows_alone);
+    on_every_cpu(Levels::OwnBits, |backend| check_rows_alone(backend, Storage::F32));
 }

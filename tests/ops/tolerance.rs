@@ -1,6 +1,7 @@
 //! How far from the f64 twin a result may be: one table, [`Rule`] by rule, each derived from what is rounded how often.
 //!
-//! An element is compared on its own: `|got - exact| <= roundings * sqrt(n) * 2^-23 * scale`. `n` is the length of the
+//! An element is compared on its own: `|got - exact| <= roundings * sqrt(n) * 2^-23 * scale`, and 2^-9 of its own size more
+//! where the result is stored as bf16, which rounds it once. `n` is the length of the
 //! longest chain of additions behind the element, given by each check; independent roundings (each at most 2^-24 of what
 //! is rounded) add up like a random walk, hence the root, whose deviation is about 0.4 to 0.6 of 2^-24 per step. `scale`
 //! is what is rounded: the element itself where nothing can cancel; else the root of the sum of the squared terms, which
@@ -10,8 +11,13 @@
 //! compared with that of the same formula written naively in f32 (`naive.rs`): that bound is close whatever the inputs,
 //! and says that blocking, online softmax or anything else costs no accuracy.
 
+use crate::device::Storage;
+
 /// 2^-23: one unit in the last place of 1, two roundings.
 pub const EPSILON: f64 = f32::EPSILON as f64;
+
+/// The most that rounding to bf16 moves a number, relative to it: half a unit in its eighth place.
+const BF16_ROUNDING: f64 = 1.0 / 512.0;
 
 /// Elements from which on an error is compared with the naive one.
 const FEW: usize = 48;
@@ -96,8 +102,13 @@ pub struct Comparison<'a> {
 }
 
 impl Rule {
-    /// Fails, naming the element, if anything is further away than the rule allows.
+    /// Fails, naming the element, if anything in f32 is further away than the rule allows.
     pub fn judge(&self, comparison: Comparison) {
+        self.judge_stored(Storage::F32, comparison);
+    }
+
+    /// The same for a result that was stored.
+    pub fn judge_stored(&self, storage: Storage, comparison: Comparison) {
         let Comparison { case, n, got, exact, scale, naive } = comparison;
         let Self { name, why, .. } = self;
         assert_eq!((got.len(), got.len()), (exact.len(), scale.len()), "{name} {case}");
@@ -105,25 +116,31 @@ impl Rule {
         let mut worst = 0.0f64;
         for i in 0..got.len() {
             let error = (f64::from(got[i]) - exact[i]).abs();
+            let before = limit * scale[i];
+            let limit = match storage {
+                Storage::F32 => before,
+                Storage::Bf16 => before + BF16_ROUNDING * (exact[i].abs() + before),
+            };
             assert!(
-                error <= limit * scale[i],
+                error <= limit,
                 "{name} {case}: element {i} is {} instead of {}: {:.2} times the limit ({why})",
                 got[i],
                 exact[i],
-                error / (limit * scale[i])
+                error / limit
             );
-            worst = worst.max(error / (limit * scale[i]).max(f64::MIN_POSITIVE));
+            worst = worst.max(error / limit.max(f64::MIN_POSITIVE));
         }
         // The spread of a few elements is chance.
         let Some(naive) = naive.filter(|naive| naive.len() >= FEW) else {
             return println!("{name} {case}: {worst:.2} of the limit");
         };
-        let (ours, theirs) = (spread(got, exact, scale), spread(naive, exact, scale));
+        let naive = storage.rounded(naive);
+        let (ours, theirs) = (spread(got, exact, scale), spread(&naive, exact, scale));
         // Two samples of the same spread differ a little; and where naive happens to be exact, a rounding is allowed.
         let chance = 1.0 + 3.0 / (got.len() as f64).sqrt();
         let allowed = (self.times_naive * theirs * chance).max(0.25 * EPSILON);
         println!("{name} {case}: {worst:.2} of the limit, {:.2} of naive", ours / theirs);
-        assert!(ours <= allowed, "{name} {case}: error {ours:e}, naive f32 has {theirs:e} ({why})");
+        assert!(ours <= allowed, "{name} {case}: error {ours:e}, naive {storage:?} has {theirs:e} ({why})");
     }
 }
 

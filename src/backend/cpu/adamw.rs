@@ -11,6 +11,10 @@ const BLOCK: usize = 1 << 14;
 
 /// The operation [`Adamw`].
 pub fn adamw(simd: Simd, memory: &mut Memory, arguments: Adamw) {
+    assert!(
+        arguments.remainder.is_none() && arguments.scales.is_none(),
+        "the CPU keeps f32 weights and moments"
+    );
     let mut access = memory.access();
     let state = access.read::<f64>(arguments.state);
     if state[BAD] != 0.0 {

@@ -28,10 +28,13 @@ pub fn rows(simd: Simd, memory: &mut Memory, arguments: HeadRows) {
     let logp = access.write::<f32>(arguments.logp);
     let lse = access.write::<f32>(arguments.lse);
     let argmax = access.write::<u32>(arguments.argmax);
+    let in_place =
+        arguments.unit.inspect(|&unit| assert_eq!(unit, arguments.logits, "the unit gradient's place"));
+    let write_gradient = in_place.is_some();
     let inputs = logits.par_chunks_exact_mut(v).zip(target_logits).zip(targets);
     let outputs = logp.par_iter_mut().zip(lse).zip(argmax);
     inputs.zip(outputs).for_each(|(((row, &z_y), &target), ((logp, lse), argmax))| {
-        let result = simd.run(|| row_kernel(row, z_y, target as usize, arguments.write_gradient));
+        let result = simd.run(|| row_kernel(row, z_y, target as usize, write_gradient));
         (*logp, *lse, *argmax) = (result.logp, result.lse, result.argmax);
     });
 }

@@ -44,7 +44,13 @@ impl Memory {
         Access { memory: self, taken: Vec::with_capacity(12) }
     }
 
-    fn base(&mut self, view: View) -> *mut u8 {
+    /// The bytes of a view, whatever its elements are.
+    pub fn bytes(&mut self, view: View) -> &mut [u8] {
+        let start = view.offset * view.element.bytes();
+        &mut self.arena(view)[start..start + view.bytes()]
+    }
+
+    fn arena(&mut self, view: View) -> &mut MmapMut {
         let arena = self
             .arenas
             .get_mut(view.arena.0 as usize)
@@ -52,7 +58,7 @@ impl Memory {
             .unwrap_or_else(|| panic!("{:?} has not been allocated", view.arena));
         let end = (view.offset + view.len) * view.element.bytes();
         assert!(end <= arena.len(), "{view:?} ends beyond its arena of {} bytes", arena.len());
-        arena.as_mut_ptr()
+        arena
     }
 }
 
@@ -83,13 +89,13 @@ impl<'a> Access<'a> {
         }
         self.taken.push(Taken { arena: view.arena, start, end, writable });
         // The arena starts on a page and every offset is a multiple of the element's size.
-        self.memory.base(view).wrapping_add(start).cast()
+        self.memory.arena(view).as_mut_ptr().wrapping_add(start).cast()
     }
 
     /// A slice to read.
     pub fn read<S: Scalar>(&mut self, view: View) -> &'a [S] {
         let pointer = self.take::<S>(view, false);
-        // SAFETY: `base` has checked that the view lies within a live arena, whose memory stays where it is while
+        // SAFETY: `arena` has checked that the view lies within a live arena, whose memory stays where it is while
         // `'a` borrows the `Memory`; it is initialised (zero pages) and aligned; `take` has checked that no writable
         // slice of this access overlaps it, and there is no other access.
         unsafe { std::slice::from_raw_parts(pointer, view.len) }

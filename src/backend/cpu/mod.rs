@@ -65,6 +65,8 @@ pub struct CpuTicket(Vec<u8>);
 impl Backend for CpuBackend {
     type Ticket = CpuTicket;
 
+    const KIND: DeviceKind = DeviceKind::Cpu;
+
     fn name(&self) -> String {
         format!("cpu {:?}", self.simd.level()).to_lowercase()
     }
@@ -95,12 +97,7 @@ impl Backend for CpuBackend {
     }
 
     fn read_later(&mut self, from: View) -> CpuTicket {
-        let mut access = self.memory.access();
-        CpuTicket(match from.element {
-            Element::F32 => bytemuck::cast_slice(access.read::<f32>(from)).to_vec(),
-            Element::F64 => bytemuck::cast_slice(access.read::<f64>(from)).to_vec(),
-            Element::U32 => bytemuck::cast_slice(access.read::<u32>(from)).to_vec(),
-        })
+        CpuTicket(self.memory.bytes(from).to_vec())
     }
 
     fn collect<S: Scalar>(&mut self, ticket: CpuTicket) -> Result<Vec<S>, BackendError> {
@@ -108,11 +105,7 @@ impl Backend for CpuBackend {
     }
 
     fn zero(&mut self, view: View) {
-        match view.element {
-            Element::F32 => self.memory.access().write::<f32>(view).fill(0.0),
-            Element::F64 => self.memory.access().write::<f64>(view).fill(0.0),
-            Element::U32 => self.memory.access().write::<u32>(view).fill(0),
-        }
+        self.memory.bytes(view).fill(0);
     }
 
     fn embedding_forward(&mut self, arguments: EmbeddingForward) {

@@ -27,6 +27,8 @@ pub fn rows(backend: &mut CudaBackend, a: HeadRows) {
     assert_eq!((a.target_logits.len, a.logp.len, a.lse.len, a.argmax.len), (rows, rows, rows, rows));
     let (logits, target_logits, targets) =
         (backend.at(a.logits), backend.at(a.target_logits), backend.at(a.targets));
+    let in_place = a.unit.inspect(|&unit| assert_eq!(unit, a.logits, "the unit gradient's place"));
+    let write_gradient = in_place.is_some();
     let (logp, lse, argmax) = (backend.at(a.logp), backend.at(a.lse), backend.at(a.argmax));
     // SAFETY: one block per row; the sizes are asserted.
     unsafe {
@@ -34,7 +36,7 @@ pub fn rows(backend: &mut CudaBackend, a: HeadRows) {
             |k| &k.head_rows_f32,
             (rows, 1),
             (ROW_THREADS, 1),
-            arguments![logits, target_logits, targets, logp, lse, argmax, a.vocabulary, a.write_gradient],
+            arguments![logits, target_logits, targets, logp, lse, argmax, a.vocabulary, write_gradient],
         );
     }
 }

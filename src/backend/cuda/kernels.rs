@@ -1,44 +1,73 @@
-//! Every kernel, loaded once: a field for each entry point of `kernels/*.cu`, of the same name.
+//! Every kernel, loaded once: a field for each entry point of `kernels/*.cu`, of the same name, or for each pair of
+//! entry points that differ in the storage format.
 
 use std::sync::Arc;
 
 use cudarc::driver::{CudaContext, CudaFunction};
 
 use super::{failed, images};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Element};
+
+/// The same kernel for both storage formats.
+#[derive(Debug)]
+pub struct Stored {
+    f32: CudaFunction,
+    bf16: CudaFunction,
+}
+
+impl Stored {
+    /// The one for views of this element.
+    ///
+    /// # Panics
+    /// If the element is no storage format.
+    pub fn of(&self, element: Element) -> &CudaFunction {
+        match element {
+            Element::F32 => &self.f32,
+            Element::Bf16 => &self.bf16,
+            other => panic!("no kernel stores {}", other.name()),
+        }
+    }
+}
 
 macro_rules! kernels {
-    ($($source:literal: $($name:ident),+;)+) => {
-        /// The entry points.
+    ($($source:literal: [$($pair:ident),*] [$($name:ident),*];)+) => {
+        /// The entry points; those in pairs end in `_f32` and `_bf16`.
         #[allow(missing_docs, reason = "documented in the headers of kernels/*.cu")]
         #[derive(Debug)]
-        pub struct Kernels { $($(pub $name: CudaFunction,)+)+ }
+        pub struct Kernels {
+            $($(pub $pair: Stored,)*)+
+            $($(pub $name: CudaFunction,)*)+
+        }
 
         impl Kernels {
             /// Loads all modules onto a device.
             pub fn load(context: &Arc<CudaContext>) -> Result<Self, BackendError> {
                 $(
                     let module = images::load(context, $source)?;
-                    $(
-                        let function = module.load_function(stringify!($name));
-                        let $name = function.map_err(failed(concat!("loading ", stringify!($name))))?;
-                    )+
+                    let function = |name: &str| {
+                        module.load_function(name).map_err(failed(format!("loading {name}")))
+                    };
+                    $(let $pair = Stored {
+                        f32: function(concat!(stringify!($pair), "_f32"))?,
+                        bf16: function(concat!(stringify!($pair), "_bf16"))?,
+                    };)*
+                    $(let $name = function(stringify!($name))?;)*
                 )+
-                Ok(Self { $($($name,)+)+ })
+                Ok(Self { $($($pair,)*)+ $($($name,)*)+ })
             }
         }
     };
 }
 
 kernels! {
-    "adamw.cu": adamw_f32;
-    "attention.cu": attention_forward_f32, attention_backward_query_f32, attention_backward_delta_f32,
-        attention_backward_key_f32;
-    "embedding.cu": embedding_forward_f32, embedding_backward_f32;
-    "gather.cu": gather_rows_f32, scatter_rows_f32, copy_rows_f32;
-    "gradient_norm.cu": gradient_norm_partial_f32, gradient_norm_finish;
-    "head.cu": target_logits_f32, head_rows_f32;
-    "rmsnorm.cu": rmsnorm_forward_f32, rmsnorm_backward_f32, rmsnorm_backward_weight_f32;
-    "rope.cu": rope_f32;
-    "swiglu.cu": swiglu_forward_f32, swiglu_backward_f32;
+    "adamw.cu": [] [adamw_f32];
+    "attention.cu": [] [attention_forward_f32, attention_backward_query_f32, attention_backward_delta_f32,
+        attention_backward_key_f32];
+    "embedding.cu": [] [embedding_forward_f32, embedding_backward_f32];
+    "gather.cu": [] [gather_rows_f32, scatter_rows_f32, copy_rows_f32];
+    "gradient_norm.cu": [] [gradient_norm_partial_f32, gradient_norm_finish];
+    "head.cu": [] [target_logits_f32, head_rows_f32];
+    "rmsnorm.cu": [rmsnorm_forward, rmsnorm_backward] [rmsnorm_backward_weight];
+    "rope.cu": [] [rope_f32];
+    "swiglu.cu": [] [swiglu_forward_f32, swiglu_backward_f32];
 }

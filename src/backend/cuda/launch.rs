@@ -5,9 +5,28 @@ use std::ffi::c_void;
 use cudarc::driver::{CudaFunction, result};
 
 use super::CudaBackend;
+use super::kernels::Kernels;
+use crate::backend::{Element, View};
 
 /// Threads of a block whose work runs along a row.
 pub const ROW_THREADS: u32 = 256;
+
+/// Threads for a row of `hidden` stored values that are moved 16 bytes at a time.
+pub fn row_threads(element: Element, hidden: usize) -> u32 {
+    let pieces = hidden.div_ceil(16 / element.bytes()) as u32;
+    pieces.next_multiple_of(32).clamp(32, ROW_THREADS)
+}
+
+/// The one format in which all operands are stored.
+///
+/// # Panics
+/// If they differ: a mistake of the caller.
+pub fn stored<const N: usize>(operands: [Option<View>; N]) -> Element {
+    let mut elements = operands.iter().flatten().map(|view| view.element);
+    let element = elements.next().unwrap_or_else(|| panic!("no operand"));
+    assert!(elements.all(|other| other == element), "operands in different formats: {operands:?}");
+    element
+}
 
 /// A kernel's argument.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +99,7 @@ impl CudaBackend {
     /// kernel does with this grid and these sizes.
     pub(super) unsafe fn launch(
         &mut self,
-        function: fn(&super::kernels::Kernels) -> &CudaFunction,
+        function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,
         grid: (usize, usize),
         block: (u32, u32),
         arguments: &mut [Argument],

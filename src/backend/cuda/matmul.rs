@@ -1,7 +1,11 @@
-//! Matrix products through cublasLt: descriptors and algorithm are made once per shape and kept.
+//! Matrix products through cublasLt: an algorithm is chosen once per layer and layout, descriptors are made once per shape.
 //!
 //! cublasLt thinks in columns: a row-major C = A B is computed as C^T = B^T A^T, so the operands change places. f32
-//! products do not use TF32.
+//! products do not use TF32, and everything accumulates in f32.
+//!
+//! **Batch invariance**: which algorithm computes a row must not depend on how many rows are in the batch. So the
+//! algorithm is asked for at one canonical number of tokens, whatever the batch has, and split-K, which would add in
+//! another order, is excluded.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -12,12 +16,16 @@ use cudarc::cublaslt::sys;
 use cudarc::driver::CudaContext;
 
 use super::CudaBackend;
-use crate::backend::{Backend, BackendError, Layout, Matmul};
+use crate::backend::{Backend, BackendError, Element, Layout, Matmul, WORKSPACE};
 
-/// The handle and every plan made so far.
+/// The number of tokens for which algorithms are chosen.
+const CANONICAL_TOKENS: usize = 4096;
+
+/// The handle, the algorithms and every plan made so far.
 #[derive(Debug)]
 pub struct Products {
     handle: sys::cublasLtHandle_t,
+    algorithms: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
     plans: HashMap<Shape, Plan>,
 }
 
@@ -30,6 +38,22 @@ struct Shape {
     m: usize,
     n: usize,
     k: usize,
+    /// Of A and B.
+    operands: Element,
+    /// Of C.
+    result: Element,
+    /// Bytes to work in.
+    workspace: usize,
+}
+
+impl Shape {
+    /// The same product for the canonical number of tokens.
+    fn canonical(self) -> Self {
+        match self.layout {
+            Layout::Nt | Layout::Nn => Self { m: CANONICAL_TOKENS, ..self },
+            Layout::Tn => Self { k: CANONICAL_TOKENS, ..self },
+        }
+    }
 }
 
 /// Descriptors of one shape.
@@ -40,7 +64,6 @@ struct Plan {
     first: sys::cublasLtMatrixLayout_t,
     second: sys::cublasLtMatrixLayout_t,
     out: sys::cublasLtMatrixLayout_t,
-    algorithm: sys::cublasLtMatmulAlgo_t,
 }
 
 fn failed(operation: &str) -> impl FnOnce(CublasError) -> BackendError {
@@ -51,15 +74,27 @@ impl Products {
     /// A handle in the current context.
     pub fn new(context: &Arc<CudaContext>) -> Result<Self, BackendError> {
         context.bind_to_thread().map_err(super::failed("cuCtxSetCurrent"))?;
-        Ok(Self { handle: lt::create_handle().map_err(failed("cublasLtCreate"))?, plans: HashMap::new() })
+        let handle = lt::create_handle().map_err(failed("cublasLtCreate"))?;
+        Ok(Self { handle, algorithms: HashMap::new(), plans: HashMap::new() })
     }
 
-    fn plan(&mut self, shape: Shape) -> Result<&Plan, BackendError> {
+    fn plan(&mut self, shape: Shape) -> Result<(&Plan, sys::cublasLtMatmulAlgo_t), BackendError> {
+        let canonical = shape.canonical();
+        let algorithm = match self.algorithms.get(&canonical) {
+            Some(&algorithm) => algorithm,
+            None => {
+                let plan = Plan::new(canonical).map_err(failed("describing a matrix product"))?;
+                let found = plan.algorithm(self.handle, shape.workspace);
+                let algorithm = found.map_err(failed("choosing an algorithm for a matrix product"))?;
+                self.algorithms.insert(canonical, algorithm);
+                algorithm
+            }
+        };
         if !self.plans.contains_key(&shape) {
-            let plan = Plan::new(self.handle, shape).map_err(failed("planning a matrix product"))?;
+            let plan = Plan::new(shape).map_err(failed("describing a matrix product"))?;
             self.plans.insert(shape, plan);
         }
-        Ok(&self.plans[&shape])
+        Ok((&self.plans[&shape], algorithm))
     }
 }
 
@@ -71,26 +106,37 @@ impl Drop for Products {
     }
 }
 
+/// The element as cublasLt names it.
+fn data_type(element: Element) -> sys::cudaDataType {
+    match element {
+        Element::F32 => sys::cudaDataType::CUDA_R_32F,
+        Element::Bf16 => sys::cudaDataType::CUDA_R_16BF,
+        other => panic!("no product of {}", other.name()),
+    }
+}
+
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, shape: Shape) -> Result<Self, CublasError> {
-        let Shape { layout, m, n, k } = shape;
-        let float = sys::cudaDataType::CUDA_R_32F;
-        let matrix = |rows: usize, columns: usize| {
-            lt::create_matrix_layout(float, rows as u64, columns as u64, rows as i64)
+    fn new(shape: Shape) -> Result<Self, CublasError> {
+        let Shape { layout, m, n, k, operands, result, .. } = shape;
+        let matrix = |element: Element, rows: usize, columns: usize| {
+            lt::create_matrix_layout(data_type(element), rows as u64, columns as u64, rows as i64)
         };
         // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h, which cudarc's cublasLt module leaves out.
         let (normal, transposed) = (0i32, 1i32);
         // Row-major [r, c] is column-major c x r.
         let (first, first_operation) = match layout {
-            Layout::Nt => (matrix(k, n)?, transposed),
-            Layout::Nn | Layout::Tn => (matrix(n, k)?, normal),
+            Layout::Nt => (matrix(operands, k, n)?, transposed),
+            Layout::Nn | Layout::Tn => (matrix(operands, n, k)?, normal),
         };
         let (second, second_operation) = match layout {
-            Layout::Nt | Layout::Nn => (matrix(k, m)?, normal),
-            Layout::Tn => (matrix(m, k)?, transposed),
+            Layout::Nt | Layout::Nn => (matrix(operands, k, m)?, normal),
+            Layout::Tn => (matrix(operands, m, k)?, transposed),
         };
-        let out = matrix(n, m)?;
-        let operation = lt::create_matmul_desc(sys::cublasComputeType_t::CUBLAS_COMPUTE_32F, float)?;
+        let out = matrix(result, n, m)?;
+        let operation = lt::create_matmul_desc(
+            sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+            sys::cudaDataType::CUDA_R_32F,
+        )?;
         for (attribute, value) in [
             (sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSA, first_operation),
             (sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_TRANSB, second_operation),
@@ -99,14 +145,47 @@ impl Plan {
             // SAFETY: a live descriptor and an attribute of this type and size.
             unsafe { lt::set_matmul_desc_attribute(operation, attribute, pointer, size_of_val(&value)) }?;
         }
+        Ok(Self { operation, first, second, out })
+    }
+
+    /// The best algorithm that works in so many bytes and does not split the reduction.
+    fn algorithm(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        workspace: usize,
+    ) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
         let preference = lt::create_matmul_pref()?;
-        // SAFETY: live descriptors, made above; the preference asks for no workspace.
-        let found = unsafe {
-            let found = lt::get_matmul_algo_heuristic(handle, operation, first, second, out, out, preference);
+        let no_reduction = 0u32;
+        // SAFETY: live descriptors, made in `new`, and attributes of these types and sizes.
+        unsafe {
+            let found = lt::set_matmul_pref_attribute(
+                preference,
+                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const workspace).cast(),
+                size_of_val(&workspace),
+            )
+            .and_then(|()| {
+                lt::set_matmul_pref_attribute(
+                    preference,
+                    sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                    (&raw const no_reduction).cast(),
+                    size_of_val(&no_reduction),
+                )
+            })
+            .and_then(|()| {
+                lt::get_matmul_algo_heuristic(
+                    handle,
+                    self.operation,
+                    self.first,
+                    self.second,
+                    self.out,
+                    self.out,
+                    preference,
+                )
+            });
             lt::destroy_matmul_pref(preference)?;
-            found?
-        };
-        Ok(Self { operation, first, second, out, algorithm: found.algo })
+            Ok(found?.algo)
+        }
     }
 }
 
@@ -126,6 +205,7 @@ impl Drop for Plan {
 pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
     let Matmul { layout, m, n, k, .. } = a;
     assert_eq!((a.a.len, a.b.len, a.c.len), (m * k, n * k, m * n), "matmul {layout:?} {m}x{n}x{k}");
+    assert_eq!(a.a.element, a.b.element, "factors in different formats");
     if k == 0 && !a.accumulate {
         backend.zero(a.c);
     }
@@ -135,8 +215,12 @@ pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
     let (left, right, out) = (backend.at(a.a), backend.at(a.b), backend.at(a.c));
     let (alpha, beta) = (1.0f32, if a.accumulate { 1.0f32 } else { 0.0 });
     let (handle, stream) = (backend.products.handle, backend.stream.cu_stream());
-    let done = backend.products.plan(Shape { layout, m, n, k }).and_then(|plan| {
-        // SAFETY: a plan of this shape, and views of the sizes asserted above; C and D are the same matrix.
+    let (room, workspace) =
+        backend.arenas.get(&WORKSPACE).map_or((0, 0), |arena| (arena.address, arena.bytes));
+    let shape = Shape { layout, m, n, k, operands: a.a.element, result: a.c.element, workspace };
+    let done = backend.products.plan(shape).and_then(|(plan, algorithm)| {
+        // SAFETY: a plan of this shape, and views of the sizes asserted above; C and D are the same matrix. The
+        // algorithm was chosen for the size of the workspace.
         unsafe {
             lt::matmul(
                 handle,
@@ -151,9 +235,9 @@ pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
                 plan.out,
                 out as *mut c_void,
                 plan.out,
-                &plan.algorithm,
-                std::ptr::null_mut(),
-                0,
+                &algorithm,
+                room as *mut c_void,
+                workspace,
                 stream.cast(),
             )
         }

@@ -160,6 +160,8 @@ impl CudaBackend {
 impl Backend for CudaBackend {
     type Ticket = CudaTicket;
 
+    const KIND: DeviceKind = DeviceKind::Cuda;
+
     fn name(&self) -> String {
         self.context.name().unwrap_or_else(|_| "cuda".to_owned())
     }
