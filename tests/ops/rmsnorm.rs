@@ -146,7 +146,7 @@ fn check_backward<B: Backend>(
     );
     RMSNORM_DWEIGHT.judge(Comparison {
         case: format!("{case:?}"),
-        n: tokens,
+        n: tokens + usize::from(case.accumulate),
         got: &got_dweight,
         exact: &exact_dweight,
         scale: &dweight_scale,

@@ -1,6 +1,6 @@
 //! How far from the f64 twin a result may be: one table, [`Rule`] by rule, each derived from what is rounded how often.
 //!
-//! An element is compared on its own: `|got - exact| <= roundings * sqrt(n) * 2^-23 * scale`, and 2^-9 of its own size more
+//! An element is compared on its own: `|got - exact| <= roundings * sqrt(n) * 2^-23 * scale`, and 2^-8 of its own size more
 //! where the result is stored as bf16, which rounds it once. `n` is the length of the
 //! longest chain of additions behind the element, given by each check; independent roundings (each at most 2^-24 of what
 //! is rounded) add up like a random walk, hence the root, whose deviation is about 0.4 to 0.6 of 2^-24 per step. `scale`
@@ -16,8 +16,8 @@ use crate::device::Storage;
 /// 2^-23: one unit in the last place of 1, two roundings.
 pub const EPSILON: f64 = f32::EPSILON as f64;
 
-/// The most that rounding to bf16 moves a number, relative to it: half a unit in its eighth place.
-const BF16_ROUNDING: f64 = 1.0 / 512.0;
+/// The most that rounding to bf16 moves a number, relative to it: half a unit in its eighth binary place.
+const BF16_ROUNDING: f64 = 1.0 / 256.0;
 
 /// Elements from which on an error is compared with the naive one.
 const FEW: usize = 48;
