@@ -52,6 +52,11 @@ impl Budget {
     fn padded_rows(self) -> usize {
         self.rows + self.rungs.rows - 1
     }
+
+    /// Rows of logits that exist at a time: whole rungs, so that only the last part of a chunk is padded.
+    pub fn head_capacity(self) -> usize {
+        self.head_rows.next_multiple_of(self.rungs.rows)
+    }
 }
 
 /// What the plan is for.
@@ -384,7 +389,7 @@ fn plan_head(
     purpose: Purpose,
 ) -> HeadActivations {
     let (r, h, v) = (budget.padded_rows(), config.hidden_size, config.vocab_size);
-    let head_rows = budget.head_rows.next_multiple_of(budget.rungs.rows);
+    let head_rows = budget.head_capacity();
     // Without a backward pass the two [.., H] buffers are never written.
     let (gradient_rows, scaled_rows) = match purpose {
         Purpose::Training(_) => (r, head_rows),

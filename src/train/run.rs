@@ -192,7 +192,15 @@ fn load_initial<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Re
             trainer.model.load(&mut trainer.backend, &ModelFolder::open(path)?)?
         }
     }
-    tracing::info!("{} parameters on {}", trainer.model.table.count(), trainer.backend.name());
+    let precision = prepared.precision;
+    tracing::info!(
+        "{} parameters on {}: weights and activations in {}, optimizer state in {}; the backward pass computes again: {}",
+        trainer.model.table.count(),
+        trainer.backend.name(),
+        precision.storage.name(),
+        precision.optimizer.name(),
+        trainer.activations.recompute.name()
+    );
     Ok(())
 }
 

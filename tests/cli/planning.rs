@@ -23,16 +23,18 @@ fn assert_adds_up(plan: &Value) -> u64 {
             let elements: u64 = tensor["shape"].as_array().unwrap().iter().map(number).product();
             let width = match tensor["dtype"].as_str().unwrap() {
                 "f64" => 8,
-                "f32" | "u32" | "i32" => 4,
+                "f32" | "u32" => 4,
+                "bf16" | "u16" => 2,
+                "u8" => 1,
                 other => panic!("a tensor of {other}"),
             };
             assert_eq!(number(&tensor["bytes"]), elements * width, "{tensor}");
             sum += elements * width;
             count += 1;
         }
-        // Tensors start at multiples of 64 bytes.
+        // Tensors start at multiples of 128 bytes.
         assert!(
-            (sum..=sum + 63 * count).contains(&number(bytes)),
+            (sum..=sum + 127 * count).contains(&number(bytes)),
             "{arena}: {bytes} bytes for tensors of {sum}"
         );
         seen += count;
@@ -70,7 +72,9 @@ fn a_plan_adds_up_and_the_table_says_the_same() {
         };
         assert_eq!(row("total"), total);
         for (arena, bytes) in json["arenas"].as_object().unwrap() {
-            assert_eq!(row(arena), number(bytes), "{arena}");
+            if number(bytes) > 0 {
+                assert_eq!(row(arena), number(bytes), "{arena}");
+            }
         }
         let parameters = format!("{} parameters; ", json["parameters"]);
         assert!(table.starts_with(&parameters), "{table}");
