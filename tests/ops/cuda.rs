@@ -12,7 +12,8 @@ use asft::backend::probe;
 
 use crate::device::Storage;
 use crate::{
-    adamw, attention, embedding, gather, gradient_norm, head, matmul, rmsnorm, rope, simulator, swiglu,
+    adamw, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm, rope, simulator,
+    swiglu,
 };
 
 /// Set in a child: run the check and print what came out.
@@ -125,6 +126,8 @@ checks! {
     head_rows_ties: head::check_ties;
     head_rows_of_what_is_not_finite: not_finite;
     target_logits: head::check_target_logits;
+    objective_on_the_device: objective::check;
+    objective_of_what_is_not_finite: objective::check_not_finite;
     rope_both_ways: rope::check;
     swiglu_both_ways: swiglu::check;
 }

@@ -22,6 +22,7 @@ mod gather;
 mod gradient_norm;
 mod head;
 mod matmul;
+mod objective;
 mod rmsnorm;
 mod rope;
 mod swiglu;

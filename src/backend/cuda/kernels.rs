@@ -67,6 +67,7 @@ kernels! {
     "gather.cu": [] [gather_rows_f32, scatter_rows_f32, copy_rows_f32];
     "gradient_norm.cu": [] [gradient_norm_partial_f32, gradient_norm_finish];
     "head.cu": [] [target_logits_f32, head_rows_f32];
+    "objective.cu": [] [objective_pointwise];
     "rmsnorm.cu": [rmsnorm_forward, rmsnorm_backward] [rmsnorm_backward_weight];
     "rope.cu": [] [rope_f32];
     "swiglu.cu": [] [swiglu_forward_f32, swiglu_backward_f32];
