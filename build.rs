@@ -148,10 +148,13 @@ fn compile_all(library: &Path, sources: &[(String, String)], out: &Path) -> Resu
             let stem = out.join(format!("{}.{architecture}", name.trim_end_matches(".cu")));
             let [cubin, ptx, made_of] = ["cubin", "ptx", "key"].map(|kind| stem.with_added_extension(kind));
             let mut hasher = DefaultHasher::new();
-            (version, library, nvrtc::options(architecture), source, &headers).hash(&mut hasher);
+            (version, library, nvrtc::options(architecture), &package, source, &headers).hash(&mut hasher);
             let key = format!("{:016x}", hasher.finish());
             // Compiling takes a while, and most builds change few kernels.
-            if fs::read_to_string(&made_of).is_ok_and(|before| before == key) && cubin.exists() && ptx.exists() {
+            if fs::read_to_string(&made_of).is_ok_and(|before| before == key)
+                && cubin.exists()
+                && ptx.exists()
+            {
                 println!("{name} for {architecture} is as it was");
             } else {
                 let compiled = nvrtc.compile(name, source, &headers, architecture)?;

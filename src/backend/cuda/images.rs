@@ -10,9 +10,9 @@ use cudarc::driver::{CudaContext, CudaModule, DriverError, sys::CUresult};
 use cudarc::nvrtc::Ptx;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::failed;
 use super::libraries::{self, LibraryError};
 use super::nvrtc::{self, Compiled, Nvrtc, NvrtcError};
-use super::failed;
 use crate::backend::BackendError;
 
 /// `sources`: ignore the embedded images and compile the sources, as a program built without NVRTC does.
@@ -171,7 +171,8 @@ pub fn load_image(
     }
     let problem = |reason: String| BackendError::Device { operation: format!("loading {source}"), reason };
     let driver = crate::backend::probe::driver_version().map(|(major, _)| major);
-    let (nvrtc, _) = libraries::nvrtc(driver).map_err(|e| problem(ImageError::from(e.clone()).to_string()))?;
+    let (nvrtc, _) =
+        libraries::nvrtc(driver).map_err(|e| problem(ImageError::from(e.clone()).to_string()))?;
     let made = compile(nvrtc, source, device, cache_folder().as_deref());
     let (compiled, architecture, origin) = made.map_err(|error| problem(error.to_string()))?;
     let (module, kind) = offer(context, &compiled.cubin, &compiled.ptx)?.ok_or_else(|| {

@@ -209,8 +209,10 @@ fn named_folders(variable: impl Fn(&str) -> Option<OsString>) -> Vec<Place> {
     all.push(("/usr/local/cuda", PathBuf::from("/usr/local/cuda/lib64")));
     // Where ./test.sh puts it. Not the target folder of whatever folder the program is started in: what lies there need
     // not be the user's own.
-    let set_up = variable("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(env!("ASFT_BUILD_NVRTC")), |target| PathBuf::from(target).join("nvrtc"));
+    let set_up = variable("CARGO_TARGET_DIR").map_or_else(
+        || PathBuf::from(env!("ASFT_BUILD_NVRTC")),
+        |target| PathBuf::from(target).join("nvrtc"),
+    );
     all.extend(wheels(&set_up).into_iter().map(|folder| ("target/nvrtc", folder)));
     if let Some(environment) = variable("VIRTUAL_ENV") {
         let versions = children(&Path::new(&environment).join("lib"));
@@ -317,7 +319,8 @@ mod tests {
 
     #[test]
     fn the_file_of_an_address() {
-        let maps = "7f00-7f10 r-xp 00000000 fe:00 17 /opt/a b/libx.so\n7f10-7f20 rw-p 00000000 00:00 0 [heap]\n";
+        let maps =
+            "7f00-7f10 r-xp 00000000 fe:00 17 /opt/a b/libx.so\n7f10-7f20 rw-p 00000000 00:00 0 [heap]\n";
         assert_eq!(file_in_maps(maps, 0x7f0f), Some(PathBuf::from("/opt/a b/libx.so")));
         assert_eq!(file_in_maps(maps, 0x7f10), None);
         assert_eq!(file_in_maps(maps, 0x7eff), None);
