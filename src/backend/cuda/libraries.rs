@@ -324,7 +324,7 @@ mod tests {
         assert_eq!(file_in_maps(maps, 0x7f0f), Some(PathBuf::from("/opt/a b/libx.so")));
         assert_eq!(file_in_maps(maps, 0x7f10), None);
         assert_eq!(file_in_maps(maps, 0x7eff), None);
-        let own = file_of(file_of as usize).expect("Linux tells");
+        let own = file_of(file_of as *const () as usize).expect("Linux tells");
         assert_eq!(own, std::env::current_exe().expect("a path"));
     }
 
