@@ -4,6 +4,8 @@
 //   keep = 1 - lr*wd,  step_size = lr/(1-b1^t),  correction = sqrt(1-b2^t), formed on the host in f64
 //
 // Bytes per parameter: 16 read, 12 written. Launch: a grid-stride loop.
+//
+// budget: adamw_f32 24 registers 0 bytes shared
 
 #include "lib/reduce.cuh"
 

@@ -6,6 +6,9 @@
 // Bytes: forward one read and one write of T*H elements; backward one read of T*H, one read and write of U*H (U distinct
 // ids). Not materialised: a dense gradient of the rows nobody used. No atomics: the loader sorts the rows by token.
 // Launch: one block per row (forward) or distinct id (backward), threads across H.
+//
+// budget: embedding_forward_f32 14 registers 0 bytes shared
+// budget: embedding_backward_f32 32 registers 0 bytes shared
 
 #include "lib/reduce.cuh"
 

@@ -4,6 +4,9 @@
 //
 // Bytes: one read of every gradient. Two launches: one partial sum (f64) per block of 65,536 elements, then one block that
 // adds them in order; the blocks' bounds depend on the length alone, so the bits do.
+//
+// budget: gradient_norm_partial_f32 20 registers 256 bytes shared
+// budget: gradient_norm_finish 26 registers 256 bytes shared
 
 #include "lib/reduce.cuh"
 

@@ -4,6 +4,8 @@
 //
 // Shapes: x [T,stride] with the heads at columns 0..heads*D, cos and sin [P,D/2].
 // Bytes per rotated element: 4 read, 4 written, 4 of tables. Launch: one block per row, threads across head pairs.
+//
+// budget: rope_f32 24 registers 0 bytes shared
 
 #include "lib/reduce.cuh"
 

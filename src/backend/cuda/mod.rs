@@ -9,17 +9,18 @@ mod embedding;
 mod gather;
 mod gradient_norm;
 mod head;
-mod images;
+pub mod images;
 mod kernels;
 mod launch;
+pub mod libraries;
 mod matmul;
+pub mod nvrtc;
 mod objective;
 mod rmsnorm;
 mod rope;
 mod swiglu;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
@@ -95,13 +96,6 @@ impl CudaBackend {
             waits: 0,
             error: None,
         })
-    }
-
-    /// Where compiled kernels are kept: `$XDG_CACHE_HOME/asft/kernels`, else below `~/.cache`.
-    fn cache_folder() -> PathBuf {
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-        cache.unwrap_or_else(std::env::temp_dir).join("asft/kernels")
     }
 
     /// The address of a view's first element.
