@@ -69,5 +69,11 @@ template <typename T, u32 W> struct Values {
     }
 };
 
+// W consecutive values moved as they are: whatever is stored, NaN with its bits.
+template <typename T, u32 W> __device__ __forceinline__ void copy_values(T *target, const T *source) {
+    if constexpr (W == 1) *target = *source;
+    else *reinterpret_cast<uint4 *>(target) = *reinterpret_cast<const uint4 *>(source);
+}
+
 // An entry point for each storage format: DEFINE(name, T) is expanded with f32 and bf16.
 #define FOR_EACH_STORAGE(DEFINE) DEFINE(f32, float) DEFINE(bf16, bf16)

@@ -66,13 +66,6 @@ fn run(test: &str, variables: &[(&str, &str)]) -> String {
     bits.unwrap_or_else(|| panic!("{test} reported nothing:\n{stdout}{stderr}"))
 }
 
-/// Which NaN it is, is nobody's business: no bits are compared.
-fn not_finite(backend: &mut CudaBackend) -> Vec<u32> {
-    head::check_not_finite(backend);
-    head::check_infinite_target(backend);
-    vec![0]
-}
-
 /// Checks of stored values, in both formats.
 macro_rules! stored_checks {
     ($($test:ident: $check:path;)+) => {
@@ -98,6 +91,22 @@ stored_checks! {
     rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
     products: matmul::check;
     product_rows_alone: matmul::check_rows_alone;
+    embedding_both_ways: embedding::check;
+    gather_and_scatter: gather::check;
+    copy_rows: gather::check_copy;
+    head_rows: head::check;
+    head_rows_beside: head::check_beside;
+    head_rows_of_llama: head::check_large;
+    head_rows_alone: head::check_alone;
+    head_rows_near_certainty: head::check_near_one;
+    head_rows_own_entry: head::check_own_entry;
+    head_rows_ties: head::check_ties;
+    head_rows_of_what_is_not_finite: head::check_not_finite;
+    head_rows_of_an_infinite_target: head::check_infinite_target;
+    target_logits: head::check_target_logits;
+    rope_both_ways: rope::check;
+    swiglu_both_ways: swiglu::check;
+    swiglu_of_nan: swiglu::check_nan;
 }
 
 macro_rules! checks {
@@ -115,19 +124,8 @@ checks! {
     attention_of_packed_groups: attention::check_small_packed_groups;
     attention_to_a_cache: attention::check_cache;
     attention_wherever_packed: attention::check_small_packing;
-    embedding_both_ways: embedding::check;
-    gather_and_scatter: gather::check;
-    copy_rows: gather::check_copy;
     gradient_norm_and_clip: gradient_norm::check;
     gradient_norm_of_what_is_not_finite: gradient_norm::check_bad;
-    head_rows: head::check;
-    head_rows_near_certainty: head::check_near_one;
-    head_rows_own_entry: head::check_own_entry;
-    head_rows_ties: head::check_ties;
-    head_rows_of_what_is_not_finite: not_finite;
-    target_logits: head::check_target_logits;
     objective_on_the_device: objective::check;
     objective_of_what_is_not_finite: objective::check_not_finite;
-    rope_both_ways: rope::check;
-    swiglu_both_ways: swiglu::check;
 }

@@ -2,7 +2,7 @@
 
 use asft::backend::{Backend, CopyRows, GatherRows, ScatterRows};
 
-use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, wide};
 use crate::reference::gather::{self, Terms};
 use crate::tolerance::{Comparison, SCATTER};
 
@@ -21,23 +21,24 @@ fn cases() -> Vec<(usize, usize, Vec<u32>)> {
 
 fn check_case<B: Backend>(
     backend: &mut B,
+    storage: Storage,
     tokens: usize,
     hidden: usize,
     rows: &[u32],
     scaled: bool,
 ) -> Vec<u32> {
-    let case = format!("T {tokens}, H {hidden}, R {}, scaled {scaled}", rows.len());
+    let case = format!("T {tokens}, H {hidden}, R {}, scaled {scaled} {storage:?}", rows.len());
     let scale = scaled.then(|| normal(1, rows.len()));
     let factor = |r: usize| scale.as_ref().map_or(1.0, |scale| scale[r]);
     let terms: Vec<Terms> =
         rows.iter().enumerate().map(|(r, &row)| vec![(row as usize, f64::from(factor(r)))]).collect();
-    let (source, dout) = (normal(2, tokens * hidden), normal(3, rows.len() * hidden));
+    let (source, dout) = (storage.normal(2, tokens * hidden), storage.normal(3, rows.len() * hidden));
 
-    let mut device = Device::new(backend);
-    let out = device.out(rows.len() * hidden);
+    let mut device = Device::storing(backend, storage);
+    let out = device.store_out(rows.len() * hidden);
     let row_view = device.put(rows);
     let scale_view = scale.as_ref().map(|scale| device.put(scale));
-    let source_view = device.put(&source);
+    let source_view = device.store(&source);
     device.backend.gather_rows(GatherRows {
         source: source_view,
         rows: row_view,
@@ -45,10 +46,10 @@ fn check_case<B: Backend>(
         out,
         hidden,
     });
-    // One product, rounded once: the twin's rounded to f32.
+    // One product of f32, rounded once where it is stored.
     let exact = gather::forward(&wide(&source), hidden, &terms);
-    let expected: Vec<f32> = exact.iter().map(|&x| x as f32).collect();
-    assert_eq!(device.result::<f32>(out), expected, "{case}: gather");
+    let expected = storage.rounded(&exact.iter().map(|&x| x as f32).collect::<Vec<_>>());
+    assert_eq!(device.stored(out), expected, "{case}: gather");
 
     let readers =
         |row: usize| rows.iter().enumerate().filter(move |&(_, &r)| r as usize == row).map(|(r, _)| r);
@@ -57,9 +58,9 @@ fn check_case<B: Backend>(
     for row in 0..tokens {
         offsets.push(offsets[row] + readers(row).count() as u32);
     }
-    let back = device.out(tokens * hidden);
+    let back = device.store_out(tokens * hidden);
     let arguments = ScatterRows {
-        source: device.put(&dout),
+        source: device.store(&dout),
         offsets: device.put(&offsets),
         rows: device.put(&inverse),
         scale: scale_view,
@@ -67,7 +68,7 @@ fn check_case<B: Backend>(
         hidden,
     };
     device.backend.scatter_rows(arguments);
-    let got: Vec<f32> = device.result(back);
+    let got = device.stored(back);
     let scale = scatter_scale(&dout, &terms, tokens, hidden);
     let mut naive = vec![0.0f32; tokens * hidden];
     for (r, &row) in rows.iter().enumerate() {
@@ -75,14 +76,17 @@ fn check_case<B: Backend>(
             naive[row as usize * hidden + h] += factor(r) * dout[r * hidden + h];
         }
     }
-    SCATTER.judge(Comparison {
-        case,
-        n: (0..tokens).map(|row| readers(row).count()).max().unwrap_or(0),
-        got: &got,
-        exact: &gather::backward(&wide(&dout), hidden, &terms, tokens),
-        scale: &scale,
-        naive: Some(&naive),
-    });
+    SCATTER.judge_stored(
+        storage,
+        Comparison {
+            case,
+            n: (0..tokens).map(|row| readers(row).count()).max().unwrap_or(0),
+            got: &got,
+            exact: &gather::backward(&wide(&dout), hidden, &terms, tokens),
+            scale: &scale,
+            naive: Some(&naive),
+        },
+    );
     device.finish()
 }
 
@@ -96,11 +100,11 @@ fn scatter_scale(dout: &[f32], terms: &[Terms], tokens: usize, hidden: usize) ->
 
 /// Gather and scatter of every case, with and without factors. A row that nobody reads has a scale of 0 in the
 /// comparison: it must be 0.
-pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
+pub fn check<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = Vec::new();
     for (tokens, hidden, rows) in cases() {
         for scaled in [false, true] {
-            all.extend(check_case(backend, tokens, hidden, &rows, scaled));
+            all.extend(check_case(backend, storage, tokens, hidden, &rows, scaled));
         }
     }
     all
@@ -108,40 +112,50 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn gather_and_scatter_equal_the_twin() {
-    on_every_cpu(Levels::SameBits, check);
+    on_every_cpu(Levels::SameBits, |backend| check(backend, Storage::F32));
 }
 
-/// Keys and values of packed rows into a cache: only these elements change.
-pub fn check_copy<B: Backend>(backend: &mut B) -> Vec<u32> {
-    let (source_stride, out_stride, out_rows) = (21, 10, 12);
-    let (source_column, out_column, width) = (13, 4, 5);
-    let rows = [7u32, 0, 11, 3];
-    let source = normal(1, rows.len() * source_stride);
-    let mut expected = normal(2, out_rows * out_stride);
-    let mut device = Device::new(backend);
-    let out = device.put(&expected);
-    let arguments = CopyRows {
-        source: device.put(&source),
-        source_stride,
-        source_column,
-        rows: device.put(&rows),
-        out,
-        out_stride,
-        out_column,
-        width,
-    };
-    device.backend.copy_rows(arguments);
-    for (r, &row) in rows.iter().enumerate() {
-        for c in 0..width {
-            expected[row as usize * out_stride + out_column + c] =
-                source[r * source_stride + source_column + c];
+/// Keys and values of packed rows into a cache: only these elements change, and NaN is copied like any other value. The
+/// places are multiples of 16 bytes in the last case.
+pub fn check_copy<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let mut all = Vec::new();
+    for [source_stride, source_column, out_stride, out_column, width] in
+        [[21, 13, 10, 4, 5], [24, 8, 32, 16, 7], [40, 8, 32, 4, 16], [40, 8, 32, 16, 16]]
+    {
+        let (out_rows, rows) = (12, [7u32, 0, 11, 3]);
+        let mut source = storage.normal(1, rows.len() * source_stride);
+        source[source_column] = f32::NAN;
+        let mut expected = storage.normal(2, out_rows * out_stride);
+        let mut device = Device::storing(&mut *backend, storage);
+        let out = device.store(&expected);
+        let arguments = CopyRows {
+            source: device.store(&source),
+            source_stride,
+            source_column,
+            rows: device.put(&rows),
+            out,
+            out_stride,
+            out_column,
+            width,
+        };
+        device.backend.copy_rows(arguments);
+        for (r, &row) in rows.iter().enumerate() {
+            for c in 0..width {
+                expected[row as usize * out_stride + out_column + c] =
+                    source[r * source_stride + source_column + c];
+            }
         }
+        assert_eq!(
+            bits(&device.stored(out)),
+            bits(&expected),
+            "{width} columns to {out_column} of {out_stride}"
+        );
+        all.extend(device.finish());
     }
-    assert_eq!(bits(&device.result(out)), bits(&expected));
-    device.finish()
+    all
 }
 
 #[test]
 fn copy_writes_its_elements_only() {
-    on_every_cpu(Levels::SameBits, check_copy);
+    on_every_cpu(Levels::SameBits, |backend| check_copy(backend, Storage::F32));
 }

@@ -2,7 +2,7 @@
 
 use asft::backend::{Backend, HeadRows, TargetLogits};
 
-use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, wide};
 use crate::naive;
 use crate::reference::head;
 use crate::reference::{dot, normal as normal_f64};
@@ -10,6 +10,28 @@ use crate::tolerance::{Comparison, HEAD_LOGP, HEAD_LSE, HEAD_UNIT_GRADIENT, TARG
 
 /// R, V.
 const CASES: [[usize; 2]; 6] = [[1, 5], [3, 2], [65, 512], [33, 640], [67, 1031], [2, 4096]];
+/// The vocabulary of Llama 3; and one of which a quarter in f32 is more than a block's shared memory.
+const LARGE: [[usize; 2]; 2] = [[2, 128_256], [1, 240_000]];
+
+/// Where logits and unit gradients are, and how they are stored.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    logits: Storage,
+    unit: Storage,
+    beside: bool,
+}
+
+impl Kept {
+    /// The unit gradient takes the logits' place.
+    pub fn in_place(storage: Storage) -> Self {
+        Self { logits: storage, unit: storage, beside: false }
+    }
+
+    /// Logits in f32, the unit gradient as it is stored in a place of its own.
+    pub fn beside(storage: Storage) -> Self {
+        Self { logits: Storage::F32, unit: storage, beside: true }
+    }
+}
 
 /// What the row kernel leaves.
 struct Rows {
@@ -19,28 +41,31 @@ struct Rows {
     unit: Vec<f32>,
 }
 
-/// Runs the row kernel on `logits [R, V]`, whose targets' own entries go in beside them; in their place stands `own`.
+/// Runs the row kernel on `logits [R, V]`, whose targets' own entries, in full precision, go in beside them; in their place
+/// stands `own`, or what storing them leaves.
 fn run<B: Backend>(
     backend: &mut B,
+    kept: Kept,
     logits: &[f32],
-    vocabulary: usize,
     targets: &[u32],
     write_gradient: bool,
     own: Option<f32>,
 ) -> (Rows, Vec<u32>) {
+    let vocabulary = logits.len() / targets.len();
     let at = |r: usize| r * vocabulary + targets[r] as usize;
     let target_logits: Vec<f32> = (0..targets.len()).map(|r| logits[at(r)]).collect();
-    let mut rows = logits.to_vec();
+    let mut rows = kept.logits.rounded(logits);
     if let Some(own) = own {
         (0..targets.len()).for_each(|r| rows[at(r)] = own);
     }
-    let mut device = Device::new(backend);
-    let logits = device.put(&rows);
+    let mut device = Device::storing(backend, kept.unit);
+    let logits = if kept.beside { device.put(&rows) } else { device.store(&rows) };
+    let unit = if kept.beside { device.store_out(rows.len()) } else { logits };
     let (logp, lse) = (device.out(targets.len()), device.out(targets.len()));
     let argmax = device.put(&vec![u32::MAX; targets.len()]);
     let arguments = HeadRows {
         logits,
-        unit: write_gradient.then_some(logits),
+        unit: write_gradient.then_some(unit),
         target_logits: device.put(&target_logits),
         targets: device.put(targets),
         logp,
@@ -50,9 +75,20 @@ fn run<B: Backend>(
     };
     device.backend.head_rows(arguments);
     let (logp, lse, argmax) = (device.result(logp), device.result(lse), device.result(argmax));
-    let unit = if write_gradient { device.result(logits) } else { Vec::new() };
+    let gradient = if write_gradient { device.stored(unit) } else { Vec::new() };
     device.scratch(logits);
-    (Rows { logp, lse, argmax, unit }, device.finish())
+    (Rows { logp, lse, argmax, unit: gradient }, device.finish())
+}
+
+/// Random logits that can be stored, times `size`; those of the targets in full precision.
+fn random(kept: Kept, size: f32, vocabulary: usize, targets: &[u32]) -> Vec<f32> {
+    let exact: Vec<f32> = normal(1, targets.len() * vocabulary).iter().map(|z| z * size).collect();
+    let mut logits = kept.logits.rounded(&exact);
+    for (r, &target) in targets.iter().enumerate() {
+        let at = r * vocabulary + target as usize;
+        logits[at] = exact[at];
+    }
+    logits
 }
 
 /// Mean distance of the others' logits from the maximum, weighted as they weigh in the sum: an exponential of a rounded
@@ -63,11 +99,12 @@ fn spread(z: &[f32], target: usize) -> f64 {
     others().map(|d| d * (-d).exp()).sum::<f64>() / others().map(|d| (-d).exp()).sum::<f64>()
 }
 
-fn check_rows<B: Backend>(backend: &mut B, logits: &[f32], vocabulary: usize, targets: &[u32]) -> Vec<u32> {
-    let case = format!("R {}, V {vocabulary}", targets.len());
+fn check_rows<B: Backend>(backend: &mut B, kept: Kept, logits: &[f32], targets: &[u32]) -> Vec<u32> {
+    let vocabulary = logits.len() / targets.len();
+    let case = format!("R {}, V {vocabulary}, {kept:?}", targets.len());
     let plain: Vec<_> = targets.iter().map(|&target| head::plain(target)).collect();
     let twin = head::rows(&wide(logits), vocabulary, &plain);
-    let (got, bits) = run(backend, logits, vocabulary, targets, true, None);
+    let (got, bits) = run(backend, kept, logits, targets, true, None);
     let argmax: Vec<u32> = twin.iter().map(|row| row.argmax).collect();
     assert_eq!(got.argmax, argmax, "{case}");
 
@@ -102,57 +139,79 @@ fn check_rows<B: Backend>(backend: &mut B, logits: &[f32], vocabulary: usize, ta
             row.unit_gradient[v].abs() * (1.0 + distance) + 1e-30
         }));
     }
-    HEAD_UNIT_GRADIENT.judge(Comparison {
-        case,
-        n: 1,
-        got: &got.unit,
-        exact: &exact,
-        scale: &scale,
-        naive: Some(&naive.iter().flat_map(|row| row.2.clone()).collect::<Vec<_>>()),
-    });
+    HEAD_UNIT_GRADIENT.judge_stored(
+        kept.unit,
+        Comparison {
+            case,
+            n: 1,
+            got: &got.unit,
+            exact: &exact,
+            scale: &scale,
+            naive: Some(&naive.iter().flat_map(|row| row.2.clone()).collect::<Vec<_>>()),
+        },
+    );
     bits
 }
 
-/// Rows of ordinary logits, flat ones and peaked ones; the first and the last id among the targets.
-pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
+fn check_kept<B: Backend>(backend: &mut B, kept: Kept, cases: &[[usize; 2]], sizes: &[f32]) -> Vec<u32> {
     let mut all = Vec::new();
-    for [rows, vocabulary] in CASES {
-        for size in [0.01, 1.0, 8.0] {
-            let logits: Vec<f32> = normal(1, rows * vocabulary).iter().map(|z| z * size).collect();
+    for &[rows, vocabulary] in cases {
+        for &size in sizes {
             let targets: Vec<u32> = (0..rows)
                 .map(|r| if r % 3 == 1 { vocabulary - 1 } else { (r * 37) % vocabulary } as u32)
                 .collect();
-            all.extend(check_rows(backend, &logits, vocabulary, &targets));
+            let logits = random(kept, size, vocabulary, &targets);
+            all.extend(check_rows(backend, kept, &logits, &targets));
         }
     }
     all
 }
 
+/// Rows of ordinary logits, flat ones and peaked ones; the first and the last id among the targets.
+pub fn check<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    check_kept(backend, Kept::in_place(storage), &CASES, &[0.01, 1.0, 8.0])
+}
+
 #[test]
 fn rows_equal_the_twin_with_the_same_bits_on_any_number_of_threads() {
-    on_every_cpu(Levels::SameBits, check);
+    on_every_cpu(Levels::SameBits, |backend| check(backend, Storage::F32));
+}
+
+/// The same with f32 logits and the unit gradient beside them.
+pub fn check_beside<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    check_kept(backend, Kept::beside(storage), &CASES[2..], &[1.0, 8.0])
+}
+
+/// Vocabularies of the size of Llama 3's.
+pub fn check_large<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let mut all = check_kept(backend, Kept::in_place(storage), &LARGE, &[2.0]);
+    all.extend(check_kept(backend, Kept::beside(storage), &LARGE[..1], &[2.0]));
+    all
 }
 
 /// 1 - p from 1/2 to 1e-12: log-prob and unit gradient keep their relative precision, which the naive form loses.
-pub fn check_near_one<B: Backend>(backend: &mut B) -> Vec<u32> {
+pub fn check_near_one<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let kept = Kept::in_place(storage);
+    // What storing adds to the error of an element.
+    let rounding = if storage == Storage::Bf16 { 1.0 / 256.0 } else { 0.0 };
     let mut all = Vec::new();
     for vocabulary in [5, 512, 1031] {
         for rest in [0.5, 1e-2, 1e-4, 1e-6, 1e-9, 1e-12] {
             let target = vocabulary as u32 / 2;
             // The others share `rest` unevenly.
-            let mut z = normal(vocabulary as u64, vocabulary);
+            let mut z = storage.normal(vocabulary as u64, vocabulary);
             z[target as usize] = f32::NEG_INFINITY;
             let sum: f64 = z.iter().map(|&z| f64::from(z).exp()).sum();
             z[target as usize] = (sum * (1.0 - rest) / rest).ln() as f32;
             let twin = &head::rows(&wide(&z), vocabulary, &[head::plain(target)])[0];
-            let (got, bits) = run(backend, &z, vocabulary, &[target], true, None);
+            let (got, bits) = run(backend, kept, &z, &[target], true, None);
             let off = |got: f32, exact: f64| (f64::from(got) - exact).abs() / exact.abs();
             let case = format!("V {vocabulary}, 1 - p = {rest:e}");
             assert!((twin.logp / -rest.ln_1p()).abs() > 0.3, "{case}: the row is not what it should be");
             assert!(off(got.logp[0], twin.logp) < 1e-5, "{case}: log-prob {} not {}", got.logp[0], twin.logp);
             for v in 0..vocabulary {
                 let (got, exact) = (got.unit[v], twin.unit_gradient[v]);
-                assert!(off(got, exact) < 1e-5, "{case}: gradient {v} is {got} not {exact}");
+                assert!(off(got, exact) < 1e-5 + rounding, "{case}: gradient {v} is {got} not {exact}");
             }
             let naive = off(naive::head_row(&z, target as usize).0, twin.logp);
             assert!(rest > 1e-6 || naive > 1e-3, "{case}: naive is off by {naive:e} only: nothing is shown");
@@ -165,36 +224,65 @@ pub fn check_near_one<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn stays_exact_as_the_probability_approaches_one() {
-    on_every_cpu(Levels::SameBits, check_near_one);
+    on_every_cpu(Levels::SameBits, |backend| check_near_one(backend, Storage::F32));
 }
 
 /// The logit that the product left for the target is not the one that counts, whatever it is.
-pub fn check_own_entry<B: Backend>(backend: &mut B) -> Vec<u32> {
-    let (rows, vocabulary) = (9, 77);
-    let logits = normal(1, rows * vocabulary);
-    let targets: Vec<u32> = (0..rows as u32).map(|r| r * 8).collect();
-    let (expected, all) = run(backend, &logits, vocabulary, &targets, true, None);
-    for own in [0.0, 100.0, -100.0, f32::NAN, f32::INFINITY] {
-        let (got, _) = run(backend, &logits, vocabulary, &targets, true, Some(own));
-        assert_eq!(bits(&got.logp), bits(&expected.logp), "{own}");
-        assert_eq!(bits(&got.lse), bits(&expected.lse), "{own}");
-        assert_eq!(bits(&got.unit), bits(&expected.unit), "{own}");
-        assert_eq!(got.argmax, expected.argmax, "{own}");
+pub fn check_own_entry<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let kept = Kept::in_place(storage);
+    let mut all = Vec::new();
+    // Value by value, and in pieces.
+    for vocabulary in [77, 80] {
+        let targets: Vec<u32> = (0..9).map(|r| r * 8 + r % 3).collect();
+        let logits = random(kept, 1.0, vocabulary, &targets);
+        let (expected, bits_of_all) = run(backend, kept, &logits, &targets, true, None);
+        for own in [0.0, 100.0, -100.0, f32::NAN, f32::INFINITY] {
+            let (got, _) = run(backend, kept, &logits, &targets, true, Some(own));
+            assert_eq!(bits(&got.logp), bits(&expected.logp), "{own}");
+            assert_eq!(bits(&got.lse), bits(&expected.lse), "{own}");
+            assert_eq!(bits(&got.unit), bits(&expected.unit), "{own}");
+            assert_eq!(got.argmax, expected.argmax, "{own}");
+        }
+        let (scored, _) = run(backend, kept, &logits, &targets, false, None);
+        assert_eq!(bits(&scored.logp), bits(&expected.logp), "scoring writes no gradient");
+        assert_eq!(bits(&scored.lse), bits(&expected.lse));
+        assert_eq!(scored.argmax, expected.argmax);
+        all.extend(bits_of_all);
     }
-    let (scored, _) = run(backend, &logits, vocabulary, &targets, false, None);
-    assert_eq!(bits(&scored.logp), bits(&expected.logp), "scoring writes no gradient");
-    assert_eq!(bits(&scored.lse), bits(&expected.lse));
-    assert_eq!(scored.argmax, expected.argmax);
     all
 }
 
 #[test]
 fn the_target_counts_by_its_own_logit() {
-    on_every_cpu(Levels::SameBits, check_own_entry);
+    on_every_cpu(Levels::SameBits, |backend| check_own_entry(backend, Storage::F32));
+}
+
+/// A row has the same bits alone and among others.
+pub fn check_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let kept = Kept::in_place(storage);
+    let mut all = Vec::new();
+    for vocabulary in [1031, 2048] {
+        let targets = [5, 1030, 0, 700, 33];
+        let logits = random(kept, 3.0, vocabulary, &targets);
+        let (together, bits_of_all) = run(backend, kept, &logits, &targets, true, None);
+        for (r, row) in logits.chunks_exact(vocabulary).enumerate() {
+            let (alone, _) = run(backend, kept, row, &targets[r..=r], true, None);
+            assert_eq!(bits(&alone.logp), bits(&together.logp[r..=r]), "row {r}");
+            assert_eq!(bits(&alone.lse), bits(&together.lse[r..=r]), "row {r}");
+            assert_eq!(bits(&alone.unit), bits(&together.unit[r * vocabulary..][..vocabulary]), "row {r}");
+        }
+        all.extend(bits_of_all);
+    }
+    all
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone() {
+    on_every_cpu(Levels::SameBits, |backend| check_alone(backend, Storage::F32));
 }
 
 /// Ties go to the lowest id, whether the target is among them or not.
-pub fn check_ties<B: Backend>(backend: &mut B) -> Vec<u32> {
+pub fn check_ties<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = Vec::new();
     // (equal largest logits, target, the lowest of them)
     for (largest, target, expected) in [
@@ -202,36 +290,49 @@ pub fn check_ties<B: Backend>(backend: &mut B) -> Vec<u32> {
         (vec![3, 5, 90], 3, 3),
         (vec![3, 5, 90], 90, 3),
         (vec![17, 90], 2, 17),
+        (vec![37, 38, 39], 2, 37),
         (vec![99], 99, 99),
         (vec![0, 99], 99, 0),
         ((0..100).collect(), 42, 0),
     ] {
-        let mut z: Vec<f32> = normal(1, 100).iter().map(|z| z.abs() - 9.0).collect();
-        largest.iter().for_each(|&v: &usize| z[v] = 1.5);
-        let (got, bits) = run(backend, &z, 100, &[target], true, None);
-        assert_eq!(got.argmax, [expected], "largest {largest:?}, target {target}");
-        all.extend(bits);
+        for vocabulary in [100, 104] {
+            let mut z: Vec<f32> = storage.normal(1, vocabulary).iter().map(|z| z.abs() - 9.0).collect();
+            z = storage.rounded(&z);
+            largest.iter().for_each(|&v: &usize| z[v] = 1.5);
+            let (got, bits) = run(backend, Kept::in_place(storage), &z, &[target], true, None);
+            assert_eq!(got.argmax, [expected], "largest {largest:?}, target {target}, V {vocabulary}");
+            all.extend(bits);
+        }
     }
     all
 }
 
 #[test]
 fn argmax_ties_go_to_the_lowest_id() {
-    on_every_cpu(Levels::SameBits, check_ties);
+    on_every_cpu(Levels::SameBits, |backend| check_ties(backend, Storage::F32));
 }
 
-/// A row of 70 with some values put in.
-fn with(values: &[(usize, f32)]) -> Vec<f32> {
-    let mut z = normal(1, 70);
+/// A row of V with some values put in.
+fn with(storage: Storage, vocabulary: usize, values: &[(usize, f32)]) -> Vec<f32> {
+    let mut z = storage.normal(1, vocabulary);
     values.iter().for_each(|&(v, value)| z[v] = value);
     z
 }
 
 /// What must not pass for a probability, and never panics; a token that cannot come (a logit of minus infinity) may
-/// stand among the others.
-pub fn check_not_finite<B: Backend>(backend: &mut B) {
+/// stand among the others. Which NaN it is, is nobody's business: no bits are compared.
+pub fn check_not_finite<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    for vocabulary in [70, 72] {
+        check_not_finite_in(backend, storage, vocabulary);
+    }
+    vec![0]
+}
+
+fn check_not_finite_in<B: Backend>(backend: &mut B, storage: Storage, vocabulary: usize) {
     const INF: f32 = f32::INFINITY;
     let target = 33;
+    let kept = Kept::in_place(storage);
+    let with = |values: &[(usize, f32)]| with(storage, vocabulary, values);
     for z in [
         with(&[(target, -INF)]),
         with(&[(target, f32::NAN)]),
@@ -240,63 +341,58 @@ pub fn check_not_finite<B: Backend>(backend: &mut B) {
         with(&[(5, f32::NAN), (target, -INF)]),
         with(&[(5, INF)]),
         with(&[(5, INF), (target, INF)]),
-        vec![-INF; 70],
-        vec![f32::NAN; 70],
+        vec![-INF; vocabulary],
+        vec![f32::NAN; vocabulary],
     ] {
         for write_gradient in [false, true] {
-            let (got, _) = run(backend, &z, 70, &[target as u32], write_gradient, None);
+            let (got, _) = run(backend, kept, &z, &[target as u32], write_gradient, None);
             assert!(!got.logp[0].is_finite(), "log-prob {} of {z:?}", got.logp[0]);
-            assert!(got.argmax[0] < 70, "argmax {} of {z:?}", got.argmax[0]);
+            assert!((got.argmax[0] as usize) < vocabulary, "argmax {} of {z:?}", got.argmax[0]);
         }
     }
     let z = with(&[(5, -INF), (60, -INF)]);
-    let (got, _) = run(backend, &z, 70, &[target as u32], true, None);
-    let exact = head::rows(&wide(&z), 70, &[head::plain(target as u32)])[0].logp;
+    let (got, _) = run(backend, kept, &z, &[target as u32], true, None);
+    let exact = head::rows(&wide(&z), vocabulary, &[head::plain(target as u32)])[0].logp;
     assert!((f64::from(got.logp[0]) - exact).abs() < 1e-6);
     assert_eq!((got.unit[5], got.unit[60]), (0.0, 0.0), "and has no gradient");
-    let mut certain = vec![-INF; 70];
+    let mut certain = vec![-INF; vocabulary];
     certain[target] = 1.0;
-    let (got, _) = run(backend, &certain, 70, &[target as u32], true, None);
+    let (got, _) = run(backend, kept, &certain, &[target as u32], true, None);
     assert_eq!((got.logp[0], got.lse[0], got.argmax[0]), (0.0, 1.0, target as u32));
     assert!(got.unit.iter().all(|&u| u == 0.0), "nothing to learn");
 }
 
 /// A target logit of plus infinity is no certainty either: softmax has no value there.
-pub fn check_infinite_target<B: Backend>(backend: &mut B) {
-    let z = with(&[(33, f32::INFINITY)]);
-    let (got, _) = run(backend, &z, 70, &[33], true, None);
+pub fn check_infinite_target<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let z = with(storage, 70, &[(33, f32::INFINITY)]);
+    let (got, _) = run(backend, Kept::in_place(storage), &z, &[33], true, None);
     assert!(!got.logp[0].is_finite(), "log-prob {}", got.logp[0]);
+    vec![0]
 }
 
 #[test]
 fn an_infinite_target_logit_gives_no_finite_log_prob() {
-    on_every_cpu(Levels::OwnBits, |backend| {
-        check_infinite_target(backend);
-        vec![0]
-    });
+    on_every_cpu(Levels::OwnBits, |backend| check_infinite_target(backend, Storage::F32));
 }
 
 #[test]
 fn a_logit_that_is_not_finite_gives_no_finite_log_prob() {
-    // Which NaN it is, is nobody's business: no bits are compared.
-    on_every_cpu(Levels::OwnBits, |backend| {
-        check_not_finite(backend);
-        vec![0]
-    });
+    on_every_cpu(Levels::OwnBits, |backend| check_not_finite(backend, Storage::F32));
 }
 
 /// `x[r] . weight[target]`.
-pub fn check_target_logits<B: Backend>(backend: &mut B) -> Vec<u32> {
+pub fn check_target_logits<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = Vec::new();
-    for [rows, hidden, vocabulary] in [[1, 1, 5], [3, 33, 512], [67, 96, 640], [5, 2051, 1031]] {
-        let (x, weight) = (normal(1, rows * hidden), normal(2, vocabulary * hidden));
+    for [rows, hidden, vocabulary] in [[1, 1, 5], [3, 33, 512], [67, 96, 640], [5, 2051, 1031], [2, 4160, 40]]
+    {
+        let (x, weight) = (storage.normal(1, rows * hidden), storage.normal(2, vocabulary * hidden));
         let random = normal_f64(3, rows);
         let targets: Vec<u32> = random.iter().map(|x| (x.abs() * 1e4) as u32 % vocabulary as u32).collect();
-        let mut device = Device::new(&mut *backend);
+        let mut device = Device::storing(&mut *backend, storage);
         let out = device.out(rows);
         let arguments = TargetLogits {
-            x: device.put(&x),
-            weight: device.put(&weight),
+            x: device.store(&x),
+            weight: device.store(&weight),
             targets: device.put(&targets),
             out,
             hidden,
@@ -311,7 +407,7 @@ pub fn check_target_logits<B: Backend>(backend: &mut B) -> Vec<u32> {
             x.iter().zip(w).map(|(&x, &w)| (f64::from(x) * f64::from(w)).powi(2)).sum::<f64>().sqrt()
         };
         TARGET_LOGITS.judge(Comparison {
-            case: format!("R {rows}, H {hidden}, V {vocabulary}"),
+            case: format!("R {rows}, H {hidden}, V {vocabulary}, {storage:?}"),
             n: hidden,
             got: &device.result::<f32>(out),
             exact: &(0..rows).map(|r| dot(&wide(pair(r).0), &wide(pair(r).1))).collect::<Vec<_>>(),
@@ -325,5 +421,5 @@ pub fn check_target_logits<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn target_logits_equal_the_twin() {
-    on_every_cpu(Levels::SameBits, check_target_logits);
+    on_every_cpu(Levels::SameBits, |backend| check_target_logits(backend, Storage::F32));
 }

@@ -16,6 +16,7 @@ mod tolerance;
 
 mod adamw;
 mod attention;
+mod counters;
 mod cuda;
 mod embedding;
 mod gather;

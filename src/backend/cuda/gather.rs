@@ -1,20 +1,21 @@
 //! Launches of `kernels/gather.cu`.
 
 use super::CudaBackend;
-use super::launch::{ROW_THREADS, arguments};
+use super::launch::{arguments, row_threads, stored};
 use crate::backend::{CopyRows, GatherRows, ScatterRows};
 
 /// The operation [`GatherRows`].
 pub fn gather(backend: &mut CudaBackend, a: GatherRows) {
     assert_eq!(a.out.len, a.rows.len * a.hidden);
+    let element = stored([Some(a.source), Some(a.out)]);
     let (source, rows, scale) = (backend.at(a.source), backend.at(a.rows), backend.at_or_null(a.scale));
     let out = backend.at(a.out);
     // SAFETY: one block per output row; the rows are the loader's, below T.
     unsafe {
         backend.launch(
-            |k| &k.gather_rows_f32,
+            |k| k.gather_rows.of(element),
             (a.rows.len, 1),
-            (ROW_THREADS, 1),
+            (row_threads(element, a.hidden), 1),
             arguments![source, rows, scale, out, a.hidden],
         );
     }
@@ -23,14 +24,15 @@ pub fn gather(backend: &mut CudaBackend, a: GatherRows) {
 /// The operation [`ScatterRows`].
 pub fn scatter(backend: &mut CudaBackend, a: ScatterRows) {
     assert_eq!(a.out.len, (a.offsets.len - 1) * a.hidden);
+    let element = stored([Some(a.source), Some(a.out)]);
     let (source, offsets, rows) = (backend.at(a.source), backend.at(a.offsets), backend.at(a.rows));
     let (scale, out) = (backend.at_or_null(a.scale), backend.at(a.out));
     // SAFETY: one block per output row; the lists are the loader's, below R.
     unsafe {
         backend.launch(
-            |k| &k.scatter_rows_f32,
+            |k| k.scatter_rows.of(element),
             (a.offsets.len - 1, 1),
-            (ROW_THREADS, 1),
+            (row_threads(element, a.hidden), 1),
             arguments![source, offsets, rows, scale, out, a.hidden],
         );
     }
@@ -39,13 +41,14 @@ pub fn scatter(backend: &mut CudaBackend, a: ScatterRows) {
 /// The operation [`CopyRows`].
 pub fn copy(backend: &mut CudaBackend, a: CopyRows) {
     assert!(a.source_column + a.width <= a.source_stride && a.out_column + a.width <= a.out_stride);
+    let element = stored([Some(a.source), Some(a.out)]);
     let (source, rows, out) = (backend.at(a.source), backend.at(a.rows), backend.at(a.out));
     // SAFETY: one block per source row; the rows of `out` are the caller's, within its view.
     unsafe {
         backend.launch(
-            |k| &k.copy_rows_f32,
+            |k| k.copy_rows.of(element),
             (a.rows.len, 1),
-            (ROW_THREADS, 1),
+            (row_threads(element, a.width), 1),
             arguments![
                 source,
                 a.source_stride,

@@ -63,12 +63,12 @@ kernels! {
     "adamw.cu": [] [adamw_f32];
     "attention.cu": [] [attention_forward_f32, attention_backward_query_f32, attention_backward_delta_f32,
         attention_backward_key_f32];
-    "embedding.cu": [] [embedding_forward_f32, embedding_backward_f32];
-    "gather.cu": [] [gather_rows_f32, scatter_rows_f32, copy_rows_f32];
+    "embedding.cu": [embedding_forward, embedding_backward] [];
+    "gather.cu": [gather_rows, scatter_rows, copy_rows] [];
     "gradient_norm.cu": [] [gradient_norm_partial_f32, gradient_norm_finish];
-    "head.cu": [] [target_logits_f32, head_rows_f32];
+    "head.cu": [target_logits, head_rows] [head_rows_f32_bf16];
     "objective.cu": [] [objective_pointwise];
     "rmsnorm.cu": [rmsnorm_forward, rmsnorm_backward] [rmsnorm_backward_weight];
-    "rope.cu": [] [rope_f32];
-    "swiglu.cu": [] [swiglu_forward_f32, swiglu_backward_f32];
+    "rope.cu": [rope] [];
+    "swiglu.cu": [swiglu_forward, swiglu_backward] [];
 }

@@ -2,11 +2,15 @@
 
 use std::ffi::c_void;
 
+use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{CudaFunction, result};
 
 use super::CudaBackend;
 use super::kernels::Kernels;
 use crate::backend::{Element, View};
+
+/// Bytes of dynamic shared memory that a launch gets without asking for more first.
+const SHARED_UNASKED: u32 = 48 << 10;
 
 /// Threads of a block whose work runs along a row.
 pub const ROW_THREADS: u32 = 256;
@@ -104,16 +108,38 @@ impl CudaBackend {
         block: (u32, u32),
         arguments: &mut [Argument],
     ) {
+        // SAFETY: by this function's contract.
+        unsafe { self.launch_shared(function, grid, block, 0, arguments) };
+    }
+
+    /// The same with dynamic shared memory: `shared` bytes per block.
+    ///
+    /// # Safety
+    /// As [`CudaBackend::launch`]; and the kernel stays within its shared memory.
+    pub(super) unsafe fn launch_shared(
+        &mut self,
+        function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,
+        grid: (usize, usize),
+        block: (u32, u32),
+        shared: u32,
+        arguments: &mut [Argument],
+    ) {
         if grid.0 == 0 || grid.1 == 0 || self.error.is_some() {
             return;
         }
         let grid = (grid.0 as u32, grid.1 as u32, 1);
         let mut pointers: Vec<*mut c_void> = arguments.iter_mut().map(Argument::address).collect();
-        let function = function(&self.kernels).cu_function();
-        let stream = self.stream.cu_stream();
+        let function = function(&self.kernels);
+        if shared > SHARED_UNASKED {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            if let Err(error) = function.set_attribute(most, shared as i32) {
+                return self.keep("cuFuncSetAttribute", Err(error));
+            }
+        }
+        let function = function.cu_function();
+        let (block, stream) = ((block.0, block.1, 1), self.stream.cu_stream());
         // SAFETY: a loaded function and a live stream; the rest by this function's contract.
-        let launched =
-            unsafe { result::launch_kernel(function, grid, (block.0, block.1, 1), 0, stream, &mut pointers) };
+        let launched = unsafe { result::launch_kernel(function, grid, block, shared, stream, &mut pointers) };
         self.keep("cuLaunchKernel", launched);
     }
 }

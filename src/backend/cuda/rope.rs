@@ -1,23 +1,26 @@
 //! Launch of `kernels/rope.cu`.
 
 use super::CudaBackend;
-use super::launch::arguments;
+use super::launch::{ROW_THREADS, arguments, stored};
 use crate::backend::{Rope, Rotation};
 
 /// The operation [`Rope`].
 pub fn rope(backend: &mut CudaBackend, a: Rope) {
-    assert_eq!(a.x.len, a.positions.len * a.stride);
-    assert!(a.heads * a.head_dim <= a.stride);
+    let rows = a.positions.len;
+    assert_eq!(a.x.len, rows * a.stride);
+    assert!(a.heads * a.head_dim <= a.stride && a.head_dim.is_multiple_of(2));
+    let element = stored([Some(a.x)]);
     let (x, positions, cos, sin) =
         (backend.at(a.x), backend.at(a.positions), backend.at(a.cos), backend.at(a.sin));
     let sign = if a.rotation == Rotation::Forward { 1.0f32 } else { -1.0 };
-    // SAFETY: one block per row; positions lie within the tables, which are planned for the longest sequence.
+    // SAFETY: one warp per row, those beyond the rows masked by the kernel; positions lie within the tables, which are
+    // planned for the longest sequence.
     unsafe {
         backend.launch(
-            |k| &k.rope_f32,
-            (a.positions.len, 1),
-            (128, 1),
-            arguments![x, positions, cos, sin, a.stride, a.heads, a.head_dim, sign],
+            |k| k.rope.of(element),
+            (rows.div_ceil(ROW_THREADS as usize / 32), 1),
+            (ROW_THREADS, 1),
+            arguments![x, positions, cos, sin, rows, a.stride, a.heads, a.head_dim, sign],
         );
     }
 }
