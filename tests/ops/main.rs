@@ -15,7 +15,9 @@ mod naive;
 mod tolerance;
 
 mod adamw;
+mod adamw_formats;
 mod attention;
+mod counters;
 mod cuda;
 mod embedding;
 mod gather;

@@ -1,0 +1,214 @@
+//! What kernels move, as the simulator counts it: the claims of `docs/kernels/` about bytes and accesses, as tests.
+//!
+//! Counted are the accesses of warps to global memory, before any cache: a byte that is read twice counts twice. Timing
+//! is nobody's business here.
+
+use std::process::Command;
+
+use asft::backend::cuda::CudaBackend;
+use asft::backend::probe;
+use asft::backend::{
+    Backend, RMSNORM_PARTS, RmsnormBackward, RmsnormForward, Rope, Rotation, SwigluBackward, SwigluForward,
+};
+use serde::Deserialize;
+
+use crate::device::{Device, Storage, normal};
+use crate::simulator;
+
+/// Set in a child: do the work that is counted.
+const CHILD: &str = "ASFT_TEST_COUNTERS_CHILD";
+
+/// As which device the simulator behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    Sm80,
+    Sm90,
+}
+
+/// One launch of a kernel: the fields of the simulator's report that a claim may be about.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(dead_code, reason = "what can be claimed is more than what is")]
+pub struct Launch {
+    pub kernel: String,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Static and dynamic, per block.
+    pub shared_bytes: u64,
+    /// Bytes that threads asked for, each once per warp instruction, and the 32-byte sectors in which they lie.
+    pub global_read_unique_bytes: u64,
+    pub global_read_sectors: u64,
+    pub global_write_unique_bytes: u64,
+    pub global_write_sectors: u64,
+    pub global_atomic_requests: u64,
+    pub shared_read_wavefronts: u64,
+    pub shared_read_bank_conflicts: u64,
+    pub shared_write_wavefronts: u64,
+    pub shared_write_bank_conflicts: u64,
+    /// Spills and arrays in local memory.
+    pub local_bytes: u64,
+    pub tensor_operations: u64,
+}
+
+impl Launch {
+    /// Bytes read from global memory, in whole sectors.
+    pub fn read(&self) -> u64 {
+        32 * self.global_read_sectors
+    }
+
+    /// Bytes written to global memory, in whole sectors.
+    pub fn written(&self) -> u64 {
+        32 * self.global_write_sectors
+    }
+
+    /// Used bytes over moved bytes.
+    pub fn efficiency(&self) -> f64 {
+        let used = self.global_read_unique_bytes + self.global_write_unique_bytes;
+        used as f64 / (self.read() + self.written()) as f64
+    }
+
+    /// The project's claim about kernels that memory bounds: at most 1.05 times the bytes that must be moved, at least 95%
+    /// of them used. And not fewer than must be: then the minimum, or the counter, would be wrong.
+    pub fn moves_its_minimum(&self, minimum: u64) {
+        let (moved, efficiency) = (self.read() + self.written(), self.efficiency());
+        let times = moved as f64 / minimum as f64;
+        println!("{}: {times:.4} times the minimum, {:.1}% of it used", self.kernel, 100.0 * efficiency);
+        assert!((1.0..=1.05).contains(&times), "{}: {moved} bytes for {minimum}", self.kernel);
+        assert!(efficiency >= 0.95, "{}: {efficiency:.3} of the moved bytes are used", self.kernel);
+    }
+}
+
+/// Runs `work` in a child process under the simulator as both architectures, and `judge` on what its launches did.
+/// `test` is the path of the calling test. On a real device nothing is counted.
+pub fn counted(test: &str, work: impl Fn(&mut CudaBackend), judge: impl Fn(Architecture, &[Launch])) {
+    if std::env::var_os(CHILD).is_some() {
+        return work(&mut CudaBackend::new(probe::cuda(true).unwrap()).unwrap());
+    }
+    if probe::cuda(false).is_ok() {
+        return println!("{test}: only the simulator counts: not run");
+    }
+    let links = simulator::links();
+    for (architecture, capability) in [(Architecture::Sm90, "9.0"), (Architecture::Sm80, "8.0")] {
+        let folder = tempfile::tempdir().unwrap();
+        let report = folder.path().join("report.jsonl");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").env("LD_LIBRARY_PATH", &links);
+        command.env("CUDA_SIM_CC", capability).env("CUDA_SIM_REPORT", &report);
+        // Races and the like are looked for where results are compared.
+        command.env("CUDA_SIM_CHECK", "off");
+        let output = command.output().unwrap();
+        let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
+        assert!(output.status.success(), "{test} as {architecture:?}:\n{said}");
+        let lines = std::fs::read_to_string(&report).unwrap_or_default();
+        let launches: Vec<Launch> = lines
+            .lines()
+            .filter(|line| line.contains("\"grid\""))
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+            .collect();
+        assert!(!launches.is_empty(), "{test} as {architecture:?} launched nothing:\n{said}");
+        judge(architecture, &launches);
+    }
+}
+
+/// The only launch of a kernel.
+pub fn only<'l>(launches: &'l [Launch], kernel: &str) -> &'l Launch {
+    let found: Vec<&Launch> = launches.iter().filter(|launch| launch.kernel == kernel).collect();
+    let [launch] = found[..] else { panic!("{} launches of {kernel} in {launches:?}", found.len()) };
+    launch
+}
+
+/// A size at which what is read once per launch vanishes.
+const ROWS: usize = 512;
+const HIDDEN: usize = 512;
+/// Bytes of one matrix of that size, stored as bf16.
+const MATRIX: u64 = (2 * ROWS * HIDDEN) as u64;
+const STORAGE: Storage = Storage::Bf16;
+
+fn rmsnorm(backend: &mut CudaBackend) {
+    let mut device = Device::storing(backend, STORAGE);
+    let matrix = STORAGE.normal(1, ROWS * HIDDEN);
+    let (x, other, weight) = (device.store(&matrix), device.store(&matrix), STORAGE.normal(2, HIDDEN));
+    let weight = device.store(&weight);
+    let (sum, out, rstd) =
+        (device.store_out(ROWS * HIDDEN), device.store_out(ROWS * HIDDEN), device.out(ROWS));
+    device.backend.rmsnorm_forward(RmsnormForward {
+        x,
+        residual: Some(other),
+        sum: Some(sum),
+        weight,
+        out,
+        rstd,
+        hidden: HIDDEN,
+        epsilon: 1e-5,
+    });
+    let (dx, dweight) = (device.store_out(ROWS * HIDDEN), device.out(HIDDEN));
+    let partial = device.out(RMSNORM_PARTS * HIDDEN);
+    device.backend.rmsnorm_backward(RmsnormBackward {
+        dout: out,
+        x: sum,
+        weight,
+        rstd,
+        dresidual: Some(other),
+        dx,
+        dweight: Some(dweight),
+        partial,
+        accumulate: false,
+        hidden: HIDDEN,
+    });
+    device.backend.read(dweight, &mut [0.0f32; HIDDEN]).unwrap();
+}
+
+#[test]
+fn rmsnorm_moves_its_minimum() {
+    counted("counters::rmsnorm_moves_its_minimum", rmsnorm, |_, launches| {
+        // The weight is read for every row (twice in the backward pass): 2 bytes of each column, which the first-level
+        // cache holds after a block's first row.
+        only(launches, "rmsnorm_forward_bf16").moves_its_minimum(4 * MATRIX + MATRIX);
+        only(launches, "rmsnorm_backward_bf16").moves_its_minimum(4 * MATRIX + 2 * MATRIX);
+    });
+}
+
+#[test]
+fn swiglu_moves_its_minimum() {
+    let work = |backend: &mut CudaBackend| {
+        let mut device = Device::storing(backend, STORAGE);
+        let gate_up = device.store(&STORAGE.normal(1, 2 * ROWS * HIDDEN));
+        let (out, dgate_up) = (device.store_out(ROWS * HIDDEN), device.store_out(2 * ROWS * HIDDEN));
+        device.backend.swiglu_forward(SwigluForward { gate_up, out, feed_forward: HIDDEN });
+        let backward = SwigluBackward { gate_up, dout: out, dgate_up, feed_forward: HIDDEN };
+        device.backend.swiglu_backward(backward);
+        device.stored(dgate_up);
+    };
+    counted("counters::swiglu_moves_its_minimum", work, |_, launches| {
+        only(launches, "swiglu_forward_bf16").moves_its_minimum(3 * MATRIX);
+        only(launches, "swiglu_backward_bf16").moves_its_minimum(5 * MATRIX);
+    });
+}
+
+#[test]
+fn rope_moves_its_minimum() {
+    // Queries and keys of 3 + 1 heads of 128, and values beside them.
+    let (heads, head_dim, stride) = (4, 128, 5 * 128);
+    let work = |backend: &mut CudaBackend| {
+        let mut device = Device::storing(backend, STORAGE);
+        let x = device.store(&STORAGE.normal(1, ROWS * stride));
+        let positions: Vec<u32> = (0..ROWS as u32).collect();
+        let table = normal(2, ROWS * head_dim / 2);
+        let (positions, cos, sin) = (device.put(&positions), device.put(&table), device.put(&table));
+        device.backend.rope(Rope {
+            x,
+            stride,
+            heads,
+            head_dim,
+            positions,
+            cos,
+            sin,
+            rotation: Rotation::Forward,
+        });
+        device.stored(x);
+    };
+    counted("counters::rope_moves_its_minimum", work, |_, launches| {
+        // Each element in and out, a position and its row of both tables once per row.
+        let minimum = ROWS * (2 * 2 * heads * head_dim + 4 + 4 * head_dim);
+        only(launches, "rope_bf16").moves_its_minimum(minimum as u64);
+    });
+}
