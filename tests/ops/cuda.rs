@@ -12,8 +12,8 @@ use asft::backend::probe;
 
 use crate::device::Storage;
 use crate::{
-    adamw, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm, rope, simulator,
-    swiglu,
+    adamw, adamw_formats, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm, rope,
+    simulator, swiglu,
 };
 
 /// Set in a child: run the check and print what came out.
@@ -121,6 +121,13 @@ macro_rules! checks {
 checks! {
     adamw_update: adamw::check;
     adamw_while_bad: adamw::check_bad;
+    adamw_with_remainders: adamw_formats::check_remainder;
+    adamw_of_every_format: adamw_formats::check_formula;
+    adamw_in_several_calls: adamw_formats::check_cuts;
+    adamw_of_every_format_while_bad: adamw_formats::check_bad;
+    adamw_rounds_stochastically: adamw_formats::check_rounding;
+    adamw_small_beside_large: adamw_formats::check_small_beside_large;
+    adamw_minimises: adamw_formats::check_minimises;
     attention_of_packed_groups: attention::check_small_packed_groups;
     attention_to_a_cache: attention::check_cache;
     attention_wherever_packed: attention::check_small_packing;

@@ -15,6 +15,7 @@ mod naive;
 mod tolerance;
 
 mod adamw;
+mod adamw_formats;
 mod attention;
 mod counters;
 mod cuda;

@@ -60,7 +60,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    "adamw.cu": [] [adamw_f32];
+    "adamw.cu": [] [adamw_f32, adamw_remainder, adamw_bf16, adamw_8bit];
     "attention.cu": [] [attention_forward_f32, attention_backward_query_f32, attention_backward_delta_f32,
         attention_backward_key_f32];
     "embedding.cu": [embedding_forward, embedding_backward] [];
