@@ -20,8 +20,9 @@ const CHILD: &str = "ASFT_TEST_CUDA_CHILD";
 /// How the child says it.
 const BITS: &str = "bits of the check: ";
 
-/// Compute capability, order of warps and blocks.
-const RUNS: [(&str, Option<&str>); 3] = [("9.0", None), ("9.0", Some("7")), ("8.0", Some("1"))];
+/// Compute capability, order of warps and blocks, when asynchronous copies arrive.
+const RUNS: [(&str, Option<&str>, &str); 3] =
+    [("9.0", None, "wait"), ("9.0", Some("7"), "issue"), ("8.0", Some("1"), "issue")];
 
 fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
     if std::env::var_os(CHILD).is_some() {
@@ -40,9 +41,12 @@ fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
     let links = simulator::links();
     let all: Vec<String> = RUNS
         .iter()
-        .map(|(capability, schedule)| {
-            let mut variables =
-                vec![("LD_LIBRARY_PATH", links.to_str().unwrap()), ("CUDA_SIM_CC", capability)];
+        .map(|(capability, schedule, copies)| {
+            let mut variables = vec![
+                ("LD_LIBRARY_PATH", links.to_str().unwrap()),
+                ("CUDA_SIM_CC", capability),
+                ("CUDA_SIM_ASYNC", copies),
+            ];
             variables.extend(schedule.map(|seed| ("CUDA_SIM_SCHEDULE", seed)));
             run(test, &variables)
         })
@@ -93,6 +97,9 @@ macro_rules! stored_checks {
 }
 
 stored_checks! {
+    attention_of_packed_groups: attention::check_small_packed_groups;
+    attention_to_a_cache: attention::check_cache;
+    attention_wherever_packed: attention::check_small_packing;
     rmsnorm_both_ways: rmsnorm::check;
     rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
     products: matmul::check;
@@ -111,9 +118,6 @@ macro_rules! checks {
 checks! {
     adamw_update: adamw::check;
     adamw_while_bad: adamw::check_bad;
-    attention_of_packed_groups: attention::check_small_packed_groups;
-    attention_to_a_cache: attention::check_cache;
-    attention_wherever_packed: attention::check_small_packing;
     embedding_both_ways: embedding::check;
     gather_and_scatter: gather::check;
     copy_rows: gather::check_copy;

@@ -16,6 +16,9 @@ mod tolerance;
 
 mod adamw;
 mod attention;
+mod attention_counters;
+mod attention_spread;
+mod counters;
 mod cuda;
 mod embedding;
 mod gather;

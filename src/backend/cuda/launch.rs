@@ -92,16 +92,33 @@ macro_rules! arguments {
 pub(super) use arguments;
 
 impl CudaBackend {
-    /// Enqueues a kernel; a grid without blocks is no launch. An error is kept until somebody waits.
+    /// Enqueues a kernel without dynamic shared memory; see [`Self::launch_shared`].
     ///
     /// # Safety
-    /// The arguments must be those of the kernel in number, order and type, and every address must be good for what the
-    /// kernel does with this grid and these sizes.
+    /// As there.
     pub(super) unsafe fn launch(
         &mut self,
         function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,
         grid: (usize, usize),
         block: (u32, u32),
+        arguments: &mut [Argument],
+    ) {
+        // SAFETY: this function's contract is the same.
+        unsafe { self.launch_shared(function, grid, block, 0, arguments) }
+    }
+
+    /// Enqueues a kernel with this many bytes of dynamic shared memory; a grid without blocks is no launch. An error is
+    /// kept until somebody waits.
+    ///
+    /// # Safety
+    /// The arguments must be those of the kernel in number, order and type, and every address must be good for what the
+    /// kernel does with this grid and these sizes; `shared` must be what it was written for.
+    pub(super) unsafe fn launch_shared(
+        &mut self,
+        function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,
+        grid: (usize, usize),
+        block: (u32, u32),
+        shared: u32,
         arguments: &mut [Argument],
     ) {
         if grid.0 == 0 || grid.1 == 0 || self.error.is_some() {
@@ -112,8 +129,9 @@ impl CudaBackend {
         let function = function(&self.kernels).cu_function();
         let stream = self.stream.cu_stream();
         // SAFETY: a loaded function and a live stream; the rest by this function's contract.
-        let launched =
-            unsafe { result::launch_kernel(function, grid, (block.0, block.1, 1), 0, stream, &mut pointers) };
+        let launched = unsafe {
+            result::launch_kernel(function, grid, (block.0, block.1, 1), shared, stream, &mut pointers)
+        };
         self.keep("cuLaunchKernel", launched);
     }
 }
