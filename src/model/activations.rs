@@ -2,7 +2,8 @@
 
 use super::{LlamaConfig, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS, View,
+    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS,
+    TILE_WORDS, View, key_tiles, query_tiles,
 };
 use crate::data::{Batch, BatchGroup};
 use crate::plan::{Arena, MemoryPlan};
@@ -184,6 +185,10 @@ pub struct DeviceBatch {
     pub segments: View,
     /// `[families + 1]`.
     pub families: View,
+    /// `[.., TILE_WORDS]`: attention's work by queries.
+    pub query_tiles: View,
+    /// `[.., TILE_WORDS]`: attention's backward work by keys.
+    pub key_tiles: View,
     /// `[spans, SPAN_WORDS]`: every span of every group, in order.
     pub spans: View,
     /// `[R + padding]`.
@@ -310,6 +315,8 @@ impl Activations {
             positions: put(self.batch.positions, &padded(&batch.positions, tokens, 0)),
             segments: put(self.batch.segments, &segments),
             families: put(self.batch.families, &families),
+            query_tiles: put(self.batch.query_tiles, &query_tiles(&batch.segments, tokens)),
+            key_tiles: put(self.batch.key_tiles, &key_tiles(&batch.segments, &batch.families, tokens)),
             spans: put(self.batch.spans, &spans),
             gather: put(self.batch.gather, &padded(&batch.gather, gathered, 0)),
             targets: put(self.batch.targets, &padded(&batch.targets, gathered, 0)),
@@ -431,6 +438,9 @@ fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
         // A segment has at least one token, and a span belongs to one segment.
         segments: add("segments", t * SEGMENT_WORDS),
         families: add("families", t + 1),
+        // A tile has at least one row.
+        query_tiles: add("query tiles", t * TILE_WORDS),
+        key_tiles: add("key tiles", t * TILE_WORDS),
         spans: add("spans", t * SPAN_WORDS),
         gather: add("gather list", r),
         targets: add("targets", r),

@@ -17,6 +17,8 @@ mod tolerance;
 mod adamw;
 mod adamw_formats;
 mod attention;
+mod attention_counters;
+mod attention_spread;
 mod counters;
 mod cuda;
 mod embedding;
