@@ -19,7 +19,8 @@ fn backend() -> CudaBackend {
 }
 
 const F32: Engine<CudaBackend> = Engine { backend, precision: Precision::F32 };
-const BF16: Engine<CudaBackend> = Engine { backend, precision: Precision::BF16 };
+/// bf16 with f32 master weights.
+pub const BF16: Engine<CudaBackend> = Engine { backend, precision: Precision::BF16 };
 
 /// How much further off than PyTorch in bf16 ours may be.
 const TIMES_PYTORCH: f64 = 1.5;
