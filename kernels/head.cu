@@ -20,7 +20,7 @@
 // launch on sm_80: a block of 1,024 per row, which reads the row again for U. So does a cluster whose quarter does not fit
 // into shared memory, or whose V is no multiple of 16 bytes, which goes value by value.
 // budget: target_logits_f32 40 registers 256 bytes shared, 16-byte loads
-// budget: target_logits_bf16 48 registers 256 bytes shared, 16-byte loads
+// budget: target_logits_bf16 40 registers 256 bytes shared, 16-byte loads
 // budget: head_rows_f32 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_bf16 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_f32_bf16 64 registers 512 bytes shared, 16-byte loads
