@@ -3,54 +3,89 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt::Write;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::ptr::null_mut;
+use std::process::Command;
 
-use libloading::{Library, Symbol};
+use nvrtc::Nvrtc;
+
+#[allow(dead_code, reason = "the program needs more of it than its build")]
+#[path = "src/backend/cuda/nvrtc.rs"]
+mod nvrtc;
 
 /// The oldest architecture first: its PTX runs on everything that is newer.
 const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
-
-type Program = *mut c_void;
 
 fn main() {
     for name in ["ASFT_NVRTC", "CUDA_HOME", "CUDA_PATH", "CARGO_TARGET_DIR"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=kernels");
+    for path in ["build.rs", "src/backend/cuda/nvrtc.rs", "kernels"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    name_commit();
+    println!("cargo::rustc-env=ASFT_BUILD_NVRTC={}", set_up_folder().display());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = Path::new("kernels");
-    let images = match find_nvrtc() {
-        Some(path) => compile_all(&path, kernels, &out).unwrap_or_else(|error| {
+    let sources = sources(kernels);
+    let (version, images) = match find_nvrtc() {
+        Some(path) => compile_all(&path, &sources, &out).unwrap_or_else(|error| {
             // cargo shows one line per directive.
             for line in format!("compiling the CUDA kernels with {}: {error}", path.display()).lines() {
                 println!("cargo::error={line}");
             }
-            String::new()
+            (None, String::new())
         }),
         None => {
             println!(
                 "cargo::warning=no NVRTC found: kernels will be compiled on first use (./test.sh --setup brings one)"
             );
-            String::new()
+            (None, String::new())
         }
     };
-    let sources: String = sources(kernels)
+    let included: String = sources
         .iter()
-        .map(|name| {
-            let path = kernels.join(name).canonicalize().expect("listed a moment ago");
+        .map(|(name, _)| {
+            let path = kernels.join(name).canonicalize().expect("read a moment ago");
             format!("    ({name:?}, include_str!({:?})),\n", path.display().to_string())
         })
         .collect();
     let text = format!(
         "/// What was compiled at build time.\npub static IMAGES: &[Image] = &[\n{images}];\n\n\
-         /// Every file of `kernels/`.\npub static SOURCES: &[(&str, &str)] = &[\n{sources}];\n"
+         /// The NVRTC that compiled it: major and minor version.\n\
+         pub static COMPILED_BY: Option<(u32, u32)> = {version:?};\n\n\
+         /// Every file of `kernels/`: its path below that folder, and its text.\n\
+         pub static SOURCES: &[(&str, &str)] = &[\n{included}];\n"
     );
     fs::write(out.join("images.rs"), text).expect("OUT_DIR can be written");
+}
+
+/// Tells the program the commit it is built from, if this is a checkout and there is a git.
+fn name_commit() {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    // A package unpacked inside somebody else's repository is not a checkout of this one.
+    let top = git(&["rev-parse", "--show-toplevel"]).and_then(|top| Path::new(&top).canonicalize().ok());
+    if top.is_none() || top != Path::new(".").canonicalize().ok() {
+        return;
+    }
+    let Some(commit) = git(&["rev-parse", "--short=12", "HEAD"]) else { return };
+    println!("cargo::rustc-env=ASFT_COMMIT={commit}");
+    // The log of HEAD grows with every commit and checkout.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo::rerun-if-changed={log}");
+    }
+}
+
+/// Where `./test.sh --setup` puts NVRTC.
+fn set_up_folder() -> PathBuf {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    manifest.join(env::var_os("CARGO_TARGET_DIR").unwrap_or("target".into())).join("nvrtc")
 }
 
 /// The first NVRTC of the places that somebody chose on purpose; never a Python found by chance.
@@ -58,9 +93,7 @@ fn find_nvrtc() -> Option<PathBuf> {
     if let Some(file) = env::var_os("ASFT_NVRTC") {
         return Some(PathBuf::from(file));
     }
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let target = env::var_os("CARGO_TARGET_DIR").map_or(manifest.join("target"), PathBuf::from);
-    let set_up = target.join("nvrtc");
+    let set_up = set_up_folder();
     // A path that does not exist would make every build start over; test.sh touches this file after its set-up.
     if set_up.exists() {
         println!("cargo::rerun-if-changed={}", set_up.join("asft-wheels.txt").display());
@@ -75,8 +108,8 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
     names.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
-/// Paths below `kernels/`, sorted.
-fn sources(kernels: &Path) -> Vec<String> {
+/// Paths below `kernels/` and their texts, sorted.
+fn sources(kernels: &Path) -> Vec<(String, String)> {
     let list = |folder: &Path, prefix: &str| -> Vec<String> {
         let entries = fs::read_dir(folder).expect("kernels/ is part of the source");
         let names = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned());
@@ -88,110 +121,55 @@ fn sources(kernels: &Path) -> Vec<String> {
     let mut all = list(kernels, "");
     all.extend(list(&kernels.join("lib"), "lib/"));
     all.sort();
-    all
+    let read = |name: String| {
+        let text = fs::read_to_string(kernels.join(&name)).expect("kernels/ is part of the source");
+        (name, text)
+    };
+    all.into_iter().map(read).collect()
 }
 
-/// The text of the `IMAGES` entries.
-fn compile_all(nvrtc: &Path, kernels: &Path, out: &Path) -> Result<String, Box<dyn Error>> {
-    let nvrtc = Nvrtc::open(nvrtc)?;
+type Images = (Option<(u32, u32)>, String);
+
+/// NVRTC's version, and the text of the `IMAGES` entries.
+fn compile_all(library: &Path, sources: &[(String, String)], out: &Path) -> Result<Images, Box<dyn Error>> {
+    let nvrtc = Nvrtc::open(library)?;
+    let version = nvrtc.version()?;
+    let headers: Vec<(&str, &str)> = sources
+        .iter()
+        .filter(|(name, _)| name.ends_with(".cuh"))
+        .map(|(name, text)| (name.as_str(), text.as_str()))
+        .collect();
     let mut entries = String::new();
-    for name in sources(kernels).iter().filter(|name| name.ends_with(".cu")) {
-        let source = fs::read_to_string(kernels.join(name))?;
+    // NVRTC puts the current folder before the names of source and headers: line information then leads to the files.
+    let package = env::current_dir()?;
+    env::set_current_dir(package.join("kernels"))?;
+    for (name, source) in sources.iter().filter(|(name, _)| name.ends_with(".cu")) {
         for architecture in ARCHITECTURES {
-            let (cubin, ptx) = nvrtc.compile(&source, name, architecture, kernels)?;
             let stem = out.join(format!("{}.{architecture}", name.trim_end_matches(".cu")));
-            let (cubin_path, ptx_path) =
-                (stem.with_added_extension("cubin"), stem.with_added_extension("ptx"));
-            fs::write(&cubin_path, cubin)?;
-            // NVRTC counts a closing zero.
-            fs::write(&ptx_path, ptx.strip_suffix(&[0]).unwrap_or(&ptx))?;
+            let [cubin, ptx, made_of] = ["cubin", "ptx", "key"].map(|kind| stem.with_added_extension(kind));
+            let mut hasher = DefaultHasher::new();
+            (version, library, nvrtc::options(architecture), &package, source, &headers).hash(&mut hasher);
+            let key = format!("{:016x}", hasher.finish());
+            // Compiling takes a while, and most builds change few kernels.
+            if fs::read_to_string(&made_of).is_ok_and(|before| before == key)
+                && cubin.exists()
+                && ptx.exists()
+            {
+                println!("{name} for {architecture} is as it was");
+            } else {
+                let compiled = nvrtc.compile(name, source, &headers, architecture)?;
+                fs::write(&cubin, compiled.cubin)?;
+                fs::write(&ptx, compiled.ptx)?;
+                fs::write(&made_of, key)?;
+            }
             writeln!(
                 entries,
                 "    Image {{ source: {name:?}, architecture: {architecture:?}, cubin: include_bytes!({:?}), ptx: include_str!({:?}) }},",
-                cubin_path.display().to_string(),
-                ptx_path.display().to_string(),
+                cubin.display().to_string(),
+                ptx.display().to_string(),
             )?;
         }
     }
-    Ok(entries)
-}
-
-/// The functions of libnvrtc that are needed, without a binding crate: a build script must not panic where cudarc does.
-struct Nvrtc(Library);
-
-type Sized = unsafe extern "C" fn(Program, *mut usize) -> c_int;
-type Filled = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
-
-impl Nvrtc {
-    fn open(path: &Path) -> Result<Self, Box<dyn Error>> {
-        // SAFETY: NVIDIA's library; its initialisers have no requirements.
-        Ok(Self(unsafe { Library::new(path) }?))
-    }
-
-    fn symbol<T>(&self, name: &CStr) -> Result<Symbol<'_, T>, libloading::Error> {
-        // SAFETY: every caller names a function of nvrtc.h with its type there.
-        unsafe { self.0.get(name.to_bytes_with_nul()) }
-    }
-
-    fn compile(
-        &self,
-        source: &str,
-        name: &str,
-        architecture: &str,
-        include: &Path,
-    ) -> Result<(Vec<u8>, Vec<u8>), Box<dyn Error>> {
-        type Create = unsafe extern "C" fn(
-            *mut Program,
-            *const c_char,
-            *const c_char,
-            c_int,
-            *const *const c_char,
-            *const *const c_char,
-        ) -> c_int;
-        type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
-        type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
-        let create = self.symbol::<Create>(c"nvrtcCreateProgram")?;
-        let compile = self.symbol::<Compile>(c"nvrtcCompileProgram")?;
-        let destroy = self.symbol::<Destroy>(c"nvrtcDestroyProgram")?;
-        let (source, label) = (CString::new(source)?, CString::new(name)?);
-        let options = [
-            CString::new(format!("--gpu-architecture={architecture}"))?,
-            CString::new(format!("--include-path={}", include.canonicalize()?.display()))?,
-            c"--std=c++17".to_owned(),
-            c"--generate-line-info".to_owned(),
-        ];
-        let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
-        let mut program: Program = null_mut();
-        // SAFETY: strings that outlive the calls, no headers, and a program that is destroyed once.
-        unsafe {
-            if create(&mut program, source.as_ptr(), label.as_ptr(), 0, null_mut(), null_mut()) != 0 {
-                return Err(format!("{name}: nvrtcCreateProgram failed").into());
-            }
-            let status = compile(program, pointers.len() as c_int, pointers.as_ptr());
-            let result = if status == 0 {
-                self.fetch(program, c"nvrtcGetCUBINSize", c"nvrtcGetCUBIN")
-                    .and_then(|cubin| Ok((cubin, self.fetch(program, c"nvrtcGetPTXSize", c"nvrtcGetPTX")?)))
-            } else {
-                let log = self.fetch(program, c"nvrtcGetProgramLogSize", c"nvrtcGetProgramLog")?;
-                Err(format!("{name} for {architecture}:\n{}", String::from_utf8_lossy(&log)).into())
-            };
-            destroy(&mut program);
-            result
-        }
-    }
-
-    /// # Safety
-    /// `program` must be live, and the names those of a pair of nvrtc.h functions.
-    unsafe fn fetch(&self, program: Program, size: &CStr, fill: &CStr) -> Result<Vec<u8>, Box<dyn Error>> {
-        let mut bytes = 0usize;
-        // SAFETY: by this function's contract; the buffer has the size that was asked for.
-        unsafe {
-            self.symbol::<Sized>(size)?(program, &mut bytes);
-            let mut buffer = vec![0u8; bytes];
-            if self.symbol::<Filled>(fill)?(program, buffer.as_mut_ptr().cast()) != 0 {
-                return Err(format!("{fill:?} failed").into());
-            }
-            Ok(buffer)
-        }
-    }
+    env::set_current_dir(package)?;
+    Ok((Some(version), entries))
 }

@@ -1,4 +1,5 @@
-// What every attention kernel knows of segments: eight words each, as `backend/operations.rs` encodes them.
+// What every attention kernel knows of segments and of the lists of work: eight words for a segment, three for a tile, as
+// `backend/operations.rs` and `backend/tiles.rs` encode them.
 #pragma once
 
 #include "lib/reduce.cuh"
@@ -8,6 +9,8 @@ struct KeyRange {
 
     // How many of its keys query `query` of the segment sees: j < len and j <= query + causal_offset.
     __device__ __forceinline__ u32 visible(u32 query) const { return min(len, query + causal_offset + 1); }
+
+    static __device__ __forceinline__ KeyRange load(const u32 *words) { return {words[0], words[1], words[2]}; }
 };
 
 struct Segment {
@@ -15,8 +18,21 @@ struct Segment {
     KeyRange ranges[2];
 
     static __device__ __forceinline__ Segment load(const u32 *segments, u32 index) {
-        const u32 *word = segments + index * 8;
-        return {word[0], word[1], {{word[2], word[3], word[4]}, {word[5], word[6], word[7]}}};
+        const u32 *words = segments + index * 8;
+        return {words[0], words[1], {KeyRange::load(words + 2), KeyRange::load(words + 5)}};
+    }
+};
+
+// Rows that one block owns: consecutive ones of one segment, or rows in no segment at all.
+struct RowTile {
+    // The segment, or the family of segments, or NOBODY.
+    u32 owner;
+    u32 row, rows;
+
+    static constexpr u32 NOBODY = 0xffffffffu;
+
+    static __device__ __forceinline__ RowTile load(const u32 *tiles, u32 index) {
+        return {tiles[index * 3], tiles[index * 3 + 1], tiles[index * 3 + 2]};
     }
 };
 

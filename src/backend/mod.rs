@@ -15,9 +15,11 @@ pub mod cpu;
 pub mod cuda;
 pub mod operations;
 pub mod probe;
+mod tiles;
 mod view;
 
 pub use operations::*;
+pub use tiles::{KEY_TILE, NOBODY, QUERY_TILE, TILE_WORDS, key_tiles, query_tiles};
 pub use view::{ArenaId, Element, Scalar, View};
 
 /// What a device can answer instead of a result.

@@ -156,6 +156,8 @@ pub struct AttentionForward {
     pub v: Heads,
     /// `[S, SEGMENT_WORDS]` u32.
     pub segments: View,
+    /// `[.., TILE_WORDS]` u32: [`query_tiles`](super::query_tiles) of the segments and T; not every device reads it.
+    pub query_tiles: View,
     /// `[T, N*D]`.
     pub out: View,
     /// `[T, N]`: log-sum-exp of the scaled scores.
@@ -187,6 +189,10 @@ pub struct AttentionBackward {
     pub segments: View,
     /// `[families + 1]` u32: runs of segments that share keys with nobody else.
     pub families: View,
+    /// `[.., TILE_WORDS]` u32: [`query_tiles`](super::query_tiles) of the segments and T; not every device reads it.
+    pub query_tiles: View,
+    /// `[.., TILE_WORDS]` u32: [`key_tiles`](super::key_tiles) of the same and of the families.
+    pub key_tiles: View,
     /// Heads.
     pub shape: AttentionShape,
 }

@@ -31,7 +31,7 @@ pub fn choose(device: Device, threads: Option<usize>) -> anyhow::Result<Chosen> 
         Err(reason) => return Err(reason).or_usage(),
     };
     let backend = CudaBackend::new(context).or_usage()?;
-    tracing::info!("device: {} (f32)", backend.name());
+    tracing::info!("device: {}", backend.name());
     Ok(Chosen::Cuda(Box::new(backend)))
 }
 

@@ -6,6 +6,7 @@
 mod config;
 mod device;
 mod exit;
+mod info;
 mod names;
 mod objectives;
 pub mod output;
@@ -26,7 +27,7 @@ pub use exit::ExitStatus;
 ///
 /// Aligned Supervised Fine-Tuning (arXiv 2409.10571) and the objectives it is compared with, in one program.
 #[derive(Debug, Parser)]
-#[command(name = "asft", version, max_term_width = 110)]
+#[command(name = "asft", version, long_version = info::LONG_VERSION.as_str(), max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     pub messages: output::MessageArguments,
@@ -50,6 +51,8 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// What this program is, what it finds on this machine, and which device it would take
+    Info(info::InfoArguments),
 }
 
 const PLACES: &str = "A setting is taken from its flag, else from the environment (ASFT_BATCH_SIZE for --batch-size), \
@@ -93,6 +96,7 @@ impl Cli {
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Info(arguments) => info::run(&arguments),
         }
     }
 }

@@ -45,7 +45,7 @@ fn target(config: &TrainConfig, gpu_memory: Option<ByteSize>) -> anyhow::Result<
         if config.device.device == Device::Cpu {
             anyhow::bail!("--gpu-memory is for --device cuda");
         }
-        return Ok((Target { kind: DeviceKind::Cuda, memory: Some(memory.as_u64()) }, "that GPU has"));
+        return Ok((Target::new(DeviceKind::Cuda, Some(memory.as_u64())), "are left on that GPU"));
     }
     let found = match config.device.device {
         Device::Cpu => None,
@@ -53,7 +53,7 @@ fn target(config: &TrainConfig, gpu_memory: Option<ByteSize>) -> anyhow::Result<
     };
     if let Some(context) = found {
         let memory = context.mem_get_info().ok().map(|(free, _)| free as u64);
-        return Ok((Target { kind: DeviceKind::Cuda, memory }, "are free on the GPU"));
+        return Ok((Target::new(DeviceKind::Cuda, memory), "are left on the GPU"));
     }
     if config.device.device == Device::Cuda {
         return Ok((Target { kind: DeviceKind::Cuda, memory: None }, ""));

@@ -182,6 +182,7 @@ impl<B: Backend> Greedy<'_, B> {
                 k: cached(0),
                 v: cached(width),
                 segments: device.segments,
+                query_tiles: device.query_tiles,
                 out: layer.attention,
                 lse: layer.attention_lse,
                 shape,

@@ -2,7 +2,8 @@
 
 use super::{LlamaConfig, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS, View,
+    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS,
+    TILE_WORDS, View, key_tiles, query_tiles,
 };
 use crate::data::{Batch, BatchGroup};
 use crate::plan::{Arena, MemoryPlan};
@@ -51,6 +52,11 @@ impl Budget {
     /// Response rows that buffers hold: a chunk padded to its rung may reach beyond the last one.
     fn padded_rows(self) -> usize {
         self.rows + self.rungs.rows - 1
+    }
+
+    /// Rows of logits that exist at a time: whole rungs, so that only the last part of a chunk is padded.
+    pub fn head_capacity(self) -> usize {
+        self.head_rows.next_multiple_of(self.rungs.rows)
     }
 }
 
@@ -179,6 +185,10 @@ pub struct DeviceBatch {
     pub segments: View,
     /// `[families + 1]`.
     pub families: View,
+    /// `[.., TILE_WORDS]`: attention's work by queries.
+    pub query_tiles: View,
+    /// `[.., TILE_WORDS]`: attention's backward work by keys.
+    pub key_tiles: View,
     /// `[spans, SPAN_WORDS]`: every span of every group, in order.
     pub spans: View,
     /// `[R + padding]`.
@@ -305,6 +315,8 @@ impl Activations {
             positions: put(self.batch.positions, &padded(&batch.positions, tokens, 0)),
             segments: put(self.batch.segments, &segments),
             families: put(self.batch.families, &families),
+            query_tiles: put(self.batch.query_tiles, &query_tiles(&batch.segments, tokens)),
+            key_tiles: put(self.batch.key_tiles, &key_tiles(&batch.segments, &batch.families, tokens)),
             spans: put(self.batch.spans, &spans),
             gather: put(self.batch.gather, &padded(&batch.gather, gathered, 0)),
             targets: put(self.batch.targets, &padded(&batch.targets, gathered, 0)),
@@ -384,7 +396,7 @@ fn plan_head(
     purpose: Purpose,
 ) -> HeadActivations {
     let (r, h, v) = (budget.padded_rows(), config.hidden_size, config.vocab_size);
-    let head_rows = budget.head_rows.next_multiple_of(budget.rungs.rows);
+    let head_rows = budget.head_capacity();
     // Without a backward pass the two [.., H] buffers are never written.
     let (gradient_rows, scaled_rows) = match purpose {
         Purpose::Training(_) => (r, head_rows),
@@ -426,6 +438,9 @@ fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
         // A segment has at least one token, and a span belongs to one segment.
         segments: add("segments", t * SEGMENT_WORDS),
         families: add("families", t + 1),
+        // A tile has at least one row.
+        query_tiles: add("query tiles", t * TILE_WORDS),
+        key_tiles: add("key tiles", t * TILE_WORDS),
         spans: add("spans", t * SPAN_WORDS),
         gather: add("gather list", r),
         targets: add("targets", r),

@@ -102,7 +102,7 @@ impl Llama {
         activations: &Activations,
         rows: Range<usize>,
     ) -> impl Iterator<Item = Range<usize>> + Clone + use<> {
-        let (capacity, rung) = (activations.budget.head_rows, activations.budget.rungs.rows);
+        let (capacity, rung) = (activations.budget.head_capacity(), activations.budget.rungs.rows);
         rows.clone().step_by(capacity).map(move |start| {
             let len = capacity.min(rows.end - start);
             start..start + len.next_multiple_of(rung)
@@ -130,7 +130,7 @@ impl Llama {
         let (logp, coefficients) =
             (activations.head.logp.first(batch.rows), activations.head.coefficients.first(batch.rows));
         backend.zero(activations.head.coefficients.first(batch.gather.len));
-        let capacity = activations.budget.head_rows;
+        let capacity = activations.budget.head_capacity();
         let mut accumulate = step.accumulate;
         let mut first_span = 0;
         for chunk in chunks(groups, step.objective.coupling(), capacity) {

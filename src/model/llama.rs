@@ -205,6 +205,7 @@ impl Llama {
             k,
             v,
             segments: batch.segments,
+            query_tiles: batch.query_tiles,
             out: keep.attention,
             lse: keep.attention_lse,
             shape: self.attention_shape(),

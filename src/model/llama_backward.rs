@@ -154,6 +154,8 @@ impl Llama {
             delta: scratch.delta,
             segments: batch.segments,
             families: batch.families,
+            query_tiles: batch.query_tiles,
+            key_tiles: batch.key_tiles,
             shape: self.attention_shape(),
         });
         self.rotate(backend, scratch.dqkv, batch.positions, Rotation::Backward);

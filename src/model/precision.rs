@@ -42,6 +42,15 @@ impl Precision {
 }
 
 impl OptimizerState {
+    /// The name of the setting.
+    pub fn name(self) -> &'static str {
+        match self {
+            OptimizerState::F32 => "f32",
+            OptimizerState::Bf16 => "bf16",
+            OptimizerState::EightBit => "8bit",
+        }
+    }
+
     /// The format of a moment.
     pub fn element(self) -> Element {
         match self {

@@ -36,7 +36,8 @@ use super::parameters::{Choice, Number, Parameters, Range};
 use super::registry::{Entry, LearningRate};
 use super::slopes::{Slopes, reciprocal};
 use super::{
-    Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, ObjectiveError, rewards,
+    Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, ObjectiveError,
+    Pointwise, rewards,
 };
 use crate::data::{Spans, StepTotals};
 
@@ -147,6 +148,11 @@ impl Objective for Asft {
 
     fn needs_reference(&self) -> bool {
         ENTRY.reference
+    }
+
+    fn pointwise(&self) -> Option<Pointwise> {
+        let Self { c, lambda, beta, logit_eps, nll } = *self;
+        Some(Pointwise { c, lambda, beta, logit_eps, nll })
     }
 
     fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64 {

@@ -18,6 +18,7 @@ pub mod nll;
 pub mod odds;
 pub mod orpo;
 pub mod parameters;
+mod pointwise;
 pub mod registry;
 pub mod sft;
 
@@ -31,6 +32,7 @@ pub use error::ObjectiveError;
 pub use metrics::Metrics;
 pub use nll::{NllOn, NllReduction};
 pub use parameters::Parameters;
+pub use pointwise::{Pointwise, PointwiseWeights};
 pub use registry::build;
 pub use units::coefficients_of_units;
 
@@ -126,6 +128,12 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
 
     /// Whether every answer must come with its [`Scored::reference`].
     fn needs_reference(&self) -> bool;
+
+    /// What a device needs to form the coefficients by itself; `None` where only [`Objective::coefficients`] can. Used with
+    /// [`Coupling::Sequence`] only.
+    fn pointwise(&self) -> Option<Pointwise> {
+        None
+    }
 
     /// The group's part of the step's loss in nats, already divided by the step's totals: the parts of all groups
     /// add up to the step's loss. Overwrites every span of `out`, with zeros where the objective has no

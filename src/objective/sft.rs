@@ -8,10 +8,13 @@
 //! Reference: none. Limits: the gradient per token is at most 1/T; nothing diverges.
 
 use super::nll::{self, Nll};
+use super::odds::LOGIT_EPS;
 use super::parameters::{Choice, Parameters};
 use super::registry::{Entry, LearningRate};
 use super::slopes::Slopes;
-use super::{Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, rewards};
+use super::{
+    Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, Pointwise, rewards,
+};
 use crate::data::{Spans, StepTotals};
 
 static NLL_REDUCTION: Choice<NllReduction> = nll::reduction_parameter(NllReduction::Token);
@@ -60,6 +63,10 @@ impl Objective for Sft {
 
     fn needs_reference(&self) -> bool {
         ENTRY.reference
+    }
+
+    fn pointwise(&self) -> Option<Pointwise> {
+        Some(Pointwise { c: 1.0, lambda: 0.0, beta: 1.0, logit_eps: LOGIT_EPS.default, nll: self.nll })
     }
 
     fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64 {

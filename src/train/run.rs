@@ -21,7 +21,9 @@ use crate::checkpoint::{CheckpointError, ModelExport, ModelFolder, atomic};
 use crate::config::{EvalSource, ExistingFolder, ModelSource};
 use crate::data::{Loader, Step};
 use crate::eval::{Progress, Scorer};
+use crate::model::Parameter;
 use crate::objective::Parameters;
+use crate::optim::Moment;
 
 /// Rows named when a step was not finite.
 const SHOWN_ROWS: usize = 8;
@@ -192,7 +194,15 @@ fn load_initial<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Re
             trainer.model.load(&mut trainer.backend, &ModelFolder::open(path)?)?
         }
     }
-    tracing::info!("{} parameters on {}", trainer.model.table.count(), trainer.backend.name());
+    let precision = prepared.precision;
+    tracing::info!(
+        "{} parameters on {}: weights and activations in {}, optimizer state in {}; the backward pass computes again: {}",
+        trainer.model.table.count(),
+        trainer.backend.name(),
+        precision.storage.name(),
+        precision.optimizer.name(),
+        trainer.activations.recompute.name()
+    );
     Ok(())
 }
 
@@ -210,20 +220,19 @@ fn load_checkpoint<B: Backend>(
     let slots = Slot::of_export(prepared.save_dtype());
     let file = OptimizerFile::open(checkpoint, &parameters(prepared), slots)?;
     let Trainer { backend, model, optimizer, .. } = trainer;
-    if !slots.contains(&Slot::Master) {
-        model.load(backend, &ModelFolder::open(checkpoint)?)?;
+    for (slot, moment) in [(Slot::M, Moment::First), (Slot::V, Moment::Second)] {
+        let read = |parameter: &Parameter, values: &mut [f32]| file.read(slot, &parameter.name, values);
+        optimizer.write_moment(backend, &model.table, moment, read)?;
     }
-    let mut values = Vec::new();
-    for parameter in model.table.forward_order() {
-        values.resize(parameter.elements(), 0.0f32);
-        for &slot in slots {
-            file.read(slot, &parameter.name, &mut values)?;
-            match slot {
-                Slot::M => backend.write(optimizer.first_moments.slice(parameter.range()), &values),
-                Slot::V => backend.write(optimizer.second_moments.slice(parameter.range()), &values),
-                Slot::Master => model.write_weight(backend, parameter, &values),
-            }
+    if slots.contains(&Slot::Master) {
+        let mut values = Vec::new();
+        for parameter in model.table.forward_order() {
+            values.resize(parameter.elements(), 0.0f32);
+            file.read(Slot::Master, &parameter.name, &mut values)?;
+            model.write_weight(backend, parameter, &values);
         }
+    } else {
+        model.load(backend, &ModelFolder::open(checkpoint)?)?;
     }
     tracing::info!("resuming after step {} from {}", state.step, checkpoint.display());
     Ok(state)
@@ -435,10 +444,10 @@ impl<B: Backend> Run<'_, B> {
         let Trainer { backend, model, optimizer, .. } = &mut self.trainer;
         let slots = Slot::of_export(prepared.save_dtype());
         let mut values = |slot: Slot, name: &str, start: usize, out: &mut [f32]| {
-            let range = start..start + out.len();
+            let place = model.table.span(&[name.to_owned()]).start + start;
             Ok(match slot {
-                Slot::M => backend.read(model.place(optimizer.first_moments, name).slice(range), out)?,
-                Slot::V => backend.read(model.place(optimizer.second_moments, name).slice(range), out)?,
+                Slot::M => optimizer.read_moment(backend, Moment::First, place, out)?,
+                Slot::V => optimizer.read_moment(backend, Moment::Second, place, out)?,
                 Slot::Master => model.read_weight(backend, name, start, out)?,
             })
         };

@@ -11,6 +11,9 @@ const GPU_HEAD_SIZES: [usize; 5] = [16, 32, 64, 96, 128];
 /// Bytes that matrix products on a GPU may work in: what NVIDIA recommends for Hopper.
 const GPU_WORKSPACE: usize = 32 << 20;
 
+/// Bytes of a GPU that are left to the driver: its context, and the machine code of kernels and of cublasLt.
+const GPU_RESERVE: u64 = 1 << 30;
+
 /// A device to plan for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -21,9 +24,18 @@ pub struct Target {
 }
 
 impl Target {
+    /// A device of a kind with so many bytes free.
+    pub fn new(kind: DeviceKind, free: Option<u64>) -> Self {
+        let reserve = match kind {
+            DeviceKind::Cpu => 0,
+            DeviceKind::Cuda => GPU_RESERVE,
+        };
+        Self { kind, memory: free.map(|free| free.saturating_sub(reserve)) }
+    }
+
     /// A backend that is there, with the memory that is free now.
     pub fn of<B: Backend>(backend: &B) -> Self {
-        Self { kind: B::KIND, memory: backend.available_memory() }
+        Self::new(B::KIND, backend.available_memory())
     }
 
     /// The number formats: as asked for, else bf16 with f32 master weights on a GPU and f32 on the CPU.

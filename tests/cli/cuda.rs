@@ -34,8 +34,10 @@ fn every_objective_takes_the_same_steps_as_on_the_cpu() {
     let shell = Shell::new();
     for objective in ["asft", "sft", "dpo", "orpo"] {
         for device in ["cpu", "cuda"] {
-            let line =
-                format!("{} --max-steps 2 --device {device} --output {objective}-{device}", train(objective));
+            let line = format!(
+                "{} --max-steps 2 --device {device} --dtype f32 --output {objective}-{device}",
+                train(objective)
+            );
             let stderr = asft(&shell, &line);
             assert_eq!(stderr.contains("device: cuda-sim"), device == "cuda", "{stderr}");
         }
@@ -51,7 +53,7 @@ fn every_objective_takes_the_same_steps_as_on_the_cpu() {
 fn a_checkpoint_of_one_device_goes_on_on_the_other() {
     let shell = Shell::new();
     asft(&shell, &format!("{} --max-steps 3 --device cpu --output whole", train("asft")));
-    let both = format!("{} --save-steps 1 --output both", train("asft"));
+    let both = format!("{} --save-steps 1 --dtype f32 --output both", train("asft"));
     asft(&shell, &format!("{both} --max-steps 2 --device cuda"));
     let resumed = asft(&shell, &format!("{both} --max-steps 3 --device cpu --resume"));
     assert!(resumed.contains("resuming after step 2"), "{resumed}");

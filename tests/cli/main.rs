@@ -8,6 +8,8 @@ mod cuda;
 mod golden;
 /// Where settings come from, and which place wins.
 mod layers;
+/// `asft info`, and what of CUDA's is looked for where.
+mod libraries;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
 /// Memory as it is planned and as it is used.
@@ -27,3 +29,6 @@ mod shell;
 /// The stand-in for the CUDA driver.
 #[path = "../simulator/mod.rs"]
 mod simulator;
+/// Tests that cannot run here say so.
+#[path = "../skip/mod.rs"]
+mod skip;

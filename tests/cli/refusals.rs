@@ -205,9 +205,9 @@ fn keys_of_the_file_that_are_none() {
         &["error: c.toml:1: unknown key \"leraning-rate\"", "hint: did you mean \"learning_rate\"?"],
     );
     file_refused(
-        "optimizer_state = 3\n",
+        "quantile_state = 3\n",
         &[
-            "error: c.toml:1: unknown key \"optimizer_state\"",
+            "error: c.toml:1: unknown key \"quantile_state\"",
             "hint: keys are the names of the flags with \"_\" for \"-\": see asft train --help",
         ],
     );

@@ -253,6 +253,8 @@ fn the_help_text_tells_the_defaults() {
     }
     let words =
         ["reference", "reference_cache", "learning_rate", "save_total_limit", "save_dtype", "threads"];
-    assert_eq!(in_words, [&words[..], &["max_tokens_per_batch", "head_rows"]].concat());
+    let device =
+        ["dtype", "optimizer_state", "head_logits", "recompute", "max_tokens_per_batch", "head_rows"];
+    assert_eq!(in_words, [&words[..], &device].concat());
     assert_eq!(compared.len(), 17, "{compared:?}");
 }

@@ -146,9 +146,27 @@ pub fn trainer_on<B: Backend>(
     budget: Budget,
     objective: Box<dyn Objective>,
 ) -> Trainer<B> {
-    let config = LlamaConfig::from_json(&config_json(model).to_string(), Path::new("config.json")).unwrap();
-    let adamw = AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, seed: 0 };
-    let layout = Layout::new(&config, LayoutSettings::f32(budget, adamw));
+    trainer_of(backend, model, seed, LayoutSettings::f32(budget, ADAMW), objective)
+}
+
+/// The settings of the optimizer in all of these tests.
+pub const ADAMW: AdamwSettings =
+    AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, seed: 0 };
+
+/// A model's configuration.
+pub fn config(model: &str) -> LlamaConfig {
+    LlamaConfig::from_json(&config_json(model).to_string(), Path::new("config.json")).unwrap()
+}
+
+/// A trainer with a layout of these settings.
+pub fn trainer_of<B: Backend>(
+    backend: B,
+    model: &str,
+    seed: u64,
+    settings: LayoutSettings,
+    objective: Box<dyn Objective>,
+) -> Trainer<B> {
+    let layout = Layout::new(&config(model), settings);
     let mut trainer = layout.trainer(backend, objective, Some(1.0)).unwrap();
     let Trainer { backend, model, .. } = &mut trainer;
     model.initialise(backend, seed);

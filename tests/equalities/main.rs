@@ -13,6 +13,7 @@ mod reference;
 mod fixture;
 
 mod head;
+mod memory;
 mod objectives;
 mod packing;
 mod step;

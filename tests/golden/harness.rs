@@ -11,7 +11,7 @@ use asft::eval::{Scorer, Silent, largest};
 use asft::model::{Budget, Precision, Rungs};
 use asft::objective::{self, NllOn, NllReduction, Objective, Parameters};
 use asft::optim::AdamwSettings;
-use asft::train::{Evaluation, InferenceLayout, Layout, LayoutSettings, Trainer};
+use asft::train::{Evaluation, InferenceLayout, Layout, LayoutSettings, Target, Trainer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -96,20 +96,47 @@ pub fn budget(groups: &[Group]) -> Budget {
     }
 }
 
-/// A trainer with a checkpoint's weights.
-pub fn trainer(checkpoint: &Path, budget: Budget, objective: Box<dyn Objective>) -> Trainer<CpuBackend> {
-    let folder = ModelFolder::open(checkpoint).unwrap();
-    let layout = Layout::new(folder.config(), LayoutSettings::f32(budget, ADAMW));
-    let mut trainer = layout.trainer(CpuBackend::new(2).unwrap(), objective, Some(1.0)).unwrap();
-    trainer.model.load(&mut trainer.backend, &folder).unwrap();
-    trainer
+/// What is compared: a backend and its number formats.
+pub struct Engine<B> {
+    /// Makes the backend.
+    pub backend: fn() -> B,
+    /// The number formats.
+    pub precision: Precision,
 }
 
-/// Fills in the reference log-probs of a checkpoint.
-pub fn with_reference(mut groups: Vec<Group>, checkpoint: &Path) -> Vec<Group> {
+/// The CPU, as it always computes.
+pub const CPU: Engine<CpuBackend> =
+    Engine { backend: || CpuBackend::new(2).unwrap(), precision: Precision::F32 };
+
+impl<B: Backend> Engine<B> {
+    /// A budget as the engine's device pads it.
+    fn padded(&self, budget: Budget) -> Budget {
+        let rungs = Target::new(B::KIND, None).rungs(budget.tokens, budget.head_rows);
+        Budget { rungs, ..budget }
+    }
+
+    /// A trainer with a checkpoint's weights.
+    pub fn trainer(&self, checkpoint: &Path, budget: Budget, objective: Box<dyn Objective>) -> Trainer<B> {
+        let folder = ModelFolder::open(checkpoint).unwrap();
+        let settings =
+            LayoutSettings { precision: self.precision, ..LayoutSettings::f32(self.padded(budget), ADAMW) };
+        let layout = Layout::new(folder.config(), settings);
+        let mut trainer = layout.trainer((self.backend)(), objective, Some(1.0)).unwrap();
+        trainer.model.load(&mut trainer.backend, &folder).unwrap();
+        trainer
+    }
+}
+
+/// Fills in the reference log-probs of a checkpoint, as the engine computes them.
+pub fn with_reference<B: Backend>(
+    engine: &Engine<B>,
+    mut groups: Vec<Group>,
+    checkpoint: &Path,
+) -> Vec<Group> {
     let folder = ModelFolder::open(checkpoint).unwrap();
-    let layout = InferenceLayout::new(folder.config(), budget(&groups), Precision::F32, 0);
-    let mut backend = CpuBackend::new(2).unwrap();
+    let budget = engine.padded(budget(&groups));
+    let layout = InferenceLayout::new(folder.config(), budget, engine.precision, 0);
+    let mut backend = (engine.backend)();
     layout.allocate(&mut backend).unwrap();
     layout.model.load(&mut backend, &folder).unwrap();
     let mut scorer = Scorer {
@@ -132,7 +159,7 @@ pub struct Computed {
 }
 
 /// Loss and gradients of all groups in one micro-batch.
-pub fn compute(trainer: &mut Trainer<CpuBackend>, groups: &[Group]) -> Computed {
+pub fn compute<B: Backend>(trainer: &mut Trainer<B>, groups: &[Group]) -> Computed {
     let members: Vec<&Group> = groups.iter().collect();
     let batch: Batch = pack(&members, trainer.objective.spans());
     let totals = StepTotals::of(groups);
@@ -146,8 +173,8 @@ pub fn compute(trainer: &mut Trainer<CpuBackend>, groups: &[Group]) -> Computed 
 }
 
 /// Every parameter's values in one of the flat arenas.
-pub fn parameters(
-    trainer: &mut Trainer<CpuBackend>,
+pub fn parameters<B: Backend>(
+    trainer: &mut Trainer<B>,
     arena: asft::backend::View,
 ) -> BTreeMap<String, Vec<f32>> {
     let Trainer { backend, model, .. } = trainer;
@@ -155,6 +182,18 @@ pub fn parameters(
     for parameter in model.table.iter() {
         let mut values = vec![0.0f32; parameter.elements()];
         backend.read(arena.slice(parameter.range()), &mut values).unwrap();
+        all.insert(parameter.name.clone(), values);
+    }
+    all
+}
+
+/// Every parameter's master weights.
+pub fn weights<B: Backend>(trainer: &mut Trainer<B>) -> BTreeMap<String, Vec<f32>> {
+    let Trainer { backend, model, .. } = trainer;
+    let mut all = BTreeMap::new();
+    for parameter in model.table.iter() {
+        let mut values = vec![0.0f32; parameter.elements()];
+        model.read_weight(backend, &parameter.name, 0, &mut values).unwrap();
         all.insert(parameter.name.clone(), values);
     }
     all
@@ -181,6 +220,17 @@ pub fn relative(ours: &[f32], theirs: &[f64]) -> f64 {
     let square = |x: f64| x * x;
     let distance: f64 = ours.iter().zip(theirs).map(|(&a, &b)| square(f64::from(a) - b)).sum();
     (distance / theirs.iter().map(|&b| square(b)).sum::<f64>()).sqrt()
+}
+
+/// The cosine of the angle between a and b.
+pub fn cosine(ours: &[f32], theirs: &[f64]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let (mut dot, mut a, mut b) = (0.0, 0.0, 0.0);
+    for (&x, &y) in ours.iter().zip(theirs) {
+        let x = f64::from(x);
+        (dot, a, b) = (dot + x * y, a + x * x, b + y * y);
+    }
+    dot / (a * b).sqrt()
 }
 
 /// The largest |a - b|.

@@ -54,7 +54,7 @@ fn oracle_log_probs_and_gradients() {
             &path.display().to_string(),
         );
         if let Some(reference) = reference(&checkpoint) {
-            groups = with_reference(groups, &reference);
+            groups = with_reference(&CPU, groups, &reference);
         }
         for (name, loss) in json["f64"].as_object().unwrap() {
             if name.starts_with("gradnorm")
@@ -83,7 +83,7 @@ fn oracle_twenty_steps() {
         for (name, steps) in runs {
             let mut groups = oracle_groups(&oracle.join("batches/train12.json"));
             if let Some(reference) = reference(&checkpoint) {
-                groups = with_reference(groups, &reference);
+                groups = with_reference(&CPU, groups, &reference);
             }
             let number = |step: &Value, key: &str| step[key].as_f64().unwrap();
             let curve: Vec<_> = steps

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use asft::backend::Backend;
 use asft::data::{Group, Role};
 use asft::eval::{Scorer, Silent};
 use safetensors::SafeTensors;
@@ -10,17 +11,22 @@ use serde_json::Value;
 use super::harness::*;
 use super::{GRADIENT, GRADIENT_MEMORISED, LOG_PROB};
 
-fn manifest() -> Value {
+pub fn manifest() -> Value {
     serde_json::from_slice(&std::fs::read(golden().join("manifest.json")).unwrap()).unwrap()
 }
 
-fn path_of(manifest: &Value, kind: &str, name: &str) -> std::path::PathBuf {
+pub fn path_of(manifest: &Value, kind: &str, name: &str) -> std::path::PathBuf {
     golden().join(manifest[kind][name]["path"].as_str().unwrap())
 }
 
-/// Compares every log-prob with `[2B, T-1]` rows of stored ones: chosen sequences first, prompt tokens included.
-pub fn check_log_probs(checkpoint: &Path, groups: &[Group], stored: &[f64], what: &str) {
-    let mut trainer = trainer(checkpoint, budget(groups), objective("orpo_trl"));
+/// The largest distance of a log-prob from `[2B, T-1]` rows of stored ones: chosen sequences first, prompt tokens included.
+pub fn log_prob_distance<B: Backend>(
+    engine: &Engine<B>,
+    checkpoint: &Path,
+    groups: &[Group],
+    stored: &[f64],
+) -> f64 {
+    let mut trainer = engine.trainer(checkpoint, budget(groups), objective("orpo_trl"));
     let width = stored.len() / (2 * groups.len());
     let mut scorer = Scorer {
         backend: &mut trainer.backend,
@@ -57,11 +63,48 @@ pub fn check_log_probs(checkpoint: &Path, groups: &[Group], stored: &[f64], what
                 .sum::<usize>()
     };
     assert_eq!(seen, groups.iter().map(tokens).sum::<usize>());
+    worst
+}
+
+/// What is asked of f32.
+pub fn check_log_probs(checkpoint: &Path, groups: &[Group], stored: &[f64], what: &str) {
+    let worst = log_prob_distance(&CPU, checkpoint, groups, stored);
     println!("{what}: log-probs within {worst:.1e}");
     assert!(worst < LOG_PROB, "{what}: log-probs are off by {worst:e}");
 }
 
-/// Compares loss and gradients with the stored ones of one objective. `names` gives a parameter's stored tensor.
+/// How far one micro-batch is from the stored one.
+#[derive(Clone, Copy, Debug)]
+pub struct Distance {
+    /// Of the loss, absolute.
+    pub loss: f64,
+    /// Of the worst gradient tensor, relative L2.
+    pub gradient: f64,
+    /// The smallest cosine of a gradient tensor with the stored one.
+    pub cosine: f64,
+}
+
+/// The distance of loss and gradients from the stored ones of one objective. `gradient` gives a parameter's stored tensor.
+pub fn gradient_distance<B: Backend>(
+    engine: &Engine<B>,
+    checkpoint: &Path,
+    groups: &[Group],
+    name: &str,
+    loss: f64,
+    gradient: impl Fn(&str) -> Vec<f64>,
+) -> Distance {
+    let mut trainer = engine.trainer(checkpoint, budget(groups), objective(name));
+    let computed = compute(&mut trainer, groups);
+    let mut distance = Distance { loss: (computed.loss - loss).abs(), gradient: 0.0, cosine: 1.0 };
+    for (parameter, ours) in &computed.gradients {
+        let theirs = gradient(parameter);
+        distance.gradient = distance.gradient.max(relative(ours, &theirs));
+        distance.cosine = distance.cosine.min(cosine(ours, &theirs));
+    }
+    distance
+}
+
+/// What is asked of f32.
 pub fn check_gradients(
     checkpoint: &Path,
     groups: &[Group],
@@ -71,16 +114,10 @@ pub fn check_gradients(
     tolerance: f64,
 ) {
     let what = format!("{} {name}", checkpoint.file_name().unwrap().display());
-    let mut trainer = trainer(checkpoint, budget(groups), objective(name));
-    let computed = compute(&mut trainer, groups);
-    assert!((computed.loss - loss).abs() < 1e-5, "{what}: loss {} instead of {loss}", computed.loss);
-    let mut worst = 0.0f64;
-    for (parameter, ours) in &computed.gradients {
-        let distance = relative(ours, &gradient(parameter));
-        assert!(distance < tolerance, "{what}: gradient of {parameter} is off by {distance:e}");
-        worst = worst.max(distance);
-    }
-    println!("{what}: gradients within {worst:.1e}");
+    let distance = gradient_distance(&CPU, checkpoint, groups, name, loss, gradient);
+    assert!(distance.loss < 1e-5, "{what}: {distance:?}");
+    assert!(distance.gradient < tolerance, "{what}: a gradient is off by {:e}", distance.gradient);
+    println!("{what}: gradients within {:.1e}", distance.gradient);
 }
 
 #[test]
@@ -105,7 +142,7 @@ fn losses_and_gradients_of_every_objective() {
         let checkpoint = path_of(&manifest, "checkpoints", name);
         let mut groups = groups(&path_of(&manifest, "batches", case["batch"].as_str().unwrap()));
         if let Some(reference) = case["reference"].as_str() {
-            groups = with_reference(groups, &path_of(&manifest, "checkpoints", reference));
+            groups = with_reference(&CPU, groups, &path_of(&manifest, "checkpoints", reference));
         }
         let bytes = std::fs::read(golden().join(case["file"].as_str().unwrap())).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();

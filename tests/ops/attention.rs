@@ -5,12 +5,18 @@ use std::ops::Range;
 
 use asft::backend::{
     AttentionBackward, AttentionForward, AttentionShape, Backend, Heads as HeadColumns, SEGMENT_WORDS, View,
+    key_tiles, query_tiles,
 };
+use asft::data;
 
-use crate::device::{Device, Levels, bits, normal, on_every_cpu, wide};
+use crate::attention_spread::spread;
+use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, wide};
 use crate::naive;
 use crate::reference::attention::{self, Heads, Inputs, KeyRange, Segment};
-use crate::tolerance::{ATTENTION_BACKWARD, ATTENTION_FORWARD, ATTENTION_LSE, Comparison};
+use crate::tolerance::{
+    ATTENTION_BACKWARD, ATTENTION_BACKWARD_BF16, ATTENTION_FORWARD, ATTENTION_FORWARD_BF16, ATTENTION_LSE,
+    ATTENTION_LSE_BF16, Comparison, Rule,
+};
 
 /// What is attended to what: segments in families that share keys.
 #[derive(Clone, Debug)]
@@ -37,22 +43,59 @@ fn pack(groups: &[(usize, &[usize])]) -> Packed {
     packed
 }
 
-/// The u32 words of segments; `first` says whether a lone range is the first or the second of the two.
-fn words(segments: &[Segment], lone_first: bool) -> Vec<u32> {
-    let mut words = Vec::new();
-    for segment in segments {
-        let unused = KeyRange { kv_row: 0, len: 0, causal_offset: 0 };
+/// Segments as the loader has them; `lone_first` says whether a lone range is the first or the second of the two.
+fn loaded(segments: &[Segment], lone_first: bool) -> Vec<data::Segment> {
+    let range = |range: KeyRange| data::KeyRange {
+        row: range.kv_row as u32,
+        len: range.len as u32,
+        causal_offset: range.causal_offset as u32,
+    };
+    let one = |segment: &Segment| {
+        let unused = data::KeyRange::default();
         let ranges = match segment.ranges[..] {
-            [lone] if lone_first => [lone, unused],
-            [lone] => [unused, lone],
-            [a, b] => [a, b],
+            [lone] if lone_first => [range(lone), unused],
+            [lone] => [unused, range(lone)],
+            [a, b] => [range(a), range(b)],
             _ => panic!("a segment has one or two ranges"),
         };
-        words.extend([segment.query_row, segment.len].map(|word| word as u32));
-        words.extend(ranges.iter().flat_map(|r| [r.kv_row, r.len, r.causal_offset]).map(|word| word as u32));
+        data::Segment { start: segment.query_row as u32, len: segment.len as u32, ranges }
+    };
+    segments.iter().map(one).collect()
+}
+
+/// What attention is told of segments.
+#[derive(Clone, Copy)]
+struct Lists {
+    segments: View,
+    families: View,
+    query_tiles: View,
+    key_tiles: View,
+}
+
+impl Lists {
+    /// Uploads the lists of `rows` rows; families as offsets.
+    fn put<B: Backend>(
+        device: &mut Device<B>,
+        segments: &[data::Segment],
+        families: &[u32],
+        rows: usize,
+    ) -> Self {
+        let words: Vec<u32> = segments
+            .iter()
+            .flat_map(|segment| {
+                let ranges = segment.ranges.iter().flat_map(|r| [r.row, r.len, r.causal_offset]);
+                [segment.start, segment.len].into_iter().chain(ranges).collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(words.len(), segments.len() * SEGMENT_WORDS);
+        let runs: Vec<Range<u32>> = families.windows(2).map(|pair| pair[0]..pair[1]).collect();
+        Self {
+            segments: device.put(&words),
+            families: device.put(families),
+            query_tiles: device.put(&query_tiles(segments, rows)),
+            key_tiles: device.put(&key_tiles(segments, &runs, rows)),
+        }
     }
-    assert_eq!(words.len(), segments.len() * SEGMENT_WORDS);
-    words
 }
 
 /// `columns` of every row of a matrix.
@@ -63,19 +106,20 @@ fn columns(matrix: &[f32], stride: usize, columns: Range<usize>) -> Vec<f32> {
 /// Queries, keys and values side by side, `[rows + padding, (N + 2K) D]`.
 struct Input {
     heads: Heads,
+    storage: Storage,
     qkv: Vec<f32>,
 }
 
 impl Input {
     /// Standard normal, queries times `sharpness`; padding rows are zeros.
-    fn new(seed: u64, heads: Heads, rows: usize, padding: usize, sharpness: f32) -> Self {
+    fn new(seed: u64, storage: Storage, heads: Heads, rows: usize, padding: usize, sharpness: f32) -> Self {
         let stride = (heads.query + 2 * heads.key_value) * heads.size;
         let mut qkv = normal(seed, rows * stride);
         for row in qkv.chunks_exact_mut(stride) {
             row[..heads.query * heads.size].iter_mut().for_each(|q| *q *= sharpness);
         }
         qkv.resize((rows + padding) * stride, 0.0);
-        Self { heads, qkv }
+        Self { heads, storage, qkv: storage.rounded(&qkv) }
     }
 
     fn stride(&self) -> usize {
@@ -110,27 +154,48 @@ impl Input {
     }
 }
 
+impl Input {
+    fn naive<'a>(&self, segments: &'a [Segment], [q, k, v]: [&'a [f32]; 3]) -> naive::Attention<'a> {
+        naive::Attention { storage: self.storage, heads: self.heads, segments, q, k, v }
+    }
+}
+
+/// `f32` for f32. For bf16 the other one, whose unit, 2^-8 of `spread`, is 2^15 times larger: `scale` and `n` of the f32
+/// rule become a small part of it.
+fn judge(storage: Storage, [f32, bf16]: [&Rule; 2], spread: &[f64], scale: Vec<f64>, comparison: Comparison) {
+    let comparison = Comparison { scale: &scale, ..comparison };
+    if storage == Storage::F32 {
+        return f32.judge(comparison);
+    }
+    let chain = (comparison.n as f64).sqrt() / 32768.0;
+    let scale: Vec<f64> = spread.iter().zip(&scale).map(|(spread, scale)| spread + chain * scale).collect();
+    bf16.judge_stored(storage, Comparison { n: 1, scale: &scale, ..comparison });
+}
+
 /// Compares a forward result with the twin; gives the largest size of a score, as it goes into a scale.
 fn judge_forward(
     case: &str,
-    heads: Heads,
+    input: &Input,
     rows: usize,
     segments: &[Segment],
     got: [&[f32]; 2],
     qkv: [&[f32]; 3],
 ) -> f64 {
+    let (heads, storage) = (input.heads, input.storage);
     let [out, lse] = got;
     let [q, k, v] = qkv.map(wide);
-    let twin = attention::forward(heads, segments, Inputs { q: &q, k: &k, v: &v });
+    let inputs = Inputs { q: &q, k: &k, v: &v };
+    let twin = attention::forward(heads, segments, inputs);
     let sizes: Vec<f64> = v.iter().map(|v| v.abs()).collect();
     let sizes = attention::forward(heads, segments, Inputs { q: &q, k: &k, v: &sizes }).out;
     let (width, count) = (heads.query * heads.size, heads.query);
     // No score is larger than its log-sum-exp, and much smaller ones do not weigh.
     let score = 1.0 + twin.lse[..rows * count].iter().fold(0.0f64, |largest, lse| largest.max(lse.abs()));
-    let naive = naive::Attention { heads, segments, q: qkv[0], k: qkv[1], v: qkv[2] }.forward();
+    let naive = input.naive(segments, qkv).forward();
     let keys = segments.iter().map(|s| s.ranges.iter().map(|r| r.len).sum::<usize>()).max().unwrap_or(0);
     let n = heads.size + keys;
-    ATTENTION_LSE.judge(Comparison {
+    let rule = if storage == Storage::F32 { ATTENTION_LSE } else { ATTENTION_LSE_BF16 };
+    rule.judge(Comparison {
         case: case.to_owned(),
         n,
         got: &lse[..rows * count],
@@ -138,47 +203,55 @@ fn judge_forward(
         scale: &vec![score; rows * count],
         naive: Some(&naive.1[..rows * count]),
     });
-    ATTENTION_FORWARD.judge(Comparison {
+    let rounding = spread(heads, segments, inputs, &vec![0.0; q.len()]).out;
+    let comparison = Comparison {
         case: case.to_owned(),
         n,
         got: &out[..rows * width],
         exact: &twin.out[..rows * width],
-        scale: &sizes[..rows * width].iter().map(|size| size * score).collect::<Vec<_>>(),
+        scale: &[],
         naive: Some(&naive.0[..rows * width]),
-    });
-    assert!(
-        out[rows * width..].iter().all(|&x| x == 0.0),
-        "{case}: rows after the last segment are not zero"
-    );
+    };
+    let scale = sizes[..rows * width].iter().map(|size| size * score).collect();
+    judge(storage, [&ATTENTION_FORWARD, &ATTENTION_FORWARD_BF16], &rounding, scale, comparison);
+    for (name, rest) in [("output", &out[rows * width..]), ("log-sum-exp", &lse[rows * count..])] {
+        assert!(rest.iter().all(|&x| x == 0.0), "{case}: {name} after the last segment is not zero");
+    }
     score
 }
 
-/// Forward and backward of packed groups.
-fn check_packed<B: Backend>(
-    backend: &mut B,
+/// Packed groups of one shape.
+#[derive(Clone, Copy, Debug)]
+struct Case<'a> {
+    storage: Storage,
     heads: Heads,
-    groups: &[(usize, &[usize])],
+    groups: &'a [(usize, &'a [usize])],
     padding: usize,
     sharpness: f32,
-) -> Vec<u32> {
+}
+
+/// Forward and backward of packed groups.
+fn check_packed<B: Backend>(backend: &mut B, case: Case) -> Vec<u32> {
+    let Case { storage, heads, groups, padding, sharpness } = case;
     let packed = pack(groups);
-    let case = format!("{groups:?} + {padding} rows, {heads:?}, sharpness {sharpness}");
-    let input = Input::new(1, heads, packed.rows, padding, sharpness);
+    let name = format!("{case:?}");
+    let input = Input::new(1, storage, heads, packed.rows, padding, sharpness);
     let (rows, width) = (input.rows(), heads.query * heads.size);
-    let mut device = Device::new(backend);
-    let qkv = device.put(&input.qkv);
-    let segments = device.put(&words(&packed.segments, false));
-    let (out, lse) = (device.out(rows * width), device.out(rows * heads.query));
+    let mut device = Device::storing(backend, storage);
+    let qkv = device.store(&input.qkv);
+    let lists = Lists::put(&mut device, &loaded(&packed.segments, false), &packed.families, rows);
+    let Lists { segments, families, query_tiles, key_tiles } = lists;
+    let (out, lse) = (device.store_out(rows * width), device.out(rows * heads.query));
     let ([q, k, v], shape) = (input.views(qkv), input.shape());
-    device.backend.attention_forward(AttentionForward { q, k, v, segments, out, lse, shape });
-    let (got_out, got_lse) = (device.result::<f32>(out), device.result::<f32>(lse));
+    device.backend.attention_forward(AttentionForward { q, k, v, segments, query_tiles, out, lse, shape });
+    let (got_out, got_lse) = (device.stored(out), device.result::<f32>(lse));
     let parts = input.parts();
     let slices = [0, 1, 2].map(|i| parts[i].as_slice());
-    let score = judge_forward(&case, heads, packed.rows, &packed.segments, [&got_out, &got_lse], slices);
+    let score = judge_forward(&name, &input, packed.rows, &packed.segments, [&got_out, &got_lse], slices);
 
-    let mut dout = normal(2, packed.rows * width);
+    let mut dout = storage.normal(2, packed.rows * width);
     dout.resize(rows * width, 0.0);
-    let (dqkv, delta) = (device.out(input.qkv.len()), device.out(rows * heads.query));
+    let (dqkv, delta) = (device.store_out(input.qkv.len()), device.out(rows * heads.query));
     device.scratch(delta);
     let arguments = AttentionBackward {
         q,
@@ -186,76 +259,126 @@ fn check_packed<B: Backend>(
         v,
         out,
         lse,
-        dout: device.put(&dout),
+        dout: device.store(&dout),
         dqkv,
         delta,
         segments,
-        families: device.put(&packed.families),
+        families,
+        query_tiles,
+        key_tiles,
         shape,
     };
     device.backend.attention_backward(arguments);
-    let got: Vec<f32> = device.result(dqkv);
-    let [q, k, v] = slices.map(wide);
-    let twin = attention::backward(heads, &packed.segments, Inputs { q: &q, k: &k, v: &v }, &wide(&dout));
-    let [q, k, v] = slices;
-    let naive = naive::Attention { heads, segments: &packed.segments, q, k, v }.backward(&dout);
+    let got = device.stored(dqkv);
+    judge_backward(&name, &input, &packed, [&got, &dout], slices, score);
+    device.finish()
+}
+
+/// Compares gradients with the twin's.
+fn judge_backward(
+    case: &str,
+    input: &Input,
+    packed: &Packed,
+    [got, dout]: [&[f32]; 2],
+    qkv: [&[f32]; 3],
+    score: f64,
+) {
+    let heads = input.heads;
+    let [q, k, v] = qkv.map(wide);
+    let inputs = Inputs { q: &q, k: &k, v: &v };
+    let twin = attention::backward(heads, &packed.segments, inputs, &wide(dout));
+    let naive = input.naive(&packed.segments, qkv).backward(dout);
+    let rounding = spread(heads, &packed.segments, inputs, &wide(dout)).gradients;
     let borders = input.borders();
     // What one query with one key adds: of order 1, times the queries' size where these are a factor.
-    let sizes = [1.0, f64::from(sharpness), 1.0];
+    let sharpness = q.iter().fold(1.0f64, |largest, q| largest.max(q.abs() / 4.0));
+    let sizes = [1.0, sharpness, 1.0];
     for (i, exact) in [twin.dq, twin.dk, twin.dv].iter().enumerate() {
-        let got = columns(&got, input.stride(), borders[i]..borders[i + 1]);
-        ATTENTION_BACKWARD.judge(Comparison {
+        let got = columns(got, input.stride(), borders[i]..borders[i + 1]);
+        let scale = exact.iter().map(|x| score * (sizes[i] + x.abs())).collect();
+        let comparison = Comparison {
             case: format!("{}: {case}", ["dq", "dk", "dv"][i]),
             n: heads.size + packed.rows,
             got: &got,
             exact,
-            scale: &exact.iter().map(|x| score * (sizes[i] + x.abs())).collect::<Vec<_>>(),
+            scale: &[],
             // With a single key dP - delta is 0, which naive f32 meets by subtracting a number from itself.
             naive: (packed.rows > 1).then_some(naive[i].as_slice()),
-        });
+        };
+        let rules = [&ATTENTION_BACKWARD, &ATTENTION_BACKWARD_BF16];
+        judge(input.storage, rules, &rounding[i], scale, comparison);
     }
     let rest = &got[packed.rows * input.stride()..];
     assert!(rest.iter().all(|&x| x == 0.0), "{case}: gradients of rows after the last segment are not zero");
-    device.finish()
 }
 
 const fn heads(query: usize, key_value: usize, size: usize) -> Heads {
     Heads { query, key_value, size }
 }
 
-/// Every head size, grouped, single and equal key/value heads; tiles (64 queries, 128 keys) that are just full, just
-/// not, and just more; one-token prompts and answers; no answer at all; padding.
-pub fn check_packed_groups<B: Backend>(backend: &mut B) -> Vec<u32> {
+/// Heads, groups, padding, sharpness.
+type Row<'a> = (Heads, &'a [(usize, &'a [usize])], usize, f32);
+
+/// Runs every row of a table of cases.
+fn check_table<B: Backend>(backend: &mut B, storage: Storage, table: &[Row]) -> Vec<u32> {
     let mut all = Vec::new();
-    let mut run = |heads, groups: &[(usize, &[usize])], padding, sharpness| {
-        all.extend(check_packed(backend, heads, groups, padding, sharpness));
-    };
-    run(heads(1, 1, 16), &[(1, &[])], 0, 1.0);
-    run(heads(2, 1, 16), &[(1, &[1, 1])], 3, 1.0);
-    run(heads(4, 2, 16), &[(5, &[3, 1]), (1, &[7, 2]), (9, &[4])], 0, 1.0);
-    run(heads(4, 4, 32), &[(63, &[2, 1]), (64, &[65])], 5, 1.0);
-    run(heads(6, 2, 64), &[(129, &[67, 1]), (3, &[64, 63])], 1, 1.0);
-    run(heads(3, 1, 96), &[(37, &[5, 12, 1])], 11, 1.0);
-    run(heads(2, 1, 128), &[(128, &[33, 130])], 0, 1.0);
-    run(heads(2, 2, 24), &[(261, &[])], 0, 1.0);
-    // Scores up to about 60 and 300: softmax near one-hot, and exponentials that vanish.
-    run(heads(2, 1, 32), &[(40, &[21, 70])], 0, 15.0);
-    run(heads(2, 1, 64), &[(40, &[21, 70])], 0, 80.0);
+    for &(heads, groups, padding, sharpness) in table {
+        all.extend(check_packed(backend, Case { storage, heads, groups, padding, sharpness }));
+    }
     all
 }
 
-/// A choice of the same, small enough for a device that is only simulated; the ranges still cross 128 keys once.
-pub fn check_small_packed_groups<B: Backend>(backend: &mut B) -> Vec<u32> {
-    let mut all = Vec::new();
-    let mut run = |heads, groups: &[(usize, &[usize])], padding, sharpness| {
-        all.extend(check_packed(backend, heads, groups, padding, sharpness));
-    };
-    run(heads(2, 1, 16), &[(1, &[1, 1])], 3, 1.0);
-    run(heads(4, 2, 16), &[(5, &[3, 1]), (1, &[7, 2]), (9, &[4])], 0, 1.0);
-    run(heads(3, 3, 32), &[(3, &[2, 1])], 5, 15.0);
-    run(heads(2, 1, 64), &[(11, &[6, 9])], 1, 1.0);
-    run(heads(3, 1, 96), &[(7, &[5, 2, 1])], 0, 1.0);
-    run(heads(1, 1, 128), &[(130, &[1])], 0, 1.0);
+/// Every head size, grouped, single and equal key/value heads; tiles (64 queries, 128 keys) that are just full, just
+/// not, and just more; one-token prompts and answers; no answer at all; padding.
+pub fn check_packed_groups<B: Backend>(backend: &mut B) -> Vec<u32> {
+    check_table(
+        backend,
+        Storage::F32,
+        &[
+            (heads(1, 1, 16), &[(1, &[])], 0, 1.0),
+            (heads(2, 1, 16), &[(1, &[1, 1])], 3, 1.0),
+            (heads(4, 2, 16), &[(5, &[3, 1]), (1, &[7, 2]), (9, &[4])], 0, 1.0),
+            (heads(4, 4, 32), &[(63, &[2, 1]), (64, &[65])], 5, 1.0),
+            (heads(6, 2, 64), &[(129, &[67, 1]), (3, &[64, 63])], 1, 1.0),
+            (heads(3, 1, 96), &[(37, &[5, 12, 1])], 11, 1.0),
+            (heads(2, 1, 128), &[(128, &[33, 130])], 0, 1.0),
+            (heads(2, 2, 24), &[(261, &[])], 0, 1.0),
+            // Scores up to about 60 and 300: softmax near one-hot, and exponentials that vanish.
+            (heads(2, 1, 32), &[(40, &[21, 70])], 0, 15.0),
+            (heads(2, 1, 64), &[(40, &[21, 70])], 0, 80.0),
+        ],
+    )
+}
+
+/// A choice of the same, small enough for a device that is only simulated; the ranges still cross 128 keys once. In bf16
+/// every head size meets tiles (128 queries, 32 or 64 of them at a time, 32 or 64 keys) that are full, or not quite, and
+/// more than one of them.
+pub fn check_small_packed_groups<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let mut all = check_table(
+        backend,
+        storage,
+        &[
+            (heads(1, 1, 16), &[(1, &[])], 0, 1.0),
+            (heads(2, 1, 16), &[(1, &[1, 1])], 3, 1.0),
+            (heads(4, 2, 16), &[(5, &[3, 1]), (1, &[7, 2]), (9, &[4])], 0, 1.0),
+            (heads(3, 3, 32), &[(3, &[2, 1])], 5, 15.0),
+            (heads(2, 1, 64), &[(11, &[6, 9])], 1, 1.0),
+            (heads(3, 1, 96), &[(7, &[5, 2, 1])], 0, 1.0),
+            (heads(1, 1, 128), &[(130, &[1])], 0, 1.0),
+        ],
+    );
+    if storage == Storage::Bf16 {
+        let table: &[Row] = &[
+            (heads(2, 1, 16), &[(129, &[65, 1])], 0, 1.0),
+            (heads(1, 1, 32), &[(31, &[130]), (64, &[33])], 130, 1.0),
+            (heads(4, 1, 64), &[(70, &[1, 33])], 0, 1.0),
+            (heads(1, 1, 64), &[(257, &[64])], 0, 1.0),
+            (heads(2, 2, 96), &[(63, &[66])], 0, 1.0),
+            (heads(2, 1, 128), &[(65, &[128, 32])], 2, 1.0),
+            (heads(1, 1, 128), &[(40, &[21, 70])], 0, 80.0),
+        ];
+        all.extend(check_table(backend, storage, table));
+    }
     all
 }
 
@@ -266,7 +389,7 @@ fn packed_groups_equal_the_twin_forward_and_backward() {
 
 /// Keys and values in a cache of rows of their own: single new tokens at the end of sequences of different lengths, and
 /// runs of new tokens after cached ones (`causal_offset` = how many were there before).
-pub fn check_cache<B: Backend>(backend: &mut B) -> Vec<u32> {
+pub fn check_cache<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = Vec::new();
     for (heads, capacity, steps) in [
         (heads(4, 2, 16), 40, vec![(0, 1), (5, 1), (39, 1)]),
@@ -282,27 +405,30 @@ pub fn check_cache<B: Backend>(backend: &mut B) -> Vec<u32> {
         }
         let case = format!("{steps:?} in a cache of {capacity}, {heads:?}");
         let (padding, width) = (2, heads.query * heads.size);
-        let input = Input::new(1, heads, rows, padding, 1.0);
+        let input = Input::new(1, storage, heads, rows, padding, 1.0);
         let cached = heads.key_value * heads.size;
-        let cache = normal(2, steps.len() * capacity * 2 * cached);
-        let mut device = Device::new(&mut *backend);
-        let (qkv, view) = (device.put(&input.qkv), device.put(&cache));
-        let (out, lse) = (device.out((rows + padding) * width), device.out((rows + padding) * heads.query));
+        let cache = storage.normal(2, steps.len() * capacity * 2 * cached);
+        let mut device = Device::storing(&mut *backend, storage);
+        let (qkv, view) = (device.store(&input.qkv), device.store(&cache));
+        let (out, lse) =
+            (device.store_out((rows + padding) * width), device.out((rows + padding) * heads.query));
+        let lists = Lists::put(&mut device, &loaded(&segments, true), &[0], rows + padding);
         let [k, v] = [0, cached].map(|column| HeadColumns { view, stride: 2 * cached, column });
         let arguments = AttentionForward {
             q: input.views(qkv)[0],
             k,
             v,
-            segments: device.put(&words(&segments, true)),
+            segments: lists.segments,
+            query_tiles: lists.query_tiles,
             out,
             lse,
             shape: input.shape(),
         };
         device.backend.attention_forward(arguments);
-        let (out, lse) = (device.result::<f32>(out), device.result::<f32>(lse));
+        let (out, lse) = (device.stored(out), device.result::<f32>(lse));
         let [q, _, _] = input.parts();
         let [k, v] = [0, cached].map(|first| columns(&cache, 2 * cached, first..first + cached));
-        judge_forward(&case, heads, rows, &segments, [&out, &lse], [&q, &k, &v]);
+        judge_forward(&case, &input, rows, &segments, [&out, &lse], [&q, &k, &v]);
         all.extend(device.finish());
     }
     all
@@ -310,34 +436,34 @@ pub fn check_cache<B: Backend>(backend: &mut B) -> Vec<u32> {
 
 #[test]
 fn a_cache_equals_the_twin() {
-    on_every_cpu(Levels::OwnBits, check_cache);
+    on_every_cpu(Levels::OwnBits, |backend| check_cache(backend, Storage::F32));
 }
 
 /// What one group gives, packed behind `before` and in front of `after`: output, log-sum-exp, gradients.
 fn packed_bits<B: Backend>(
     backend: &mut B,
+    (storage, heads): (Storage, Heads),
     before: &[(usize, &[usize])],
     group: (usize, &[usize]),
     after: &[(usize, &[usize])],
 ) -> Vec<u32> {
-    let heads = heads(4, 2, 32);
     let packed = pack(&[before, &[group], after].concat());
     let (start, len) = (pack(before).rows, pack(&[group]).rows);
-    let mut input = Input::new(3, heads, packed.rows, 0, 1.0);
+    let mut input = Input::new(3, storage, heads, packed.rows, 0, 1.0);
     let (width, stride) = (heads.query * heads.size, input.stride());
-    let mut dout = normal(4, packed.rows * width);
-    input.qkv[start * stride..][..len * stride].copy_from_slice(&normal(5, len * stride));
-    dout[start * width..][..len * width].copy_from_slice(&normal(6, len * width));
-    let mut device = Device::new(backend);
-    let qkv = device.put(&input.qkv);
-    let segments = device.put(&words(&packed.segments, false));
-    let families = device.put(&packed.families);
-    let (out, lse) = (device.out(packed.rows * width), device.out(packed.rows * heads.query));
-    let (dout, dqkv) = (device.put(&dout), device.out(input.qkv.len()));
+    let mut dout = storage.normal(4, packed.rows * width);
+    input.qkv[start * stride..][..len * stride].copy_from_slice(&storage.normal(5, len * stride));
+    dout[start * width..][..len * width].copy_from_slice(&storage.normal(6, len * width));
+    let mut device = Device::storing(backend, storage);
+    let qkv = device.store(&input.qkv);
+    let lists = Lists::put(&mut device, &loaded(&packed.segments, false), &packed.families, packed.rows);
+    let Lists { segments, families, query_tiles, key_tiles } = lists;
+    let (out, lse) = (device.store_out(packed.rows * width), device.out(packed.rows * heads.query));
+    let (dout, dqkv) = (device.store(&dout), device.store_out(input.qkv.len()));
     let delta = device.out(packed.rows * heads.query);
     device.scratch(delta);
     let ([q, k, v], shape) = (input.views(qkv), input.shape());
-    device.backend.attention_forward(AttentionForward { q, k, v, segments, out, lse, shape });
+    device.backend.attention_forward(AttentionForward { q, k, v, segments, query_tiles, out, lse, shape });
     device.backend.attention_backward(AttentionBackward {
         q,
         k,
@@ -349,11 +475,14 @@ fn packed_bits<B: Backend>(
         delta,
         segments,
         families,
+        query_tiles,
+        key_tiles,
         shape,
     });
-    let mut all = Vec::new();
-    for (view, width) in [(out, width), (lse, heads.query), (dqkv, stride)] {
-        all.extend(bits(&device.result::<f32>(view)[start * width..][..len * width]));
+    let lse = device.result::<f32>(lse);
+    let mut all = bits(&lse[start * heads.query..][..len * heads.query]);
+    for (view, width) in [(out, width), (dqkv, stride)] {
+        all.extend(bits(&device.stored(view)[start * width..][..len * width]));
     }
     device.finish();
     all
@@ -361,26 +490,37 @@ fn packed_bits<B: Backend>(
 
 /// A group's output and gradients do not depend on what is packed before or after it.
 pub fn check_packing<B: Backend>(backend: &mut B) -> Vec<u32> {
-    check_packing_of(backend, (131, &[66, 1, 17]), [(7, &[5]), (70, &[1, 64])])
+    let format = (Storage::F32, heads(4, 2, 32));
+    check_packing_of(backend, format, (131, &[66, 1, 17]), [(7, &[5]), (70, &[1, 64])])
 }
 
 /// The same, small enough for a device that is only simulated.
-pub fn check_small_packing<B: Backend>(backend: &mut B) -> Vec<u32> {
-    check_packing_of(backend, (37, &[9, 1, 5]), [(7, &[5]), (20, &[1, 18])])
+pub fn check_small_packing<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let others: [(usize, &[usize]); 2] = [(7, &[5]), (20, &[1, 18])];
+    match storage {
+        Storage::F32 => check_packing_of(backend, (storage, heads(4, 2, 32)), (37, &[9, 1, 5]), others),
+        Storage::Bf16 => {
+            let mut all = check_packing_of(backend, (storage, heads(2, 1, 64)), (131, &[9, 66]), others);
+            all.extend(check_packing_of(backend, (storage, heads(2, 1, 128)), (70, &[9, 1]), others));
+            all
+        }
+    }
 }
 
 fn check_packing_of<B: Backend>(
     backend: &mut B,
+    format: (Storage, Heads),
     group: (usize, &[usize]),
     others: [(usize, &[usize]); 2],
 ) -> Vec<u32> {
-    let alone = packed_bits(backend, &[], group, &[]);
+    let alone = packed_bits(backend, format, &[], group, &[]);
     for (name, before, after) in [
         ("first", &others[..0], &others[..]),
         ("in the middle", &others[..1], &others[1..]),
         ("last", &others[..], &others[..0]),
     ] {
-        assert!(alone == packed_bits(backend, before, group, after), "packed {name}: other bits than alone");
+        let packed = packed_bits(backend, format, before, group, after);
+        assert!(alone == packed, "{format:?} packed {name}: other bits than alone");
     }
     alone
 }
@@ -388,4 +528,16 @@ fn check_packing_of<B: Backend>(
 #[test]
 fn a_group_has_the_same_bits_wherever_it_is_packed() {
     on_every_cpu(Levels::OwnBits, check_packing);
+}
+
+/// A prompt of whole tiles and an answer of a few rows more than that.
+const COUNTED: (usize, &[usize]) = (256, &[140]);
+/// Query heads of it.
+const COUNTED_HEADS: usize = 2;
+/// Pairs of query and key that see each other in it, over all heads.
+pub const SEEN_PAIRS: usize = COUNTED_HEADS * (256 * 257 / 2 + 140 * 256 + 140 * 141 / 2);
+
+/// Both directions, for their counters: nothing is compared.
+pub fn run_both_ways<B: Backend>(backend: &mut B, storage: Storage, size: usize) {
+    packed_bits(backend, (storage, heads(COUNTED_HEADS, 1, size)), &[], COUNTED, &[]);
 }

@@ -12,7 +12,8 @@ use asft::backend::probe;
 
 use crate::device::Storage;
 use crate::{
-    adamw, attention, embedding, gather, gradient_norm, head, matmul, rmsnorm, rope, simulator, swiglu,
+    adamw, adamw_formats, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm, rope,
+    simulator, swiglu,
 };
 
 /// Set in a child: run the check and print what came out.
@@ -20,8 +21,9 @@ const CHILD: &str = "ASFT_TEST_CUDA_CHILD";
 /// How the child says it.
 const BITS: &str = "bits of the check: ";
 
-/// Compute capability, order of warps and blocks.
-const RUNS: [(&str, Option<&str>); 3] = [("9.0", None), ("9.0", Some("7")), ("8.0", Some("1"))];
+/// Compute capability, order of warps and blocks, when asynchronous copies arrive.
+const RUNS: [(&str, Option<&str>, &str); 3] =
+    [("9.0", None, "wait"), ("9.0", Some("7"), "issue"), ("8.0", Some("1"), "issue")];
 
 fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
     if std::env::var_os(CHILD).is_some() {
@@ -40,9 +42,12 @@ fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
     let links = simulator::links();
     let all: Vec<String> = RUNS
         .iter()
-        .map(|(capability, schedule)| {
-            let mut variables =
-                vec![("LD_LIBRARY_PATH", links.to_str().unwrap()), ("CUDA_SIM_CC", capability)];
+        .map(|(capability, schedule, copies)| {
+            let mut variables = vec![
+                ("LD_LIBRARY_PATH", links.to_str().unwrap()),
+                ("CUDA_SIM_CC", capability),
+                ("CUDA_SIM_ASYNC", copies),
+            ];
             variables.extend(schedule.map(|seed| ("CUDA_SIM_SCHEDULE", seed)));
             run(test, &variables)
         })
@@ -86,6 +91,9 @@ macro_rules! stored_checks {
 }
 
 stored_checks! {
+    attention_of_packed_groups: attention::check_small_packed_groups;
+    attention_to_a_cache: attention::check_cache;
+    attention_wherever_packed: attention::check_small_packing;
     rmsnorm_both_ways: rmsnorm::check;
     rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
     products: matmul::check;
@@ -120,9 +128,15 @@ macro_rules! checks {
 checks! {
     adamw_update: adamw::check;
     adamw_while_bad: adamw::check_bad;
-    attention_of_packed_groups: attention::check_small_packed_groups;
-    attention_to_a_cache: attention::check_cache;
-    attention_wherever_packed: attention::check_small_packing;
+    adamw_with_remainders: adamw_formats::check_remainder;
+    adamw_of_every_format: adamw_formats::check_formula;
+    adamw_in_several_calls: adamw_formats::check_cuts;
+    adamw_of_every_format_while_bad: adamw_formats::check_bad;
+    adamw_rounds_stochastically: adamw_formats::check_rounding;
+    adamw_small_beside_large: adamw_formats::check_small_beside_large;
+    adamw_minimises: adamw_formats::check_minimises;
     gradient_norm_and_clip: gradient_norm::check;
     gradient_norm_of_what_is_not_finite: gradient_norm::check_bad;
+    objective_on_the_device: objective::check;
+    objective_of_what_is_not_finite: objective::check_not_finite;
 }

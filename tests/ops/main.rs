@@ -15,7 +15,10 @@ mod naive;
 mod tolerance;
 
 mod adamw;
+mod adamw_formats;
 mod attention;
+mod attention_counters;
+mod attention_spread;
 mod counters;
 mod cuda;
 mod embedding;
@@ -23,6 +26,7 @@ mod gather;
 mod gradient_norm;
 mod head;
 mod matmul;
+mod objective;
 mod rmsnorm;
 mod rope;
 mod swiglu;

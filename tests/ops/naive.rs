@@ -1,6 +1,7 @@
 //! The formulas in plain f32: one accumulator, terms in order, the textbook form. What the operations' errors are
 //! measured against; the correct value is the f64 twin's.
 
+use crate::device::Storage;
 use crate::reference::attention::{Heads, Segment};
 
 /// `sum of a_i b_i`.
@@ -62,6 +63,8 @@ pub fn head_row(z: &[f32], target: usize) -> (f32, f32, Vec<f32>) {
 /// Queries, keys and values, `[rows, heads, D]` each.
 #[derive(Clone, Copy)]
 pub struct Attention<'a> {
+    /// What weights and their gradients are rounded to for their products, and what comes out.
+    pub storage: Storage,
     pub heads: Heads,
     pub segments: &'a [Segment],
     pub q: &'a [f32],
@@ -103,30 +106,36 @@ impl Attention<'_> {
         let (mut out, mut all) = (vec![0.0; self.q.len()], vec![0.0; self.q.len() / size]);
         self.each(|o, at, keys, softmax, lse| {
             all[at] = lse;
-            for (&key, p) in keys.iter().zip(softmax) {
+            for (&key, p) in keys.iter().zip(self.storage.rounded(softmax)) {
                 for d in 0..size {
                     out[o + d] += p * self.v[key + d];
                 }
             }
         });
-        (out, all)
+        (self.storage.rounded(&out), all)
     }
 
     /// (dq, dk, dv).
     pub fn backward(&self, dout: &[f32]) -> [Vec<f32>; 3] {
         let size = self.heads.size;
         let scale = 1.0 / (size as f32).sqrt();
+        let (out, _) = self.forward();
         let mut dq = vec![0.0; self.q.len()];
         let (mut dk, mut dv) = (vec![0.0; self.k.len()], vec![0.0; self.v.len()]);
         self.each(|q, _, keys, softmax, _| {
             let dout = &dout[q..q + size];
             let dp: Vec<f32> = keys.iter().map(|&key| dot(dout, &self.v[key..key + size])).collect();
-            let mean = dot(softmax, &dp);
-            for ((&key, p), dp) in keys.iter().zip(softmax).zip(dp) {
-                let ds = p * (dp - mean) * scale;
+            // The same number in exact arithmetic; out is what there is of a stored result.
+            let mean = match self.storage {
+                Storage::F32 => dot(softmax, &dp),
+                Storage::Bf16 => dot(dout, &out[q..q + size]),
+            };
+            let ds: Vec<f32> = softmax.iter().zip(dp).map(|(p, dp)| p * (dp - mean)).collect();
+            let (softmax, ds) = (self.storage.rounded(softmax), self.storage.rounded(&ds));
+            for ((&key, p), ds) in keys.iter().zip(softmax).zip(ds) {
                 for d in 0..size {
-                    dq[q + d] += ds * self.k[key + d];
-                    dk[key + d] += ds * self.q[q + d];
+                    dq[q + d] += ds * scale * self.k[key + d];
+                    dk[key + d] += ds * scale * self.q[q + d];
                     dv[key + d] += p * dout[d];
                 }
             }

@@ -61,6 +61,14 @@ table! {
         "as the log-sum-exp, and a sum over the keys that is rescaled once per tile";
     ATTENTION_BACKWARD: "attention dq, dk, dv", 1.0, 2.2,
         "weights from the rounded log-sum-exp, which sum to 1 only nearly where scores are large; dP - delta cancels";
+    ATTENTION_LSE_BF16: "attention log-sum-exp, bf16", 1.0, 4.0,
+        "as in f32, but tensor cores may cut where f32 rounds, and exponentials are approximate";
+    ATTENTION_FORWARD_BF16: "attention out, bf16", 81920.0, 1.1,
+        "2.5 * 2^-8 of the root of the sum of squared terms (scale): weights are rounded to bf16, each by up to 2^-8 of
+         itself and by 0.42 of that on average, so 2.5 is 6 deviations; n = 1";
+    ATTENTION_BACKWARD_BF16: "attention dq, dk, dv, bf16", 81920.0, 1.1,
+        "as out: weights and dS are rounded to bf16; and delta comes from the rounded out, which is the same for all keys of
+         a query; n = 1";
     SWIGLU_FORWARD: "swiglu out", 3.0, 1.2,
         "an exponential within 1.5 units, a sum, a division, a product; n = 1";
     SWIGLU_BACKWARD: "swiglu dgate, dup", 4.0, 1.2,

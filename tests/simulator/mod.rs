@@ -17,3 +17,25 @@ pub fn links() -> PathBuf {
     }
     folder
 }
+
+/// Set in a child process.
+const CHILD: &str = "ASFT_TEST_ON_CUDA";
+
+/// Runs a test's body in a child process, since a process loads the driver once: on a real device where there is one, else
+/// on the stand-in with these variables. `test` is the test's own name, by which the child is started.
+#[allow(dead_code, reason = "not every test that includes this file has a body to run")]
+pub fn on_cuda(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
+    if std::env::var_os(CHILD).is_some() {
+        return body();
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
+    if asft::backend::probe::cuda(false).is_err() {
+        command.env("LD_LIBRARY_PATH", links()).envs(variables.iter().copied());
+    }
+    let output = command.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{test}:\n{stdout}{stderr}");
+    assert!(stdout.contains("1 passed"), "no test {test}:\n{stdout}{stderr}");
+    println!("{stdout}");
+}

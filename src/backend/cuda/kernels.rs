@@ -1,8 +1,9 @@
 //! Every kernel, loaded once: a field for each entry point of `kernels/*.cu`, of the same name, or for each pair of
-//! entry points that differ in the storage format.
+//! entry points that differ in the storage format, or for each set of those that are made for one head size each.
 
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{CudaContext, CudaFunction};
 
 use super::{failed, images};
@@ -29,14 +30,53 @@ impl Stored {
     }
 }
 
+/// Head sizes for which there are kernels on tensor cores.
+pub const HEAD_SIZES: [usize; 5] = [16, 32, 64, 96, 128];
+
+/// The same kernel for every head size.
+#[derive(Debug)]
+pub struct BySize([CudaFunction; HEAD_SIZES.len()]);
+
+impl BySize {
+    /// The one for this head size.
+    ///
+    /// # Panics
+    /// If there is none; a model with such heads has been refused before it came here.
+    pub fn of(&self, head_dim: usize) -> &CudaFunction {
+        let index = HEAD_SIZES.iter().position(|&size| size == head_dim);
+        &self.0[index.unwrap_or_else(|| panic!("no kernel for heads of {head_dim}, only of {HEAD_SIZES:?}"))]
+    }
+
+    /// Loads all of them with `function`.
+    fn load(
+        function: impl Fn(&str) -> Result<CudaFunction, BackendError>,
+        name: &str,
+    ) -> Result<Self, BackendError> {
+        let one = |size: usize| function(&format!("{name}_d{size}"));
+        let [a, b, c, d, e] = HEAD_SIZES;
+        Ok(Self([one(a)?, one(b)?, one(c)?, one(d)?, one(e)?]))
+    }
+
+    /// Allows each kernel the dynamic shared memory that `bytes` gives for its head size: beyond 48 KiB the driver wants to
+    /// be asked.
+    pub fn allow_shared(&self, bytes: impl Fn(usize) -> u32) -> Result<(), BackendError> {
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        for (function, size) in self.0.iter().zip(HEAD_SIZES) {
+            function.set_attribute(attribute, bytes(size) as i32).map_err(failed("cuFuncSetAttribute"))?;
+        }
+        Ok(())
+    }
+}
+
 macro_rules! kernels {
-    ($($source:literal: [$($pair:ident),*] [$($name:ident),*];)+) => {
-        /// The entry points; those in pairs end in `_f32` and `_bf16`.
+    ($($source:literal: [$($pair:ident),*] [$($name:ident),*] $(by head size [$($sized:ident),*])?;)+) => {
+        /// The entry points; those in pairs end in `_f32` and `_bf16`, those by head size in `_d64` and the like.
         #[allow(missing_docs, reason = "documented in the headers of kernels/*.cu")]
         #[derive(Debug)]
         pub struct Kernels {
             $($(pub $pair: Stored,)*)+
             $($(pub $name: CudaFunction,)*)+
+            $($($(pub $sized: BySize,)*)?)+
         }
 
         impl Kernels {
@@ -52,21 +92,26 @@ macro_rules! kernels {
                         bf16: function(concat!(stringify!($pair), "_bf16"))?,
                     };)*
                     $(let $name = function(stringify!($name))?;)*
+                    $($(let $sized = BySize::load(function, stringify!($sized))?;)*)?
                 )+
-                Ok(Self { $($($pair,)*)+ $($($name,)*)+ })
+                Ok(Self { $($($pair,)*)+ $($($name,)*)+ $($($($sized,)*)?)+ })
             }
         }
     };
 }
 
 kernels! {
-    "adamw.cu": [] [adamw_f32];
+    "adamw.cu": [] [adamw_f32, adamw_remainder, adamw_bf16, adamw_8bit];
     "attention.cu": [] [attention_forward_f32, attention_backward_query_f32, attention_backward_delta_f32,
         attention_backward_key_f32];
+    "attention_bf16.cu": [] [] by head size [attention_forward_bf16];
+    "attention_backward_bf16.cu": [] [] by head size [attention_backward_delta_bf16, attention_backward_key_bf16,
+        attention_backward_query_bf16];
     "embedding.cu": [embedding_forward, embedding_backward] [];
     "gather.cu": [gather_rows, scatter_rows, copy_rows] [];
     "gradient_norm.cu": [] [gradient_norm_partial_f32, gradient_norm_finish];
     "head.cu": [target_logits, head_rows] [head_rows_f32_bf16];
+    "objective.cu": [] [objective_pointwise];
     "rmsnorm.cu": [rmsnorm_forward, rmsnorm_backward] [rmsnorm_backward_weight];
     "rope.cu": [rope] [];
     "swiglu.cu": [swiglu_forward, swiglu_backward] [];

@@ -96,11 +96,10 @@ macro_rules! arguments {
 pub(super) use arguments;
 
 impl CudaBackend {
-    /// Enqueues a kernel; a grid without blocks is no launch. An error is kept until somebody waits.
+    /// Enqueues a kernel without dynamic shared memory; see [`Self::launch_shared`].
     ///
     /// # Safety
-    /// The arguments must be those of the kernel in number, order and type, and every address must be good for what the
-    /// kernel does with this grid and these sizes.
+    /// As there.
     pub(super) unsafe fn launch(
         &mut self,
         function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,

@@ -9,23 +9,27 @@ mod embedding;
 mod gather;
 mod gradient_norm;
 mod head;
-mod images;
+pub mod images;
 mod kernels;
 mod launch;
+pub mod libraries;
 mod matmul;
+pub mod nvrtc;
 mod objective;
 mod rmsnorm;
 mod rope;
 mod swiglu;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUdeviceptr;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, PinnedHostSlice, result};
 
 use crate::backend::*;
+
+/// Host values of at most so many bytes go through pinned memory: those of a step. Weights do not, which are read once.
+const STAGED_BYTES: usize = 4 << 20;
 
 /// A device and all that lies on it.
 #[derive(Debug)]
@@ -37,6 +41,10 @@ pub struct CudaBackend {
     arenas: BTreeMap<ArenaId, Memory>,
     /// Pinned buffers that no ticket holds.
     idle: Vec<PinnedHostSlice<u8>>,
+    /// Pinned buffers that are being copied to the device, the oldest first.
+    uploads: VecDeque<(PinnedHostSlice<u8>, CudaEvent)>,
+    /// How often the host has waited for the device.
+    waits: u64,
     error: Option<BackendError>,
 }
 
@@ -76,6 +84,7 @@ impl CudaBackend {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let kernels = kernels::Kernels::load(&context)?;
+        attention::allow_shared(&kernels)?;
         let products = matmul::Products::new(&context)?;
         Ok(Self {
             context,
@@ -84,15 +93,10 @@ impl CudaBackend {
             products,
             arenas: BTreeMap::new(),
             idle: Vec::new(),
+            uploads: VecDeque::new(),
+            waits: 0,
             error: None,
         })
-    }
-
-    /// Where compiled kernels are kept: `$XDG_CACHE_HOME/asft/kernels`, else below `~/.cache`.
-    fn cache_folder() -> PathBuf {
-        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-        cache.unwrap_or_else(std::env::temp_dir).join("asft/kernels")
     }
 
     /// The address of a view's first element.
@@ -126,8 +130,14 @@ impl CudaBackend {
         self.error.take().map_or(Ok(()), Err)
     }
 
+    /// How often the host has waited for the device.
+    pub fn waits(&self) -> u64 {
+        self.waits
+    }
+
     /// Waits for everything enqueued so far.
     fn wait(&mut self) -> Result<(), BackendError> {
+        self.waits += 1;
         let waited = self.stream.synchronize();
         self.keep("cuStreamSynchronize", waited);
         self.check()
@@ -141,6 +151,22 @@ impl CudaBackend {
         // ordinary memory, fast to read on the host.
         unsafe { self.context.alloc_pinned_with_flags(bytes.next_power_of_two(), 0) }
             .map_err(failed("cuMemHostAlloc"))
+    }
+
+    /// Copies through pinned memory, so that the host goes on at once.
+    fn upload(&mut self, address: CUdeviceptr, bytes: &[u8]) -> Result<(), BackendError> {
+        while let Some((buffer, _)) = self.uploads.pop_front_if(|(_, copied)| copied.is_complete()) {
+            self.idle.push(buffer);
+        }
+        let mut buffer = self.pinned(bytes.len())?;
+        let staged = buffer.as_mut_slice().map_err(failed("waiting for a pinned buffer"))?;
+        staged[..bytes.len()].copy_from_slice(bytes);
+        // SAFETY: the caller's view lies within its arena; the pinned buffer is kept until the event has happened.
+        unsafe { result::memcpy_htod_async(address, &staged[..bytes.len()], self.stream.cu_stream()) }
+            .map_err(failed("cuMemcpyHtoDAsync"))?;
+        let event = self.stream.record_event(None).map_err(failed("cuEventRecord"))?;
+        self.uploads.push_back((buffer, event));
+        Ok(())
     }
 
     fn start_copy(&mut self, from: View) -> Result<CudaTicket, BackendError> {
@@ -199,6 +225,13 @@ impl Backend for CudaBackend {
             return;
         }
         let address = self.at(to);
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        if bytes.len() <= STAGED_BYTES {
+            if let Err(error) = self.upload(address, bytes) {
+                self.error.get_or_insert(error);
+            }
+            return;
+        }
         // SAFETY: the view lies within its arena. From pageable memory the driver has read `values` when the call returns.
         let copied = unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) };
         self.keep("cuMemcpyHtoDAsync", copied);
@@ -226,6 +259,7 @@ impl Backend for CudaBackend {
     fn collect<S: Scalar>(&mut self, ticket: CudaTicket) -> Result<Vec<S>, BackendError> {
         self.check()?;
         let (Some(buffer), Some(event)) = (ticket.buffer, ticket.event) else { return Ok(Vec::new()) };
+        self.waits += u64::from(!event.is_complete());
         event.synchronize().map_err(failed("cuEventSynchronize"))?;
         let bytes = buffer.as_slice().map_err(failed("waiting for a pinned buffer"))?;
         let values = bytemuck::pod_collect_to_vec(&bytes[..ticket.bytes]);

@@ -1,22 +1,64 @@
-//! Objectives with the GPU: log-probs to the host, the Rust function, coefficients back. This waits for the device once
-//! per chunk of the head.
+//! Objectives with the GPU. Pointwise ones (`kernels/objective.cu`) stay on the device; for the others log-probs go to the
+//! host, to the Rust function, and coefficients come back: one wait per chunk of the head.
 
 use super::CudaBackend;
-use crate::backend::{BAD, Backend, ObjectiveCoefficients, STEP_STATE_LEN};
-use crate::objective::coefficients_of_units;
+use super::launch::arguments;
+use crate::backend::{BAD, Backend, ObjectiveCoefficients, SPAN_WORDS};
+use crate::objective::{Coupling, PointwiseWeights, coefficients_of_units};
+
+/// Threads for a span.
+const THREADS: u32 = 128;
 
 /// The operation [`ObjectiveCoefficients`].
 pub fn coefficients(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>) {
+    let pointwise = a.objective.pointwise().filter(|_| a.objective.coupling() == Coupling::Sequence);
+    match pointwise {
+        Some(pointwise) => on_the_device(backend, a, pointwise.weights(&a.totals)),
+        None => on_the_host(backend, a),
+    }
+}
+
+fn on_the_device(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>, weights: PointwiseWeights) {
+    assert_eq!(a.logp.len, a.coefficients.len);
+    let (spans, logp) = (backend.at(a.spans), backend.at(a.logp));
+    let (coefficients, state) = (backend.at(a.coefficients), backend.at(a.state));
+    let PointwiseWeights { c, token_slope, sequence_weight, align, beta, logit_eps } = weights;
+    // SAFETY: one block per span; spans address rows of the micro-batch, as the loader made them.
+    unsafe {
+        backend.launch(
+            |k| &k.objective_pointwise,
+            (a.spans.len / SPAN_WORDS, 1),
+            (THREADS, 1),
+            arguments![
+                spans,
+                logp,
+                coefficients,
+                state,
+                c,
+                token_slope,
+                sequence_weight,
+                align,
+                beta,
+                logit_eps
+            ],
+        );
+    }
+}
+
+fn on_the_host(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>) {
+    let spans = || a.units.iter().flat_map(|unit| [unit.prompt, unit.chosen, unit.rejected]).flatten();
+    let (Some(first), Some(last)) =
+        (spans().map(|span| span.range().start).min(), spans().map(|span| span.range().end).max())
+    else {
+        return;
+    };
     let (mut logp, mut coefficients) = (vec![0.0f32; a.logp.len], vec![0.0f32; a.coefficients.len]);
-    let mut state = [0.0f64; STEP_STATE_LEN];
-    let read = backend.read(a.logp, &mut logp).and_then(|()| backend.read(a.coefficients, &mut coefficients));
-    if let Err(error) = read.and_then(|()| backend.read(a.state, &mut state)) {
+    if let Err(error) = backend.read(a.logp.slice(first..last), &mut logp[first..last]) {
         backend.error.get_or_insert(error);
         return;
     }
     if !coefficients_of_units(a.objective, a.units, &a.totals, &logp, &mut coefficients) {
-        state[BAD] = 1.0;
-        backend.write(a.state, &state);
+        backend.write(a.state.slice(BAD..BAD + 1), &[1.0f64]);
     }
-    backend.write(a.coefficients, &coefficients);
+    backend.write(a.coefficients.slice(first..last), &coefficients[first..last]);
 }

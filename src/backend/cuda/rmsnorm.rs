@@ -1,13 +1,20 @@
 //! Launches of `kernels/rmsnorm.cu`.
 
 use super::CudaBackend;
-use super::launch::{arguments, row_threads, stored};
-use crate::backend::{RMSNORM_PARTS, RmsnormBackward, RmsnormForward};
+use super::launch::{arguments, stored};
+use crate::backend::{Element, RMSNORM_PARTS, RmsnormBackward, RmsnormForward};
 
 /// Rows that one partial sum of the weight's gradient covers at least: the fewer parts, the fewer bytes.
 const ROWS_PER_PART: usize = 32;
 /// Threads of a block whose threads own columns.
 const COLUMN_THREADS: usize = 64;
+
+/// Threads for a row: they keep two 16-byte pieces each in registers, and a second one only where there are more than
+/// 256 pieces.
+fn threads(element: Element, hidden: usize) -> u32 {
+    let pieces = hidden.div_ceil(16 / element.bytes()) as u32;
+    if pieces > 512 { 512 } else { pieces.next_multiple_of(32).clamp(32, 256) }
+}
 
 /// The operation [`RmsnormForward`].
 pub fn forward(backend: &mut CudaBackend, a: RmsnormForward) {
@@ -21,7 +28,7 @@ pub fn forward(backend: &mut CudaBackend, a: RmsnormForward) {
         backend.launch(
             |k| k.rmsnorm_forward.of(element),
             (a.rstd.len, 1),
-            (row_threads(element, a.hidden), 1),
+            (threads(element, a.hidden), 1),
             arguments![x, residual, sum, weight, out, rstd, a.hidden, a.epsilon],
         );
     }
@@ -42,7 +49,7 @@ pub fn backward(backend: &mut CudaBackend, a: RmsnormBackward) {
         backend.launch(
             |k| k.rmsnorm_backward.of(element),
             (parts, 1),
-            (row_threads(element, a.hidden), 1),
+            (threads(element, a.hidden), 1),
             arguments![dout, x, weight, rstd, dresidual, dx, partial, rows, a.hidden],
         );
     }

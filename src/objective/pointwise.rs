@@ -1,0 +1,59 @@
+//! Objectives whose coefficients depend on one span alone, in the form in which a device evaluates them.
+
+use super::NllReduction;
+use super::nll::Nll;
+use super::slopes::reciprocal;
+use crate::data::StepTotals;
+
+/// `c NLL + lambda [softplus(-beta o_w) + softplus(beta o_l)]`, which SFT and ASFT are: each span's part of the loss and the
+/// slope of its tokens follow from its own log-probs and the step's totals (`kernels/objective.cu` has the formula).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pointwise {
+    /// Weight of the NLL.
+    pub c: f64,
+    /// Weight of the align terms.
+    pub lambda: f64,
+    /// Temperature on the log-odds.
+    pub beta: f64,
+    /// Where the linear continuation begins.
+    pub logit_eps: f64,
+    pub(super) nll: Nll,
+}
+
+/// [`Pointwise`] with the totals of a step put in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PointwiseWeights {
+    /// Weight of the NLL.
+    pub c: f64,
+    /// `d NLL / d logp` of a covered token, where the NLL is a mean over tokens; else 0.
+    pub token_slope: f64,
+    /// 1 / N, where the NLL is a mean of sequence means; else 0.
+    pub sequence_weight: f64,
+    /// lambda / N.
+    pub align: f64,
+    /// Temperature on the log-odds.
+    pub beta: f64,
+    /// Where the linear continuation begins.
+    pub logit_eps: f64,
+}
+
+impl Pointwise {
+    /// The weights for a step.
+    pub fn weights(&self, totals: &StepTotals) -> PointwiseWeights {
+        let (token_slope, sequence_weight) = match self.nll.reduction {
+            NllReduction::Sequence => (0.0, reciprocal(totals.groups)),
+            NllReduction::Token if self.nll.covers_prompt() => {
+                (-reciprocal(totals.prompt_tokens + totals.chosen_tokens), 0.0)
+            }
+            NllReduction::Token => (-reciprocal(totals.chosen_tokens), 0.0),
+        };
+        PointwiseWeights {
+            c: self.c,
+            token_slope,
+            sequence_weight,
+            align: self.lambda * reciprocal(totals.groups),
+            beta: self.beta,
+            logit_eps: self.logit_eps,
+        }
+    }
+}
