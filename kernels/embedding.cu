@@ -13,8 +13,8 @@
 // H that is no multiple of 16 bytes (backward: of 4) goes value by value.
 // budget: embedding_forward_f32 24 registers 0 bytes shared, 16-byte loads
 // budget: embedding_forward_bf16 24 registers 0 bytes shared, 16-byte loads
-// budget: embedding_backward_f32 48 registers 0 bytes shared, 16-byte loads
-// budget: embedding_backward_bf16 48 registers 0 bytes shared, 16-byte loads
+// budget: embedding_backward_f32 40 registers 0 bytes shared, 16-byte loads
+// budget: embedding_backward_bf16 40 registers 0 bytes shared, 16-byte loads
 
 #include "lib/storage.cuh"
 

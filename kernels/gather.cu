@@ -13,9 +13,9 @@
 // budget: gather_rows_f32 32 registers 0 bytes shared, 16-byte loads
 // budget: gather_rows_bf16 32 registers 0 bytes shared, 16-byte loads
 // budget: scatter_rows_f32 40 registers 0 bytes shared, 16-byte loads
-// budget: scatter_rows_bf16 48 registers 0 bytes shared, 16-byte loads
-// budget: copy_rows_f32 32 registers 0 bytes shared, 16-byte loads
-// budget: copy_rows_bf16 32 registers 0 bytes shared, 16-byte loads
+// budget: scatter_rows_bf16 40 registers 0 bytes shared, 16-byte loads
+// budget: copy_rows_f32 24 registers 0 bytes shared, 16-byte loads
+// budget: copy_rows_bf16 24 registers 0 bytes shared, 16-byte loads
 
 #include "lib/storage.cuh"
 

@@ -7,8 +7,8 @@
 // Launch: one block of 256 per partial sum; then one block of 1,024 that adds the partial sums. A block's bounds depend on
 // the length alone and its threads' shares on nothing, so the sum has one order. Squares and sums are f64: no gradient
 // overflows or vanishes in its square.
-// budget: gradient_norm_partial_f32 40 registers 256 bytes shared, 16-byte loads
-// budget: gradient_norm_finish 48 registers 256 bytes shared
+// budget: gradient_norm_partial_f32 32 registers 256 bytes shared, 16-byte loads
+// budget: gradient_norm_finish 32 registers 256 bytes shared
 
 #include "lib/storage.cuh"
 

@@ -20,7 +20,7 @@
 // launch on sm_80: a block of 1,024 per row, which reads the row again for U. So does a cluster whose quarter does not fit
 // into shared memory, or whose V is no multiple of 16 bytes, which goes value by value.
 // budget: target_logits_f32 40 registers 256 bytes shared, 16-byte loads
-// budget: target_logits_bf16 48 registers 256 bytes shared, 16-byte loads
+// budget: target_logits_bf16 40 registers 256 bytes shared, 16-byte loads
 // budget: head_rows_f32 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_bf16 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_f32_bf16 64 registers 512 bytes shared, 16-byte loads
@@ -105,10 +105,23 @@ template <typename U, u32 W> __device__ __forceinline__ void store_unit(U *targe
 
 // What is known of some logits of a row, the target's left out: their maximum, the sum of exp(z - maximum), and the lowest
 // id that has the maximum.
-struct __align__(16) Part {
+struct Part {
     double sum;
     float largest;
     u32 first;
+
+    // As 16 bytes, which a warp reads and writes without bank conflicts.
+    __device__ __forceinline__ ulonglong2 packed() const {
+        const u64 rest = (u64)first << 32 | __float_as_uint(largest);
+        return make_ulonglong2((u64)__double_as_longlong(sum), rest);
+    }
+    static __device__ __forceinline__ Part unpacked(ulonglong2 words) {
+        Part part;
+        part.sum = __longlong_as_double((long long)words.x);
+        part.largest = __uint_as_float((u32)words.y);
+        part.first = (u32)(words.y >> 32);
+        return part;
+    }
 };
 
 // The same while a thread goes through its pieces.
@@ -178,25 +191,24 @@ __device__ __forceinline__ void copy_later(void *target, const void *source) {
 __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Writes a slot of another block of the cluster.
-__device__ __forceinline__ void send(Part *slot, u32 block, const Part &part) {
+__device__ __forceinline__ void send(ulonglong2 *slot, u32 block, ulonglong2 part) {
     u32 address;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"((u32)__cvta_generic_to_shared(slot)), "r"(block));
-    const u64 rest = (u64)part.first << 32 | __float_as_uint(part.largest);
-    asm volatile("st.shared::cluster.v2.u64 [%0], {%1, %2};" ::"r"(address), "l"(__double_as_longlong(part.sum)), "l"(rest) : "memory");
+    asm volatile("st.shared::cluster.v2.u64 [%0], {%1, %2};" ::"r"(address), "l"(part.x), "l"(part.y) : "memory");
 }
 #endif
 
 // The parts of all warps of the row, known to every thread afterwards.
-__device__ __forceinline__ void share(Part *slots, const Place &place, const Part &part) {
+__device__ __forceinline__ void share(ulonglong2 *slots, const Place &place, const Part &part) {
     const u32 slot = (place.quarter * QUARTER_THREADS + place.thread) / 32, lane = threadIdx.x & 31;
 #if __CUDA_ARCH__ >= 900
     // Until now the other blocks of the cluster need not have begun; beyond the second barrier nobody writes here.
     cluster_wait();
-    if (lane < QUARTERS) send(slots + slot, lane, part);
+    if (lane < QUARTERS) send(slots + slot, lane, part.packed());
     cluster_arrive();
     cluster_wait();
 #else
-    if (lane == 0) slots[slot] = part;
+    if (lane == 0) slots[slot] = part.packed();
     __syncthreads();
 #endif
 }
@@ -229,7 +241,7 @@ __device__ __forceinline__ void each_piece(const T *row, const T *held, u32 begi
 template <typename T, typename U, u32 W>
 __device__ __forceinline__ void one_row(
     const T *logits, U *unit, const float *target_logits, const u32 *targets, float *logp, float *lse, u32 *argmax,
-    u32 vocabulary, bool hold, Part *slots) {
+    u32 vocabulary, bool hold, ulonglong2 *slots) {
     const T *held = nullptr;
     const Place place;
     const u32 quarter = (vocabulary + 8 * QUARTERS - 1) / (8 * QUARTERS) * 8;
@@ -257,7 +269,7 @@ __device__ __forceinline__ void one_row(
     });
     share(slots, place, running.of_warp());
 
-    const Part part = slots[threadIdx.x & 31];
+    const Part part = Part::unpacked(slots[threadIdx.x & 31]);
     const float others = warp_reduce<Larger>(part.largest), m = fmaxf(z_y, others);
     const double sum = warp_reduce<Sum>(part.sum * (double)expf(part.largest - m));
     const double e = (double)expf(z_y - m);
@@ -318,7 +330,7 @@ FOR_EACH_STORAGE(DEFINE)
         const T *logits, U *unit, const float *target_logits, const u32 *targets, float *logp, float *lse, u32 *argmax,   \
         u32 vocabulary, u32 hold) {                                                                                       \
         constexpr u32 W = Width<T>::value;                                                                                \
-        __shared__ Part slots[SLOTS];                                                                                     \
+        __shared__ ulonglong2 slots[SLOTS];                                                                               \
         if (vocabulary % W == 0) {                                                                                        \
             one_row<T, U, W>(logits, unit, target_logits, targets, logp, lse, argmax, vocabulary, hold, slots);           \
         } else {                                                                                                          \

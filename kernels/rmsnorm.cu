@@ -153,9 +153,14 @@ __device__ __forceinline__ void backward_part(
 #pragma unroll
     for (u32 p = 0; p < PIECES; ++p) {
         const u32 h = (threadIdx.x + p * blockDim.x) * W;
+        if (h >= hidden) continue;
+        constexpr u32 F = W == 1 ? 1 : 4;
 #pragma unroll
-        for (u32 i = 0; i < W; ++i) {
-            if (h < hidden) target[h + i] = kept[p][i];
+        for (u32 i = 0; i < W; i += F) {
+            Values<float, F> part;
+#pragma unroll
+            for (u32 j = 0; j < F; ++j) part.at[j] = kept[p][i + j];
+            part.store(target + h + i);
         }
     }
 }

@@ -11,7 +11,7 @@
 // budget: swiglu_forward_f32 32 registers 0 bytes shared, 16-byte loads
 // budget: swiglu_forward_bf16 40 registers 0 bytes shared, 16-byte loads
 // budget: swiglu_backward_f32 40 registers 0 bytes shared, 16-byte loads
-// budget: swiglu_backward_bf16 64 registers 0 bytes shared, 16-byte loads
+// budget: swiglu_backward_bf16 48 registers 0 bytes shared, 16-byte loads
 
 #include "lib/storage.cuh"
 

@@ -120,7 +120,7 @@ fn gather_and_scatter_equal_the_twin() {
 pub fn check_copy<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = Vec::new();
     for [source_stride, source_column, out_stride, out_column, width] in
-        [[21, 13, 10, 4, 5], [24, 8, 32, 16, 7], [40, 8, 32, 4, 16], [40, 8, 32, 16, 16]]
+        [[21, 13, 10, 4, 5], [24, 8, 32, 16, 7], [40, 8, 32, 2, 16], [40, 8, 32, 16, 16]]
     {
         let (out_rows, rows) = (12, [7u32, 0, 11, 3]);
         let mut source = storage.normal(1, rows.len() * source_stride);

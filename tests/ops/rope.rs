@@ -11,7 +11,7 @@ const CASES: [[usize; 4]; 8] = [
     [1, 1, 16, 0],
     [1, 3, 32, 32],
     [7, 6, 64, 128],
-    [33, 2, 96, 96],
+    [33, 7, 96, 96],
     [65, 5, 128, 128],
     [19, 4, 2, 3],
     // More heads than turn at once; more values of half a head than lanes.
