@@ -12,7 +12,7 @@ const THREADS: usize = 256;
 /// Elements that a block takes.
 const BLOCK: usize = THREADS / 32 * MOMENT_BLOCK;
 /// The same with 8-bit moments, where every block first makes the maps of the codes.
-const BLOCK_8BIT: usize = 8 * BLOCK;
+const BLOCK_8BIT: usize = 16 * BLOCK;
 
 /// The operation [`Adamw`].
 pub fn adamw(backend: &mut CudaBackend, a: Adamw) {
