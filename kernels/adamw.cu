@@ -15,10 +15,10 @@
 // 4 for 8-bit elements, all of a warp's side by side. What is left at the end is moved element by element. Blocks of 256
 // threads; any number of them.
 
-// budget: adamw_f32 72 registers 0 bytes shared, 16-byte loads
+// budget: adamw_f32 64 registers 0 bytes shared, 16-byte loads
 // budget: adamw_remainder 72 registers 0 bytes shared, 16-byte loads
-// budget: adamw_bf16 72 registers 0 bytes shared, 16-byte loads
-// budget: adamw_8bit 80 registers 2848 bytes shared, 16-byte loads
+// budget: adamw_bf16 64 registers 0 bytes shared, 16-byte loads
+// budget: adamw_8bit 64 registers 2848 bytes shared, 16-byte loads
 
 #include "lib/codes.cuh"
 #include "lib/philox.cuh"
@@ -56,9 +56,12 @@ template <typename T> struct alignas(4 * sizeof(T)) Four {
     T at[4];
 };
 
-// A lane's place in a piece: elements `first`.. and `first + 128`.., four of each, but none from `elements` on.
+// A lane's place: elements `first`.. and `first + 128`.. of the run, four of each, as far as they are among the `left`.
 struct Place {
-    u64 piece, first, elements;
+    u64 piece, first;
+    u32 left;
+
+    __device__ __forceinline__ bool has(u32 own) const { return own / 4 * (PIECE / 2) + own % 4 < left; }
 };
 
 // W(hole): all elements of the piece are there; else those that are not read as zero and are not written.
@@ -70,7 +73,7 @@ template <bool W, typename T> __device__ __forceinline__ void load(const T *sour
         if (W) four = *reinterpret_cast<const Four<T> *>(source + first);
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
-            if (!W && first + i < place.elements) four.at[i] = source[first + i];
+            if (!W && place.has(half * 4 + i)) four.at[i] = source[first + i];
             target[half * 4 + i] = four.at[i];
         }
     }
@@ -84,7 +87,7 @@ template <bool W, typename T> __device__ __forceinline__ void store(T *target, c
 #pragma unroll
         for (u32 i = 0; i < 4; ++i) {
             four.at[i] = source[half * 4 + i];
-            if (!W && first + i < place.elements) target[first + i] = four.at[i];
+            if (!W && place.has(half * 4 + i)) target[first + i] = four.at[i];
         }
         if (W) *reinterpret_cast<Four<T> *>(target + first) = four;
     }
@@ -204,19 +207,19 @@ struct EightBit {
         const float scale = scales[place.piece];
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) {
-            const bool there = W || place.first + i / 4 * (PIECE / 2) + i % 4 < place.elements;
-            target[i] = there ? map.values[codes[i]] * scale : 0.0f;
+            target[i] = W || place.has(i) ? map.values[codes[i]] * scale : 0.0f;
         }
     }
+    // Gives the block's scale.
     template <bool W, bool SIGNED>
-    static __device__ __forceinline__ void store_codes(
-        u8 *target, float *scales, const Map<SIGNED> &map, const Place &place, const float (&source)[OWN]) {
+    static __device__ __forceinline__ float store_codes(
+        u8 *target, const Map<SIGNED> &map, const Place &place, const float (&source)[OWN]) {
         const float scale = block_scale(source), inverse = scale == 0.0f ? 0.0f : __frcp_rn(scale);
         u8 codes[OWN];
 #pragma unroll
         for (u32 i = 0; i < OWN; ++i) codes[i] = (u8)map.code(source[i] * inverse);
         ::store<W>(target, place, codes);
-        if ((threadIdx.x & 31) == 0) scales[place.piece] = scale;
+        return scale;
     }
     template <bool W> __device__ __forceinline__ void load(const Place &place, Lane &lane) const {
         load_bf16<W>(parameters, place, lane.p);
@@ -225,32 +228,39 @@ struct EightBit {
     }
     template <bool W> __device__ __forceinline__ void store(const Place &place, Lane &lane) const {
         random.template store<W>(parameters, place, STREAM_PARAMETERS, lane.p);
-        store_codes<W>(first, first_scales, first_map, place, lane.m);
-        store_codes<W>(second, second_scales, second_map, place, lane.v);
+        const float first_scale = store_codes<W>(first, first_map, place, lane.m);
+        const float second_scale = store_codes<W>(second, second_map, place, lane.v);
+        if ((threadIdx.x & 31) == 0) {
+            first_scales[place.piece] = first_scale;
+            second_scales[place.piece] = second_scale;
+        }
     }
 };
 
 template <bool W, typename Format>
 __device__ __forceinline__ void update_piece(
-    const Format &format, const float *gradients, const double *state, const Place &place, const Factors &factors) {
+    const Format &format, const float *gradients, float clip, const Place &place, const Factors &factors) {
     Lane lane;
     float gradient[OWN];
     format.template load<W>(place, lane);
     load<W>(gradients, place, gradient);
-    // Only here, so that nothing waits for the flag before it loads.
-    if (state[2] != 0.0) return;
-    update(lane, gradient, (float)state[1], factors);
+    update(lane, gradient, clip, factors);
     format.template store<W>(place, lane);
 }
 
 template <typename Format>
 __device__ __forceinline__ void update_run(
     const Format &format, const float *gradients, const double *state, u64 elements, const Factors &factors) {
+    if (state[2] != 0.0) return;
+    const float clip = (float)state[1];
     const u32 warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x & 31;
     for (u64 piece = (u64)blockIdx.x * warps + warp; piece * PIECE < elements; piece += (u64)gridDim.x * warps) {
-        const Place place = {piece, piece * PIECE + lane * 4, elements};
-        if ((piece + 1) * PIECE <= elements) update_piece<true>(format, gradients, state, place, factors);
-        else update_piece<false>(format, gradients, state, place, factors);
+        // Lanes that have gone different ways meet again: only together are their accesses side by side.
+        __syncwarp();
+        const u64 first = piece * PIECE + lane * 4;
+        const Place place = {piece, first, first < elements ? (u32)min(elements - first, (u64)PIECE) : 0};
+        if ((piece + 1) * PIECE <= elements) update_piece<true>(format, gradients, clip, place, factors);
+        else update_piece<false>(format, gradients, clip, place, factors);
     }
 }
 
@@ -279,8 +289,11 @@ KERNEL adamw_8bit(
     u16 *parameters, u8 *first, u8 *second, float *first_scales, float *second_scales, u64 seed, u64 step, u64 piece, REST) {
     __shared__ Map<true> first_map;
     __shared__ Map<false> second_map;
-    first_map.fill();
-    second_map.fill();
+    first_map.fill_values();
+    second_map.fill_values();
+    __syncthreads();
+    first_map.fill_octaves();
+    second_map.fill_octaves();
     __syncthreads();
     const Random random = {seed, step, piece};
     const EightBit format = {parameters, first, second, first_scales, second_scales, first_map, second_map, random};

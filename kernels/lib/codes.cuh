@@ -21,7 +21,15 @@ template <bool SIGNED> struct Numbers {
 };
 
 // What the entries of a decade are multiples of.
-static __constant__ double DECADES[REGIONS - 2] = {1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0};
+__device__ __forceinline__ double decade_unit(u32 decade) {
+    double unit = 1e-6;
+    unit = decade == 1 ? 1e-5 : unit;
+    unit = decade == 2 ? 1e-4 : unit;
+    unit = decade == 3 ? 1e-3 : unit;
+    unit = decade == 4 ? 1e-2 : unit;
+    unit = decade == 5 ? 1e-1 : unit;
+    return decade == 6 ? 1.0 : unit;
+}
 
 // The magnitude of a number. Nothing may be contracted: the host computes the same.
 template <bool SIGNED> __device__ __forceinline__ float magnitude(u32 number) {
@@ -29,40 +37,41 @@ template <bool SIGNED> __device__ __forceinline__ float magnitude(u32 number) {
     if (number == Numbers<SIGNED>::start(REGIONS - 1)) return 1.0f;
     const u32 place = number + Numbers<SIGNED>::shift, level = 31 - __clz(place), entries = 1u << level;
     const double share = __dmul_rn(0.9, (double)(place - entries) + 0.5) / (double)entries;
-    return (float)__dmul_rn(DECADES[level - Numbers<SIGNED>::shift], __dadd_rn(0.1, share));
+    return (float)__dmul_rn(decade_unit(level - Numbers<SIGNED>::shift), __dadd_rn(0.1, share));
 }
 
 // One map in shared memory.
 template <bool SIGNED> struct Map {
     typedef Numbers<SIGNED> N;
 
-    float values[256];      // by code, for a scale of 1
+    float values[256];       // by code, for a scale of 1
     float2 octaves[OCTAVES]; // by exponent: the only threshold between two regions in it, or one above, and the region below
-    float4 regions[REGIONS]; // the nearest number: round(magnitude * x + y), at most z
+    float4 regions[REGIONS]; // the nearest number: round(magnitude * x + y), at most z; w: threshold to the next region
 
-    // Filled by all threads of the block, of which there are at least 256; a barrier must follow.
-    __device__ __forceinline__ void fill() {
+    // Filled by all threads of the block, of which there are at least 256, in two parts; after each a barrier must follow.
+    __device__ __forceinline__ void fill_values() {
         const u32 index = threadIdx.x;
         if (index < 256) {
             const float size = magnitude<SIGNED>(!SIGNED ? index : index < 127 ? 127 - index : index - 127);
             values[index] = SIGNED && index < 127 ? -size : size;
         }
-        if (index < OCTAVES) {
-            const float begin = __uint_as_float((index + LOWEST_EXPONENT) << 23);
-            u32 region = 0;
-            while (region < REGIONS - 1 && threshold(region) < begin) ++region;
-            octaves[index] = make_float2(region < REGIONS - 1 ? threshold(region) : -NEGATIVE_INFINITY, __uint_as_float(region));
-        } else if (index < OCTAVES + REGIONS) {
-            const u32 region = index - OCTAVES, start = N::start(region);
-            const bool decade = region > 0 && region < REGIONS - 1;
-            const float slope = decade ? (float)((start + N::shift) / (0.9 * DECADES[region - 1])) : 0.0f;
-            regions[region] = make_float4(slope, (float)start - magnitude<SIGNED>(start) * slope, __uint_as_float(N::last(region)), 0.0f);
+        if (index < REGIONS) {
+            const u32 start = N::start(index), last = N::last(index);
+            const bool decade = index > 0 && index < REGIONS - 1;
+            const float slope = decade ? (float)((start + N::shift) / (0.9 * decade_unit(index - 1))) : 0.0f;
+            const float middle = 0.5f * (magnitude<SIGNED>(last) + magnitude<SIGNED>(last + 1));
+            regions[index] = make_float4(
+                slope, (float)start - magnitude<SIGNED>(start) * slope, __uint_as_float(last),
+                index < REGIONS - 1 ? middle : -NEGATIVE_INFINITY);
         }
     }
-
-    // Between the last number of a region and the first of the next.
-    static __device__ __forceinline__ float threshold(u32 region) {
-        return 0.5f * (magnitude<SIGNED>(N::last(region)) + magnitude<SIGNED>(N::start(region + 1)));
+    __device__ __forceinline__ void fill_octaves() {
+        if (threadIdx.x < OCTAVES) {
+            const float begin = __uint_as_float((threadIdx.x + LOWEST_EXPONENT) << 23);
+            u32 region = 0;
+            for (u32 below = 0; below < REGIONS - 1; ++below) region += regions[below].w < begin ? 1 : 0;
+            octaves[threadIdx.x] = make_float2(regions[region].w, __uint_as_float(region));
+        }
     }
 
     // The code nearest to a value in [-1, 1] or [0, 1]. No unsigned value but zero has the code of zero: a second moment of
@@ -75,8 +84,9 @@ template <bool SIGNED> struct Map {
         // Adding 2^23 rounds to a whole number, which is then the lower half of the bits.
         const u32 rounded = __float_as_uint(size * region.x + region.y + 8388608.0f) & 0xffffu;
         const u32 number = min(rounded, __float_as_uint(region.z));
-        if (!SIGNED) return size > 0.0f ? max(number, 1u) : number;
-        return value < 0.0f ? 127 - min(number, 127u) : 127 + number;
+        if (!SIGNED) return max(number, size > 0.0f ? 1u : 0u);
+        const u32 negative = value < 0.0f ? 1 : 0;
+        return 127 + (min(number, 128 - negative) ^ (0 - negative)) + negative;
     }
 };
 

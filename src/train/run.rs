@@ -445,11 +445,12 @@ impl<B: Backend> Run<'_, B> {
         let slots = Slot::of_export(prepared.save_dtype());
         let mut values = |slot: Slot, name: &str, start: usize, out: &mut [f32]| {
             let place = model.table.span(&[name.to_owned()]).start + start;
-            Ok(match slot {
+            match slot {
                 Slot::M => optimizer.read_moment(backend, Moment::First, place, out)?,
                 Slot::V => optimizer.read_moment(backend, Moment::Second, place, out)?,
                 Slot::Master => model.read_weight(backend, name, start, out)?,
-            })
+            }
+            Ok(())
         };
         Ok(write_resume(folder, &state, &parameters(prepared), slots, &mut values)?)
     }

@@ -12,7 +12,7 @@ const THREADS: usize = 256;
 /// Elements that a block takes.
 const BLOCK: usize = THREADS / 32 * MOMENT_BLOCK;
 /// The same with 8-bit moments, where every block first makes the maps of the codes.
-const BLOCK_8BIT: usize = 8 * BLOCK;
+const BLOCK_8BIT: usize = 16 * BLOCK;
 
 /// The operation [`Adamw`].
 pub fn adamw(backend: &mut CudaBackend, a: Adamw) {
@@ -71,7 +71,7 @@ fn launch(
     function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,
     a: &Adamw,
     block: usize,
-    own: &[Argument],
+    own: &mut [Argument],
 ) {
     let (gradients, state) = (aligned(backend, a.gradients), backend.at(a.state));
     let elements = a.parameters.len as u64;
@@ -82,5 +82,5 @@ fn launch(
     let grid = (a.parameters.len.div_ceil(block), 1);
     // SAFETY: a kernel's warps share out the elements whatever the grid, and touch none beyond their number, which is that
     // of every operand; `own` is what the kernel begins with.
-    unsafe { backend.launch(function, grid, (THREADS as u32, 1), &mut [own, &rest[..]].concat()) };
+    unsafe { backend.launch(function, grid, (THREADS as u32, 1), &mut [&own[..], &rest[..]].concat()) };
 }
