@@ -324,7 +324,6 @@ fn the_plan_says_what_each_format_costs() {
 
 /// Two steps, a save and a third step after it give the bits of three steps.
 #[test]
-#[ignore = "needs every kernel in bf16"]
 fn a_run_that_stopped_goes_on_as_if_it_had_not() {
     let shell = Shell::new();
     let links = simulator::links();

@@ -8,6 +8,7 @@
 //! another order, is excluded.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -25,7 +26,10 @@ const CANONICAL_TOKENS: usize = 4096;
 #[derive(Debug)]
 pub struct Products {
     handle: sys::cublasLtHandle_t,
+    /// By canonical shape.
     algorithms: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
+    /// Of the odd shapes that the canonical one's algorithm does not compute.
+    own: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
     plans: HashMap<Shape, Plan>,
 }
 
@@ -75,27 +79,46 @@ impl Products {
     pub fn new(context: &Arc<CudaContext>) -> Result<Self, BackendError> {
         context.bind_to_thread().map_err(super::failed("cuCtxSetCurrent"))?;
         let handle = lt::create_handle().map_err(failed("cublasLtCreate"))?;
-        Ok(Self { handle, algorithms: HashMap::new(), plans: HashMap::new() })
+        Ok(Self { handle, algorithms: HashMap::new(), own: HashMap::new(), plans: HashMap::new() })
     }
 
+    /// Descriptors of a shape and the algorithm of its kind.
     fn plan(&mut self, shape: Shape) -> Result<(&Plan, sys::cublasLtMatmulAlgo_t), BackendError> {
-        let canonical = shape.canonical();
-        let algorithm = match self.algorithms.get(&canonical) {
-            Some(&algorithm) => algorithm,
-            None => {
-                let plan = Plan::new(canonical).map_err(failed("describing a matrix product"))?;
-                let found = plan.algorithm(self.handle, shape.workspace);
-                let algorithm = found.map_err(failed("choosing an algorithm for a matrix product"))?;
-                self.algorithms.insert(canonical, algorithm);
-                algorithm
+        let own = self.own.get(&shape).copied();
+        let algorithm = match own {
+            Some(algorithm) => algorithm,
+            None => self.canonical(shape.canonical())?,
+        };
+        let plan = match self.plans.entry(shape) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                entry.insert(Plan::new(shape).map_err(failed("describing a matrix product"))?)
             }
         };
-        if !self.plans.contains_key(&shape) {
-            let plan = Plan::new(shape).map_err(failed("describing a matrix product"))?;
-            self.plans.insert(shape, plan);
-        }
-        Ok((&self.plans[&shape], algorithm))
+        Ok((plan, algorithm))
     }
+
+    /// The algorithm for all products that are alike but for the number of tokens.
+    fn canonical(&mut self, shape: Shape) -> Result<sys::cublasLtMatmulAlgo_t, BackendError> {
+        match self.algorithms.entry(shape) {
+            Entry::Occupied(entry) => Ok(*entry.get()),
+            Entry::Vacant(entry) => Ok(*entry.insert(choose(self.handle, shape)?)),
+        }
+    }
+
+    /// Takes an algorithm for this very shape, whose kind's does not fit it. Says whether there is anything new to try.
+    fn choose_own(&mut self, shape: Shape) -> bool {
+        if self.own.contains_key(&shape) {
+            return false;
+        }
+        tracing::debug!("no common algorithm for the product {shape:?}; it gets one of its own");
+        choose(self.handle, shape).is_ok_and(|algorithm| self.own.insert(shape, algorithm).is_none())
+    }
+}
+
+fn choose(handle: sys::cublasLtHandle_t, shape: Shape) -> Result<sys::cublasLtMatmulAlgo_t, BackendError> {
+    let plan = Plan::new(shape).map_err(failed("describing a matrix product"))?;
+    plan.algorithm(handle, shape.workspace).map_err(failed("choosing an algorithm for a matrix product"))
 }
 
 impl Drop for Products {
@@ -218,10 +241,11 @@ pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
     let (room, workspace) =
         backend.arenas.get(&WORKSPACE).map_or((0, 0), |arena| (arena.address, arena.bytes));
     let shape = Shape { layout, m, n, k, operands: a.a.element, result: a.c.element, workspace };
-    let done = backend.products.plan(shape).and_then(|(plan, algorithm)| {
+    let run = |products: &mut Products| {
+        let (plan, algorithm) = products.plan(shape)?;
         // SAFETY: a plan of this shape, and views of the sizes asserted above; C and D are the same matrix. The
         // algorithm was chosen for the size of the workspace.
-        unsafe {
+        let done = unsafe {
             lt::matmul(
                 handle,
                 plan.operation,
@@ -240,10 +264,16 @@ pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
                 workspace,
                 stream.cast(),
             )
-        }
-        .map_err(failed("cublasLtMatmul"))
-    });
-    if let Err(error) = done {
+        };
+        Ok(done)
+    };
+    let mut done = run(&mut backend.products);
+    if let Ok(Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))) = done
+        && backend.products.choose_own(shape)
+    {
+        done = run(&mut backend.products);
+    }
+    if let Err(error) = done.and_then(|done| done.map_err(failed("cublasLtMatmul"))) {
         backend.error.get_or_insert(error);
     }
 }

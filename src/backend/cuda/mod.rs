@@ -155,8 +155,8 @@ impl CudaBackend {
 
     /// Copies through pinned memory, so that the host goes on at once.
     fn upload(&mut self, address: CUdeviceptr, bytes: &[u8]) -> Result<(), BackendError> {
-        while let Some((buffer, _)) = self.uploads.pop_front_if(|(_, copied)| copied.is_complete()) {
-            self.idle.push(buffer);
+        while self.uploads.front().is_some_and(|(_, copied)| copied.is_complete()) {
+            self.idle.extend(self.uploads.pop_front().map(|(buffer, _)| buffer));
         }
         let mut buffer = self.pinned(bytes.len())?;
         let staged = buffer.as_mut_slice().map_err(failed("waiting for a pinned buffer"))?;
