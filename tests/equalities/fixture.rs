@@ -173,7 +173,7 @@ pub fn trainer_of<B: Backend>(
     for (index, parameter) in model.table.iter().enumerate().filter(|(_, p)| p.shape.len() == 1) {
         let random = reference::normal(index as u64, parameter.elements());
         let values: Vec<f32> = random.iter().map(|x| 1.0 + 0.2 * *x as f32).collect();
-        backend.write(model.weights().slice(parameter.range()), &values);
+        model.write_weight(backend, parameter, &values);
     }
     trainer
 }

@@ -10,11 +10,14 @@
 #[path = "../reference/mod.rs"]
 mod reference;
 
+mod cuda;
 mod fixture;
 
 mod head;
 mod memory;
 mod objectives;
 mod packing;
+#[path = "../simulator/mod.rs"]
+mod simulator;
 mod step;
 mod twin;
