@@ -14,7 +14,7 @@ use super::ir::{
 };
 use super::lower::lanes;
 use super::memory::for_bits;
-use super::registers::{LANES, Source};
+use super::registers::{LANES, Registers, Source};
 use super::traffic::{count_global, count_shared};
 use super::types::Space;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
@@ -303,8 +303,16 @@ impl Executor<'_, '_> {
         Ok(places)
     }
 
-    /// Uninitialised bytes and, with checks on, races.
-    pub(super) fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
+    /// Uninitialised bytes and, with checks on, races. `stored` is what a plain store writes; no elements for other accesses.
+    pub(super) fn check(
+        &mut self,
+        space: Space,
+        mask: u32,
+        places: &Places,
+        bytes: u64,
+        touch: Touch,
+        stored: &[Element],
+    ) {
         if !self.launch.options.checks {
             return;
         }
@@ -350,9 +358,25 @@ impl Executor<'_, '_> {
                 continue;
             }
             let line = self.line();
+            let registers = &self.warp.registers;
+            // Lanes that together store the same: whichever of them the hardware takes, the result is one.
+            let stored_with = |other: usize| {
+                mask >> other & 1 != 0
+                    && (places.owner[other] as usize, places.offset[other]) == (owner, offset)
+                    && store_the_same(registers, stored, bytes, other, lane)
+            };
             if let Some(checks) = &mut self.checks
-                && let Some((kind, message)) =
-                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, line)
+                && let Some((kind, message)) = checks.touch(
+                    self.launch,
+                    self.warp.index,
+                    lane,
+                    region,
+                    offset,
+                    bytes,
+                    touch,
+                    line,
+                    stored_with,
+                )
             {
                 self.report_finding(Fault::new(kind, lane, message));
             }
@@ -448,7 +472,8 @@ impl Executor<'_, '_> {
         self.by_space(access.space, active, addresses, |this, space, mask, addresses| {
             let places = this.resolve(space, mask, addresses, total, access.is_store)?;
             this.count(space, mask, addresses, total, kind);
-            this.check(space, mask, &places, total, touch);
+            let stored: &[Element] = if access.is_store { &access.elements } else { &[] };
+            this.check(space, mask, &places, total, touch, stored);
             let mut offset = 0;
             for element in &access.elements {
                 match *element {
@@ -496,7 +521,7 @@ impl Executor<'_, '_> {
             }
             let places = this.resolve(space, mask, addresses, total, true)?;
             this.count(space, mask, addresses, total, Kind::Atomic);
-            this.check(space, mask, &places, total, touch);
+            this.check(space, mask, &places, total, touch, &[]);
             let registers = &mut this.warp.registers;
             for (index, operand) in atomic.operands.iter().enumerate() {
                 let operand = registers.read::<u64>(*operand);
@@ -569,6 +594,22 @@ impl Executor<'_, '_> {
         count_global(&mut self.report.global_read, &from_addresses, reading, u64::from(bytes));
         Ok((target, Some((source, reading))))
     }
+}
+
+/// Whether two lanes store the same `bytes` bytes.
+fn store_the_same(registers: &Registers, stored: &[Element], bytes: u64, one: usize, other: usize) -> bool {
+    let width = bytes * 8 / (stored.len() as u64).max(1);
+    let differ = |source: Source, bits: u64| {
+        let kept = if bits < 64 { (1 << bits) - 1 } else { u64::MAX };
+        let value = |lane| registers.read_lane::<u64>(source, lane) & kept;
+        value(one) != value(other)
+    };
+    !stored.is_empty()
+        && stored.iter().all(|element| match *element {
+            Element::Store(source) => !differ(source, width),
+            Element::StorePair([low, high]) => !differ(low, 64) && !differ(high, 64),
+            Element::Load(_) | Element::LoadPair(_) => false,
+        })
 }
 
 /// Loads one element of every active lane.

@@ -143,6 +143,11 @@ fn races_within_a_block() {
         bench.passes(|bench| bench.simple(&format!("{name}_good"), 1, 32));
     }
     bench.passes(|bench| bench.simple("shuffle_orders_good", 1, 32));
+    bench.finds(FindingKind::Race, |bench| bench.simple("together_bad", 1, 32));
+    bench.passes(|bench| bench.simple("together_good", 1, 32));
+    bench.finds(FindingKind::Race, |bench| bench.simple("sticky_flag_bad", 1, 64));
+    bench.passes(|bench| bench.simple("sticky_flag_good", 1, 64));
+    bench.finds(FindingKind::Race, |bench| bench.simple("two_stores_bad", 1, 32));
     bench.passes(|bench| bench.simple("neighbours_good", 3, 33));
 }
 

@@ -132,6 +132,27 @@ KERNEL half_warp_good(int* out) {
     out[threadIdx.x] = s[threadIdx.x ^ 8];
 }
 
+// Lanes of one warp that store to one place in one instruction: no race if they store the same.
+KERNEL together_good(int* out) {
+    __shared__ int s[32];
+    asm volatile("st.shared.u32 [%0], 7;" ::"r"((unsigned)__cvta_generic_to_shared(s + threadIdx.x / 16)) : "memory");
+    __syncwarp();
+    out[threadIdx.x] = s[threadIdx.x / 16];
+}
+KERNEL together_bad(int* out) {
+    __shared__ int s[32];
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"((unsigned)__cvta_generic_to_shared(s)), "r"(threadIdx.x / 16) : "memory");
+    __syncwarp();
+    out[threadIdx.x] = s[0];
+}
+// The same by two warps, or by two instructions, is a race, whatever they store.
+KERNEL sticky_flag_bad(int* flag) { if (threadIdx.x % 32 == 5) *flag = 1; }
+KERNEL sticky_flag_good(int* flag) { if (threadIdx.x % 32 == 5) atomicOr(flag, 1); }
+KERNEL two_stores_bad(int* out) {
+    if (threadIdx.x == 0) asm volatile("st.global.u32 [%0], 7;" ::"l"(out) : "memory");
+    if (threadIdx.x == 1) asm volatile("st.global.u32 [%0], 7;" ::"l"(out) : "memory");
+}
+
 // Named barriers: a producer warp arrives, a consumer warp waits.
 KERNEL producer_bad(int* out) {
     __shared__ int s[32];

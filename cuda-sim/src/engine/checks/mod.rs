@@ -274,7 +274,8 @@ impl Checks {
 
     // ---- accesses ----
 
-    /// Enters an access of one lane; gives a finding if it races.
+    /// Enters an access of one lane; gives a finding if it races. `stored_with` says whether another lane of the warp stores
+    /// the same value to the same place in this very instruction, which is no race.
     #[allow(clippy::too_many_arguments)]
     pub fn touch(
         &mut self,
@@ -286,12 +287,14 @@ impl Checks {
         bytes: u64,
         touch: Touch,
         line: u32,
+        stored_with: impl Fn(usize) -> bool,
     ) -> Option<(FindingKind, String)> {
         if touch.is_strong() && touch.kind != Kind::Read {
             self.publish(launch, (warp, lane), region, offset, touch);
         }
         let flags = Stamp::flags_of(touch.is_strong(), touch.scope);
-        self.enter(launch, Who { warp, lane, line }, region, offset, bytes, touch.kind != Kind::Read, flags)
+        let who = Who { warp, lane, line };
+        self.enter(launch, who, region, offset, bytes, touch.kind != Kind::Read, flags, stored_with)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -304,6 +307,7 @@ impl Checks {
         bytes: u64,
         writes: bool,
         flags: u8,
+        stored_with: impl Fn(usize) -> bool,
     ) -> Option<(FindingKind, String)> {
         let Who { warp, lane, line } = who;
         let knowledge = self.warps[warp].of(lane);
@@ -313,7 +317,11 @@ impl Checks {
             if old.flags & ASYNC != 0 {
                 false
             } else if old.unit == unit {
-                old.thread == me || knowledge.own.knows(old.thread, old.clock)
+                old.thread == me
+                    || knowledge.own.knows(old.thread, old.clock)
+                    || usize::from(old.thread / 32) == warp
+                        && old.line == line
+                        && stored_with(usize::from(old.thread % 32))
             } else {
                 knowledge.others.get(&old.unit).is_some_and(|known| known.knows(old.thread, old.clock))
             }
@@ -403,11 +411,21 @@ impl Checks {
     ) -> Vec<(FindingKind, String)> {
         let who = Who { warp, lane, line };
         let bytes = u64::from(copy.bytes);
+        let alone = |_: usize| false;
         let mut findings = Vec::new();
-        findings.extend(self.enter(launch, who, Region::Shared(copy.block), copy.to, bytes, true, ASYNC));
+        findings.extend(self.enter(
+            launch,
+            who,
+            Region::Shared(copy.block),
+            copy.to,
+            bytes,
+            true,
+            ASYNC,
+            alone,
+        ));
         if let Some((allocation, offset, bytes)) = copy.from {
             let region = Region::Global(allocation);
-            findings.extend(self.enter(launch, who, region, offset, u64::from(bytes), false, ASYNC));
+            findings.extend(self.enter(launch, who, region, offset, u64::from(bytes), false, ASYNC, alone));
         }
         findings
     }
