@@ -120,7 +120,7 @@ impl Module {
             memory: memory.clone(),
             allocations: Vec::new(),
         };
-        let (context, const_bytes) = module.place_variables(&ast)?;
+        let (context, const_bytes) = module.place_variables(&ast, architecture)?;
         for (index, function) in ast.functions.iter().enumerate() {
             if !function.is_entry || function.body.is_none() {
                 continue;
@@ -163,9 +163,11 @@ impl Module {
     fn place_variables<'m, 'a>(
         &mut self,
         ast: &'m ModuleAst<'a>,
+        architecture: u32,
     ) -> Result<(ModuleContext<'m, 'a>, u32), PtxError> {
         let mut context = ModuleContext {
             ast,
+            architecture,
             names: HashMap::new(),
             inner_variables: HashMap::new(),
             address_taken: Vec::new(),
