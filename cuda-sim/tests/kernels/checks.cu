@@ -13,6 +13,13 @@ KERNEL shared_bounds_bad(int* out) {
     out[threadIdx.x] = s[threadIdx.x];
 }
 
+// A local array's index beyond what the thread has.
+KERNEL local_bounds(int* out, int k) {
+    int v[8];
+    for (int i = 0; i < 8; i++) v[(i * 3) & 7] = i;
+    out[threadIdx.x] = v[k];
+}
+
 KERNEL uninitialised(const float* a, float* out) { out[threadIdx.x] = a[threadIdx.x]; }
 
 KERNEL uninitialised_shared_bad(int* out) {
@@ -51,6 +58,22 @@ KERNEL barrier_bad(int* out) {
 KERNEL barrier_good(int* out) {
     if (threadIdx.x % 2) out[threadIdx.x] = 1; else out[threadIdx.x] = 2;
     __syncthreads();
+}
+
+// Threads that have ended are not waited for: lanes of a warp, and whole warps.
+KERNEL exit_good(int* out, int n) {
+    __shared__ int s[96];
+    if (threadIdx.x >= n) return;
+    s[threadIdx.x] = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = s[n - 1 - threadIdx.x];
+}
+// What is left of a warp still needs the barrier.
+KERNEL exit_bad(int* out, int n) {
+    __shared__ int s[96];
+    if (threadIdx.x >= n) return;
+    s[threadIdx.x] = threadIdx.x;
+    out[threadIdx.x] = s[n - 1 - threadIdx.x];
 }
 
 // Some warps wait at a barrier that the others never reach.
@@ -116,6 +139,14 @@ KERNEL shuffle_orders_good(int* out) {
     int other = __shfl_xor_sync(0xffffffff, (int)threadIdx.x, 1);
     out[threadIdx.x] = s[31 - threadIdx.x] + other;
 }
+// A shuffle orders its members, and nobody else.
+KERNEL shuffle_orders_bad(int* out) {
+    __shared__ int s[32];
+    unsigned mask = threadIdx.x < 16 ? 0xffffu : 0xffff0000u;
+    s[threadIdx.x] = threadIdx.x;
+    int other = __shfl_xor_sync(mask, (int)threadIdx.x, 1);
+    out[threadIdx.x] = s[31 - threadIdx.x] + other;
+}
 // Halves of a warp that synchronise among themselves only.
 KERNEL half_warp_bad(int* out) {
     __shared__ int s[32];
@@ -175,6 +206,41 @@ KERNEL producer_good(int* out) {
     }
 }
 
+// Pairs of warps with a barrier each: what the other pair wrote is not known.
+KERNEL pairs_bad(int* out) {
+    __shared__ int s[128];
+    s[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x < 64) asm volatile("bar.sync 1, 64;" ::: "memory");
+    else asm volatile("bar.sync 2, 64;" ::: "memory");
+    out[threadIdx.x] = s[threadIdx.x ^ 64];
+}
+KERNEL pairs_good(int* out) {
+    __shared__ int s[128];
+    s[threadIdx.x] = threadIdx.x;
+    if (threadIdx.x < 64) asm volatile("bar.sync 1, 64;" ::: "memory");
+    else asm volatile("bar.sync 2, 64;" ::: "memory");
+    out[threadIdx.x] = s[threadIdx.x ^ 32];
+}
+// An atomic beside a plain access within a block.
+KERNEL shared_atomic_bad(int* out) {
+    __shared__ int s;
+    if (threadIdx.x == 0) s = 0;
+    __syncthreads();
+    if (threadIdx.x == 40) s = 5;
+    else atomicAdd(&s, 1);
+    __syncthreads();
+    out[threadIdx.x] = s;
+}
+KERNEL shared_atomic_good(int* out) {
+    __shared__ int s;
+    if (threadIdx.x == 0) s = 0;
+    __syncthreads();
+    if (threadIdx.x == 40) atomicAdd(&s, 5);
+    else atomicAdd(&s, 1);
+    __syncthreads();
+    out[threadIdx.x] = s;
+}
+
 // Sixteen-bit neighbours and bytes of one word by different threads are no race.
 KERNEL neighbours_good(unsigned short* a) { a[threadIdx.x + blockIdx.x * blockDim.x] = threadIdx.x; }
 
@@ -190,6 +256,27 @@ KERNEL atomic_good(int* a) { atomicAdd(a, 1); }
 // An atomic of block scope does not reach other blocks.
 KERNEL scope_bad(int* a) { atomicAdd_block(a, 1); }
 KERNEL scope_good(int* a) { atomicAdd_block(a + blockIdx.x, 1); }
+
+// A message from block 0 to block 1. A fence reaches as far as its scope, so do release and acquire.
+#define MESSAGE(name, publish, receive)                                                            \
+    KERNEL name(int* data, int* flag) {                                                            \
+        if (threadIdx.x != 0) return;                                                              \
+        if (blockIdx.x == 0) {                                                                     \
+            *data = 7;                                                                             \
+            asm volatile(publish ::"l"(flag) : "memory");                                          \
+        } else {                                                                                   \
+            int f;                                                                                 \
+            do asm volatile(receive : "=r"(f) : "l"(flag) : "memory");                             \
+            while (!f);                                                                            \
+            data[1] = *data;                                                                       \
+        }                                                                                          \
+    }
+MESSAGE(fence_scope_good, "fence.acq_rel.gpu; st.relaxed.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1]; fence.acq_rel.gpu;")
+MESSAGE(fence_scope_bad, "fence.acq_rel.cta; st.relaxed.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1]; fence.acq_rel.cta;")
+MESSAGE(no_acquire_bad, "st.release.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1];")
+MESSAGE(no_release_bad, "st.relaxed.gpu.u32 [%0], 1;", "ld.acquire.gpu.u32 %0, [%1];")
+MESSAGE(release_good, "st.release.gpu.u32 [%0], 1;", "ld.acquire.gpu.u32 %0, [%1];")
+MESSAGE(atomic_release_good, "red.release.gpu.global.add.u32 [%0], 1;", "atom.acquire.gpu.global.add.u32 %0, [%1], 0;")
 
 // The last block to finish reads what all have written.
 KERNEL last_block_bad(int* data, int* count, int* out) {
@@ -274,6 +361,23 @@ KERNEL copy_bad(const int* in, int* out) {
     out[threadIdx.x] = s[63 - threadIdx.x];
     WAIT(0);
 }
+// The source must stay as it is until the copy has been waited for.
+KERNEL copy_source_bad(int* in, int* out) {
+    __shared__ int s[64];
+    COPY(s + threadIdx.x, in + threadIdx.x);
+    COMMIT;
+    in[threadIdx.x] = 5;
+    WAIT(0);
+    out[threadIdx.x] = s[threadIdx.x];
+}
+KERNEL copy_source_good(int* in, int* out) {
+    __shared__ int s[64];
+    COPY(s + threadIdx.x, in + threadIdx.x);
+    COMMIT;
+    WAIT(0);
+    in[threadIdx.x] = 5;
+    out[threadIdx.x] = s[threadIdx.x];
+}
 // Waiting is for the own copies only; the barrier makes it everybody's.
 KERNEL copy_no_barrier_bad(const int* in, int* out) {
     __shared__ int s[64];
@@ -339,6 +443,37 @@ KERNEL partial_warp_good(unsigned* out) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(r) : "r"((unsigned)__cvta_generic_to_shared(s + threadIdx.x % 8 * 8)));
     out[threadIdx.x] = r;
 }
+
+#define MMA(d, a) asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4,%4,%4}, {%4,%4}, {%0,%1,%2,%3};" \
+                               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a))
+KERNEL partial_mma_bad(float* out) {
+    float d[4] = {0, 0, 0, 0};
+    if (threadIdx.x < 31) MMA(d, threadIdx.x);
+    out[threadIdx.x] = d[0];
+}
+KERNEL partial_mma_good(float* out) {
+    float d[4] = {0, 0, 0, 0};
+    MMA(d, threadIdx.x);
+    out[threadIdx.x] = d[0];
+}
+
+// Blocks of a cluster. Arriving in the relaxed form gives nothing away.
+#define NEIGHBOUR(name, before)                                                                                              \
+    KERNEL name(int* out) {                                                                                                  \
+        __shared__ int s[32];                                                                                                \
+        unsigned rank, remote;                                                                                               \
+        int value;                                                                                                           \
+        asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));                                                                  \
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"((unsigned)__cvta_generic_to_shared(s + threadIdx.x)), "r"(rank ^ 1)); \
+        s[threadIdx.x] = rank;                                                                                               \
+        asm volatile(before ::: "memory");                                                                                   \
+        asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(remote) : "memory");                             \
+        out[blockIdx.x * 32 + threadIdx.x] = value;                                                                          \
+        asm volatile("barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned;" ::: "memory");                          \
+    }
+NEIGHBOUR(cluster_good, "barrier.cluster.arrive.release.aligned; barrier.cluster.wait.acquire.aligned;")
+NEIGHBOUR(cluster_relaxed_bad, "barrier.cluster.arrive.relaxed.aligned; barrier.cluster.wait.aligned;")
+NEIGHBOUR(cluster_block_bad, "bar.sync 0;")
 
 KERNEL trap_bad(int* out) { if (threadIdx.x == 5) __trap(); out[threadIdx.x] = 0; }
 KERNEL constant_bad(int* out) {
