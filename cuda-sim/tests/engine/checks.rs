@@ -149,7 +149,7 @@ fn barriers() {
 #[test]
 fn races_within_a_block() {
     let Some(bench) = &Bench::new() else { return };
-    for name in ["race", "overwrite", "producer", "flag", "shared_atomic"] {
+    for name in ["race", "overwrite", "producer", "flag", "shared_atomic", "arrive", "readers"] {
         bench.finds(FindingKind::Race, |bench| bench.simple(&format!("{name}_bad"), 1, 64));
         bench.passes(|bench| bench.simple(&format!("{name}_good"), 1, 64));
     }
@@ -165,6 +165,7 @@ fn races_within_a_block() {
     bench.passes(|bench| bench.simple("sticky_flag_good", 1, 64));
     bench.finds(FindingKind::Race, |bench| bench.simple("two_stores_bad", 1, 32));
     bench.passes(|bench| bench.simple("neighbours_good", 3, 33));
+    bench.passes(|bench| bench.simple("bytes_good", 3, 33));
 }
 
 #[test]
@@ -224,6 +225,8 @@ fn asynchronous_copies() {
             ("copy_source_bad", FindingKind::AsyncRace),
             ("pipeline_bad", FindingKind::AsyncRace),
             ("copy_no_barrier_bad", FindingKind::Race),
+            // The second warp may wait first, or still be on its way: both are found.
+            ("copy_early_barrier_bad", FindingKind::Race),
         ];
         for (name, kind) in planted {
             let call = make(name, bench);

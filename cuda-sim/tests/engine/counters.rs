@@ -135,3 +135,24 @@ fn shared_and_local_traffic() {
     let report = count("st.local.f64 [l], %g1; ld.local.f64 %g2, [l];", 2, 32);
     assert_eq!(report.local_bytes, 2 * 32 * (8 + 8));
 }
+
+#[test]
+fn the_parts_of_several_host_threads_are_summed() {
+    let body = format!(
+        "{PLACES}ld.global.v4.f32 {{%f1,%f2,%f3,%f4}}, [%d2+16384]; st.shared.f32 [%r2], %f1; ld.shared.f32 %f2, [%r2]; \
+         bar.sync 0; atom.shared.add.u32 %r4, [%r3], 1; red.global.add.u32 [%d1], 1; st.local.f64 [l], %g1; \
+         mov.u32 %r5, %ctaid.x; mad.lo.u32 %r5, %r5, 64, %r1; mul.wide.u32 %d3, %r5, 4; add.u64 %d3, %d3, %d1; \
+         st.global.f32 [%d3+64], %f2; mov.b32 %r1, 0; \
+         mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{%f1,%f2,%f3,%f4}}, {{%r1,%r1,%r1,%r1}}, {{%r1,%r1}}, \
+         {{%f1,%f2,%f3,%f4}};"
+    );
+    let device = Device::new();
+    let module = device.load(&kernel(&body));
+    let run = |threads: usize| {
+        let options = cuda_sim::engine::Options { threads, schedule_seed: Some(3), ..device.options.clone() };
+        device.call(&module, "k", 16, 64).arg(device.upload(&[0f32; 8192])).run_with(&options).expect("runs")
+    };
+    let one = run(1);
+    assert_eq!(one, run(4));
+    assert!(one.barriers == 16 && one.tensor_operations > 0 && one.global_atomic.bytes == 16 * 256);
+}

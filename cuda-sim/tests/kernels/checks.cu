@@ -206,6 +206,43 @@ KERNEL producer_good(int* out) {
     }
 }
 
+// Who only arrives does not wait, and so learns nothing.
+KERNEL arrive_bad(int* out) {
+    __shared__ int s[32];
+    if (threadIdx.x < 32) {
+        asm volatile("bar.arrive 1, 64;" ::: "memory");
+        out[threadIdx.x] = s[threadIdx.x];
+    } else {
+        s[threadIdx.x - 32] = 1;
+        asm volatile("bar.sync 1, 64;" ::: "memory");
+    }
+}
+KERNEL arrive_good(int* out) {
+    __shared__ int s[32];
+    if (threadIdx.x < 32) {
+        asm volatile("bar.sync 1, 64;" ::: "memory");
+        out[threadIdx.x] = s[threadIdx.x];
+    } else {
+        s[threadIdx.x - 32] = 1;
+        asm volatile("bar.arrive 1, 64;" ::: "memory");
+    }
+}
+// Many read what one then overwrites.
+KERNEL readers_bad(int* out) {
+    __shared__ int s;
+    if (threadIdx.x == 0) s = 1;
+    __syncthreads();
+    out[threadIdx.x] = s;
+    if (threadIdx.x == 0) s = 2;
+}
+KERNEL readers_good(int* out) {
+    __shared__ int s;
+    if (threadIdx.x == 0) s = 1;
+    __syncthreads();
+    out[threadIdx.x] = s;
+    __syncthreads();
+    if (threadIdx.x == 0) s = 2;
+}
 // Pairs of warps with a barrier each: what the other pair wrote is not known.
 KERNEL pairs_bad(int* out) {
     __shared__ int s[128];
@@ -243,6 +280,8 @@ KERNEL shared_atomic_good(int* out) {
 
 // Sixteen-bit neighbours and bytes of one word by different threads are no race.
 KERNEL neighbours_good(unsigned short* a) { a[threadIdx.x + blockIdx.x * blockDim.x] = threadIdx.x; }
+
+KERNEL bytes_good(unsigned char* a) { a[threadIdx.x + blockIdx.x * blockDim.x] = threadIdx.x; }
 
 KERNEL block_conflict_bad(int* a) { a[threadIdx.x] = blockIdx.x; }
 KERNEL block_conflict_good(int* a) { a[blockIdx.x * blockDim.x + threadIdx.x] = blockIdx.x; }
@@ -383,6 +422,15 @@ KERNEL copy_no_barrier_bad(const int* in, int* out) {
     __shared__ int s[64];
     COPY(s + threadIdx.x, in + threadIdx.x);
     COMMIT;
+    WAIT(0);
+    out[threadIdx.x] = s[63 - threadIdx.x];
+}
+// A barrier before the wait is too early.
+KERNEL copy_early_barrier_bad(const int* in, int* out) {
+    __shared__ int s[64];
+    COPY(s + threadIdx.x, in + threadIdx.x);
+    COMMIT;
+    __syncthreads();
     WAIT(0);
     out[threadIdx.x] = s[63 - threadIdx.x];
 }
