@@ -287,8 +287,9 @@ impl DeviceMemory {
         (address - allocation.address < allocation.bytes).then_some((allocation.address, allocation.bytes))
     }
 
-    /// The live allocation that holds the whole range, and the range's offset in it.
-    fn locate(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
+    /// The live allocation that holds the whole range, and the range's offset in it. It stays what it is while it is held,
+    /// even if another thread frees it.
+    pub(crate) fn locate(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
         let state = self.state();
         if let Some((_, allocation)) = state.live.range(..=address).next_back() {
             let offset = address - allocation.address;
