@@ -149,6 +149,30 @@ fn modules_for_other_devices_are_refused() {
 }
 
 #[test]
+fn registers_stay_within_the_launch_bounds() {
+    let lines = |line: &dyn Fn(usize) -> String| (0..60).map(line).collect::<String>();
+    let loads = lines(&|i| format!("ld.global.u32 %r{i}, [%d+{}];\n", 4 * i));
+    let stores = lines(&|i| format!("st.global.u32 [%d+{}], %r{i};\n", 4 * i));
+    // 60 numbers and an address are alive at once. A multiprocessor has 65,536 registers.
+    for (bounds, range) in [
+        ("", 62..=255),
+        (".maxntid 256, 1, 1\n.minnctapersm 2", 62..=128),
+        (".maxntid 1024, 1, 1\n.minnctapersm 2", 32..=32),
+        (".maxntid 100, 10, 1", 62..=64),
+        (".reqntid 512\n.minnctapersm 3", 40..=40),
+        (".maxnreg 24", 24..=24),
+    ] {
+        let text = format!(
+            "{HEADER}.visible .entry k(.param .u64 p)\n{bounds}\n{{\n.reg .b32 %r<60>; .reg .b64 %d;\n\
+             ld.param.u64 %d, [p];\n{loads}{stores}ret;\n}}\n"
+        );
+        let module = load(&text).expect("valid");
+        let registers = module.attributes(module.function("k").expect("declared")).registers;
+        assert!(range.contains(&registers), "{bounds}: {registers}");
+    }
+}
+
+#[test]
 fn globals_are_placed_and_freed() {
     let memory = DeviceMemory::new(1 << 20);
     let text =

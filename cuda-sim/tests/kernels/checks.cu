@@ -210,21 +210,21 @@ KERNEL producer_good(int* out) {
 KERNEL arrive_bad(int* out) {
     __shared__ int s[32];
     if (threadIdx.x < 32) {
-        asm volatile("bar.arrive 1, 64;" ::: "memory");
-        out[threadIdx.x] = s[threadIdx.x];
-    } else {
-        s[threadIdx.x - 32] = 1;
+        s[threadIdx.x] = 1;
         asm volatile("bar.sync 1, 64;" ::: "memory");
+    } else {
+        asm volatile("bar.arrive 1, 64;" ::: "memory");
+        out[threadIdx.x] = s[threadIdx.x - 32];
     }
 }
 KERNEL arrive_good(int* out) {
     __shared__ int s[32];
     if (threadIdx.x < 32) {
-        asm volatile("bar.sync 1, 64;" ::: "memory");
-        out[threadIdx.x] = s[threadIdx.x];
-    } else {
-        s[threadIdx.x - 32] = 1;
+        s[threadIdx.x] = 1;
         asm volatile("bar.arrive 1, 64;" ::: "memory");
+    } else {
+        asm volatile("bar.sync 1, 64;" ::: "memory");
+        out[threadIdx.x] = s[threadIdx.x - 32];
     }
 }
 // Many read what one then overwrites.
