@@ -153,6 +153,12 @@ fn races_within_a_block() {
         bench.finds(FindingKind::Race, |bench| bench.simple(&format!("{name}_bad"), 1, 64));
         bench.passes(|bench| bench.simple(&format!("{name}_good"), 1, 64));
     }
+    // Within one warp all have read before one of them writes.
+    bench.finds(FindingKind::Race, |bench| bench.simple("readers_bad", 1, 32));
+    for name in ["flag_release_bad", "flag_acquire_bad"] {
+        bench.finds(FindingKind::Race, |bench| bench.simple(name, 1, 64));
+    }
+    bench.passes(|bench| bench.simple("flag_fence_good", 1, 64));
     bench.finds(FindingKind::Race, |bench| bench.simple("pairs_bad", 1, 128));
     bench.passes(|bench| bench.simple("pairs_good", 1, 128));
     for name in ["warp_race", "half_warp", "shuffle_orders"] {
@@ -192,7 +198,9 @@ fn messages_between_blocks() {
     let make = |name: &str, bench| -> Call<'_> {
         Bench::simple(bench, name, 2, 32).arg(bench.device.upload(&[0i32]))
     };
-    for name in ["fence_scope_bad", "no_acquire_bad", "no_release_bad"] {
+    for name in
+        ["fence_scope_bad", "fence_release_bad", "fence_acquire_bad", "no_acquire_bad", "no_release_bad"]
+    {
         bench.finds(FindingKind::CrossBlockRace, |bench| make(name, bench));
     }
     for name in ["fence_scope_good", "release_good", "atomic_release_good"] {

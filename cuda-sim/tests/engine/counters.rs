@@ -124,6 +124,13 @@ fn shared_and_local_traffic() {
     let (read, write) = (report.shared_read, report.shared_write);
     assert_eq!((write.requests, write.bytes, write.wavefronts, write.bank_conflicts), (2, 256, 8, 6));
     assert_eq!(read, write);
+    // Two neighbours at each word: 16 words, one pass.
+    let pairs = format!(
+        "{PLACES}shr.u32 %r4, %r1, 1; mad.lo.u32 %r4, %r4, 4, %r3; st.shared.v4.f32 [%r2], {{%f1,%f1,%f1,%f1}}; \
+                         bar.sync 0; ld.shared.u8 %r5, [%r4];"
+    );
+    let read = count(&pairs, 1, 32).shared_read;
+    assert_eq!((read.requests, read.bytes, read.wavefronts, read.bank_conflicts), (1, 32, 1, 0));
     let vector = format!("{PLACES}st.shared.v4.f32 [%r2], {{%f1,%f2,%f3,%f4}};");
     let write = count(&vector, 1, 32).shared_write;
     assert_eq!((write.requests, write.bytes, write.wavefronts, write.bank_conflicts), (1, 512, 4, 0));

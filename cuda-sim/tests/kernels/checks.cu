@@ -312,6 +312,8 @@ KERNEL scope_good(int* a) { atomicAdd_block(a + blockIdx.x, 1); }
     }
 MESSAGE(fence_scope_good, "fence.acq_rel.gpu; st.relaxed.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1]; fence.acq_rel.gpu;")
 MESSAGE(fence_scope_bad, "fence.acq_rel.cta; st.relaxed.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1]; fence.acq_rel.cta;")
+MESSAGE(fence_release_bad, "fence.acq_rel.cta; st.relaxed.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1]; fence.acq_rel.gpu;")
+MESSAGE(fence_acquire_bad, "fence.acq_rel.gpu; st.relaxed.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1]; fence.acq_rel.cta;")
 MESSAGE(no_acquire_bad, "st.release.gpu.u32 [%0], 1;", "ld.relaxed.gpu.u32 %0, [%1];")
 MESSAGE(no_release_bad, "st.relaxed.gpu.u32 [%0], 1;", "ld.acquire.gpu.u32 %0, [%1];")
 MESSAGE(release_good, "st.release.gpu.u32 [%0], 1;", "ld.acquire.gpu.u32 %0, [%1];")
@@ -359,34 +361,27 @@ KERNEL last_block_team_good(int* data, int* count, int* out) {
 }
 
 // Release and acquire through a flag in shared memory.
-KERNEL flag_good(int* out) {
-    __shared__ int data, flag;
-    if (threadIdx.x == 0) flag = 0;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        data = *out + 7;
-        asm volatile("st.release.cta.shared.u32 [%0], 1;" ::"r"((unsigned)__cvta_generic_to_shared(&flag)) : "memory");
-    } else if (threadIdx.x == 32) {
-        int f;
-        do asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(f) : "r"((unsigned)__cvta_generic_to_shared(&flag)) : "memory");
-        while (!f);
-        *out = data;
+#define FLAG(name, publish, receive)                                                                                        \
+    KERNEL name(int* out) {                                                                                                 \
+        __shared__ int data, flag;                                                                                          \
+        unsigned at = (unsigned)__cvta_generic_to_shared(&flag);                                                            \
+        if (threadIdx.x == 0) flag = 0;                                                                                     \
+        __syncthreads();                                                                                                    \
+        if (threadIdx.x == 0) {                                                                                             \
+            data = *out + 7;                                                                                                \
+            asm volatile(publish ::"r"(at) : "memory");                                                                     \
+        } else if (threadIdx.x == 32) {                                                                                     \
+            int f;                                                                                                          \
+            do asm volatile(receive : "=r"(f) : "r"(at) : "memory");                                                        \
+            while (!f);                                                                                                     \
+            *out = data;                                                                                                    \
+        }                                                                                                                   \
     }
-}
-KERNEL flag_bad(int* out) {
-    __shared__ int data, flag;
-    if (threadIdx.x == 0) flag = 0;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        data = *out + 7;
-        asm volatile("st.relaxed.cta.shared.u32 [%0], 1;" ::"r"((unsigned)__cvta_generic_to_shared(&flag)) : "memory");
-    } else if (threadIdx.x == 32) {
-        int f;
-        do asm volatile("ld.relaxed.cta.shared.u32 %0, [%1];" : "=r"(f) : "r"((unsigned)__cvta_generic_to_shared(&flag)) : "memory");
-        while (!f);
-        *out = data;
-    }
-}
+FLAG(flag_good, "st.release.cta.shared.u32 [%0], 1;", "ld.acquire.cta.shared.u32 %0, [%1];")
+FLAG(flag_bad, "st.relaxed.cta.shared.u32 [%0], 1;", "ld.relaxed.cta.shared.u32 %0, [%1];")
+FLAG(flag_release_bad, "st.release.cta.shared.u32 [%0], 1;", "ld.relaxed.cta.shared.u32 %0, [%1];")
+FLAG(flag_acquire_bad, "st.relaxed.cta.shared.u32 [%0], 1;", "ld.acquire.cta.shared.u32 %0, [%1];")
+FLAG(flag_fence_good, "fence.acq_rel.cta; st.relaxed.cta.shared.u32 [%0], 1;", "ld.relaxed.cta.shared.u32 %0, [%1]; fence.acq_rel.cta;")
 
 #define COPY(to, from) asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from) : "memory")
 #define COMMIT asm volatile("cp.async.commit_group;" ::: "memory")
