@@ -223,14 +223,23 @@ fn fuzz_of_real_programs() {
         return;
     }
     let cases: u64 = std::env::var("CUDA_SIM_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
-    let texts = [kernel_file("basics.cu", "sm_80"), kernel_file("matrix.cu", "sm_90")];
+    let triton = |name: &str| {
+        let path = format!("{}/tests/corpus/triton/{name}.ptx", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).expect("the corpus is part of the project")
+    };
+    let texts = [
+        kernel_file("basics.cu", "sm_80"),
+        kernel_file("matrix.cu", "sm_90"),
+        triton("rmsnorm"),
+        triton("swiglu"),
+    ];
     let mut state = 99u64;
     let mut random = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 24) as usize
     };
     for _ in 0..cases {
-        let mut text = texts[random() % 2].clone();
+        let mut text = texts[random() % texts.len()].clone();
         for _ in 0..1 + random() % 4 {
             text = mutate(&text, random() as u8, random(), random(), random() as u8);
             if text.is_empty() {
