@@ -590,7 +590,7 @@ fn a_matrix_that_leaves_its_memory_breaks_the_context() {
 
 #[test]
 fn operands_that_nobody_wrote_are_found() {
-    for (check, uninitialised) in [("on", "A"), ("on", "C"), ("off", "A")] {
+    for (check, uninitialised) in [("on", "A"), ("on", "B"), ("on", "C"), ("off", "A")] {
         let variables = [("CUDA_SIM_CHECK", check), ("UNINITIALISED", uninitialised)];
         let outcome = simulate("operands_that_nobody_wrote_are_found", &variables, || {
             let (check, uninitialised) =
@@ -608,9 +608,10 @@ fn operands_that_nobody_wrote_are_found() {
                 *at = address(&stream, &slice);
                 kept.push(slice);
             }
+            let written = if uninitialised == "B" { at[0] } else { at[1] };
             // C is read only where beta is not 0.
             Plan::new(&Case { m: 1, n: 1, k: 1, ..SQUARE }, COMPUTE)
-                .run((1.0, 0.0), [at[1], at[1], at[2], at[3]], &stream)
+                .run((1.0, 0.0), [written, written, at[2], at[3]], &stream)
                 .unwrap();
             let outcome = Plan::new(&SQUARE, COMPUTE).run((1.0, 1.0), at, &stream);
             if check == "off" {
@@ -623,6 +624,55 @@ fn operands_that_nobody_wrote_are_found() {
             && check == "on"
         {
             outcome.says(&format!("matrix {uninitialised}: nobody wrote byte 0"));
+        }
+    }
+}
+
+/// bf16 matrices with gaps between their columns: the gaps may stay unwritten, every element must be written.
+#[test]
+fn gaps_may_stay_unwritten_and_elements_may_not() {
+    for missing in ["nothing", "A", "B"] {
+        let variables = [("MISSING", missing)];
+        let outcome = simulate("gaps_may_stay_unwritten_and_elements_may_not", &variables, || {
+            let missing = std::env::var("MISSING").unwrap();
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.default_stream();
+            let case = Case { operands: BF16, gap: 8, ..SQUARE };
+            let stored = (16, 16);
+            let mut kept = Vec::new();
+            let mut operand = |name: &str| {
+                // SAFETY: written below, element by element.
+                let slice = unsafe { stream.alloc::<u8>(case.stride(stored) * 2) }.unwrap();
+                let base = address(&stream, &slice);
+                let last = case.index(stored, 15, 15);
+                for (row, column) in (0..16).flat_map(|row| (0..16).map(move |column| (row, column))) {
+                    let at = case.index(stored, row, column);
+                    if at == last && name == missing {
+                        continue;
+                    }
+                    // SAFETY: the element is inside the allocation.
+                    unsafe {
+                        cudarc::driver::result::memcpy_htod_sync(base + 2 * at as u64, &[0x80u8, 0x3f])
+                    }
+                    .unwrap();
+                }
+                kept.push(slice);
+                base
+            };
+            let (a, b) = (operand("A"), operand("B"));
+            let d = stream.alloc_zeros::<u8>(case.stride(stored) * 4).unwrap();
+            let d = [d.device_ptr(&stream).0; 2];
+            let outcome = Plan::new(&case, COMPUTE).run((1.0, 0.0), [a, b, d[0], d[1]], &stream);
+            if missing == "nothing" {
+                return outcome.unwrap();
+            }
+            assert_eq!(outcome.unwrap_err().0, Status::CUBLAS_STATUS_EXECUTION_FAILED);
+        });
+        if let Some(outcome) = outcome
+            && missing != "nothing"
+        {
+            // The last element is the 16th of the 16th column of 24.
+            outcome.says(&format!("matrix {missing}: nobody wrote byte {}", 2 * (15 * 24 + 15)));
         }
     }
 }

@@ -294,6 +294,118 @@ fn clusters_are_checked_and_passed_on() {
 }
 
 #[test]
+fn the_limits_of_an_a100() {
+    let outcome = simulate("the_limits_of_an_a100", &[("CUDA_SIM_CC", "8.0")], || {
+        let context = CudaContext::new(0).unwrap();
+        let stream = context.default_stream();
+        let kernel = function(&context, SAXPY, "shared_user");
+        let out = stream.alloc_zeros::<u32>(1).unwrap();
+        let launch = |shared| {
+            let mut launch = stream.launch_builder(&kernel);
+            launch.arg(&out);
+            // SAFETY: one thread writes one number; what is wrong is refused.
+            code(unsafe { launch.launch(config(1, 1, shared)) })
+        };
+        use CUresult::*;
+        // 163 KiB per block at most, of which the kernel has 1 KiB as its own.
+        assert_eq!(launch(48 << 10), CUDA_ERROR_INVALID_VALUE);
+        let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        assert_eq!(code(kernel.set_attribute(attribute, (162 << 10) + 1)), CUDA_ERROR_INVALID_VALUE);
+        kernel.set_attribute(attribute, 162 << 10).unwrap();
+        assert_eq!(launch(162 << 10), CUDA_SUCCESS);
+        assert_eq!(launch((162 << 10) + 1), CUDA_ERROR_INVALID_VALUE);
+
+        // 164 KiB per multiprocessor: (1 static + 1 reserved + 39 or 40 dynamic) fit 4 or 3 times.
+        let blocks =
+            |shared| kernel.occupancy_max_active_blocks_per_multiprocessor(32, shared, None).unwrap();
+        assert_eq!([0, 39 << 10, 40 << 10, 162 << 10, (162 << 10) + 1].map(blocks), [32, 4, 3, 1, 0]);
+        extern "C" fn none(_threads: i32) -> usize {
+            0
+        }
+        assert_eq!(kernel.occupancy_max_potential_block_size(none, 0, 0, None).unwrap(), (2 * 108, 1024));
+
+        // There are no clusters.
+        let supported = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH;
+        assert_eq!(context.attribute(supported).unwrap(), 0);
+        let mut address = out.device_ptr(&stream).0;
+        // SAFETY: a live module and function; the parameter and attributes outlive the calls.
+        unsafe {
+            let module = result::module::load_data(CString::new(SAXPY).unwrap().as_ptr().cast()).unwrap();
+            let kernel = result::module::get_function(module, c"shared_user".to_owned()).unwrap();
+            let mut attribute: sys::CUlaunchAttribute = mem::zeroed();
+            attribute.id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attribute.value.clusterDim.x = 2;
+            attribute.value.clusterDim.y = 1;
+            attribute.value.clusterDim.z = 1;
+            let mut config = sys::CUlaunchConfig {
+                gridDimX: 2,
+                gridDimY: 1,
+                gridDimZ: 1,
+                blockDimX: 1,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: 0,
+                hStream: stream.cu_stream(),
+                attrs: &mut attribute,
+                numAttrs: 1,
+            };
+            let mut parameters = [(&raw mut address).cast::<c_void>()];
+            let refused = sys::cuLaunchKernelEx(&config, kernel, parameters.as_mut_ptr(), ptr::null_mut());
+            assert_eq!(refused, CUDA_ERROR_NOT_SUPPORTED);
+            let mut clusters = 7;
+            let refused = sys::cuOccupancyMaxActiveClusters(&mut clusters, kernel, &config);
+            assert_eq!((refused, clusters), (CUDA_ERROR_NOT_SUPPORTED, 7));
+            config.numAttrs = 0;
+            config.gridDimX = 1;
+            sys::cuOccupancyMaxActiveClusters(&mut clusters, kernel, &config).result().unwrap();
+            assert_eq!(clusters, 32 * 108);
+            let launched = sys::cuLaunchKernelEx(&config, kernel, parameters.as_mut_ptr(), ptr::null_mut());
+            assert_eq!(launched, CUDA_SUCCESS);
+        }
+
+        // Nor what else came with compute capability 9.0, even in a text that says it is for 8.0.
+        let newer = SAXPY.replace("mov.u32 %r1, 5;", "mov.u32 %r1, %cluster_ctarank;");
+        assert_ne!(newer, SAXPY);
+        assert_eq!(code(context.load_module(Ptx::from_src(newer))), CUDA_ERROR_INVALID_PTX);
+    });
+    if let Some(outcome) = outcome {
+        outcome
+            .says("shared_user: clusters need compute capability 9.0 (CUDA_ERROR_NOT_SUPPORTED)")
+            .says("`mov.u32` needs the target sm_90; the text is for sm_80");
+    }
+}
+
+#[test]
+fn a_pointer_of_the_host_is_no_address_of_the_device() {
+    let outcome = simulate("a_pointer_of_the_host_is_no_address_of_the_device", &[], || {
+        // Many allocations, on the heap, the stack, mapped: none is at an address that the device has.
+        let (small, large, local) = (Box::new(7u32), vec![7u32; 64 << 20], 7u32);
+        let pinned = {
+            let _context = CudaContext::new(0).unwrap();
+            // SAFETY: nothing is done with it but taking its address.
+            unsafe { result::malloc_host(4, 0) }.unwrap() as u64
+        };
+        let pointers = [(&raw const *small) as u64, large.as_ptr() as u64, (&raw const local) as u64, pinned];
+        for pointer in pointers {
+            let context = CudaContext::new(0).unwrap();
+            let stream = context.default_stream();
+            let numbers = stream.clone_htod(&[1f32; 16]).unwrap();
+            let device = numbers.device_ptr(&stream).0;
+            assert!(device >= 1 << 48 && pointer < 1 << 48, "{device:#x} {pointer:#x}");
+            let kernel = function(&context, VECTOR_ADD, "vector_add");
+            let mut launch = stream.launch_builder(&kernel);
+            launch.arg(&numbers).arg(&pointer).arg(&numbers).arg(&1u32);
+            // SAFETY: the fault is what is tested.
+            let faulted = code(unsafe { launch.launch(config(1, 1, 0)) });
+            assert_eq!(faulted, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+        }
+    });
+    if let Some(outcome) = outcome {
+        outcome.says("not an address of device memory; it could be one of the host's");
+    }
+}
+
+#[test]
 fn a_fault_names_the_kernel_and_stays_in_the_context() {
     let outcome = simulate("a_fault_names_the_kernel_and_stays_in_the_context", &[], || {
         {

@@ -90,28 +90,36 @@ fn out_of_memory_range(name: &str, error: MemoryError) -> Fault {
     }
 }
 
-/// Refuses a matrix with elements that nobody wrote, as the engine refuses such reads of a kernel.
-fn check_written(driver: &Driver, name: &str, matrix: &Matrix, address: u64) -> Result<(), Fault> {
-    if !driver.options.checks {
+/// Refuses bytes that nobody wrote, as the engine refuses such reads of a kernel: `count` runs of `run` bytes, each `step`
+/// bytes after the one before. A matrix's gaps between its runs are not read, so they need not be written.
+fn check_written(
+    driver: &Driver,
+    name: &str,
+    address: u64,
+    (run, step, count): (u64, u64, u64),
+) -> Result<(), Fault> {
+    if !driver.options.checks || run == 0 || count == 0 {
         return Ok(());
     }
-    let allocations = driver.memory.snapshot();
-    let around = allocations.iter().find(|around| address.wrapping_sub(around.address) < around.bytes);
-    // One that is not there at all is refused by whoever reads it.
-    let Some(around) = around else { return Ok(()) };
-    let (run, step, count) = matrix.runs();
-    let size = matrix.element.bytes() as u64;
-    for at in 0..count {
-        let start = address - around.address + (at * step) as u64 * size;
-        if let Some(offset) = around.first_uninitialised(start, run as u64 * size) {
-            let (base, bytes) = (around.address, around.bytes);
+    // What is not there at all is refused by whoever reads it.
+    let Ok((around, first)) = driver.memory.locate(address, (count - 1) * step + run) else { return Ok(()) };
+    let missing = (0..count).find_map(|at| around.first_uninitialised(first + at * step, run));
+    match missing {
+        None => Ok(()),
+        Some(offset) => {
             let message = format!(
-                "cublasLtMatmul: matrix {name}: nobody wrote byte {offset} of the allocation of {bytes} bytes at {base:#x}"
+                "cublasLtMatmul: matrix {name}: nobody wrote byte {offset} of the allocation of {around:?}"
             );
-            return Err(Fault { code: Code::LAUNCH_FAILED, sticky: true, message });
+            Err(Fault { code: Code::LAUNCH_FAILED, sticky: true, message })
         }
     }
-    Ok(())
+}
+
+/// The same for all elements of one batch of a matrix.
+fn check_matrix(driver: &Driver, name: &str, matrix: &Matrix, address: u64) -> Result<(), Fault> {
+    let (run, step, count) = matrix.runs();
+    let size = matrix.element.bytes();
+    check_written(driver, name, address, ((run * size) as u64, (step * size) as u64, count as u64))
 }
 
 /// One batch of a matrix as bytes, its runs (the elements that lie side by side) without the gaps between them.
@@ -133,7 +141,7 @@ impl Loaded {
             bytes.chunks_mut(run * size).zip(starts).try_for_each(|(run, start)| memory.read(start, run))
         };
         outcome.map_err(|error| out_of_memory_range(name, error))?;
-        check_written(driver, name, &matrix, address)?;
+        check_matrix(driver, name, &matrix, address)?;
         Ok(Loaded { bytes, matrix: matrix.packed() })
     }
 
@@ -179,10 +187,11 @@ impl Matmul {
         Err(out_of_memory_range(name, MemoryError::OutOfBounds { address: from, bytes, reason }))
     }
 
-    fn scalars(&self, memory: &DeviceMemory) -> Result<(f32, f32), Fault> {
+    fn scalars(&self, driver: &Driver) -> Result<(f32, f32), Fault> {
         let read = |name, address| {
             let mut bytes = [0; 4];
-            memory.read(address, &mut bytes).map_err(|error| out_of_memory_range(name, error))?;
+            driver.memory.read(address, &mut bytes).map_err(|error| out_of_memory_range(name, error))?;
+            check_written(driver, name, address, (4, 4, 1))?;
             Ok(f32::from_ne_bytes(bytes))
         };
         match self.scalars {
@@ -192,13 +201,14 @@ impl Matmul {
     }
 
     /// The bias of a batch, one value per row of D, or per column where the operands were exchanged.
-    fn bias(&self, memory: &DeviceMemory, batch: usize) -> Result<Vec<f32>, Fault> {
+    fn bias(&self, driver: &Driver, batch: usize) -> Result<Vec<f32>, Fault> {
         let Some(bias) = self.product.bias else { return Ok(Vec::new()) };
         let size = bias.element.bytes();
         let count = if bias.along_rows { self.product.d.rows } else { self.product.d.columns };
         let address = bias.address.wrapping_add_signed(bias.batch_step.wrapping_mul((batch * size) as i64));
         let mut bytes = vec![0; count * size];
-        memory.read(address, &mut bytes).map_err(|error| out_of_memory_range("bias", error))?;
+        driver.memory.read(address, &mut bytes).map_err(|error| out_of_memory_range("bias", error))?;
+        check_written(driver, "bias", address, (bytes.len() as u64, bytes.len() as u64, 1))?;
         let mut values = vec![0.0; count];
         bias.element.decode(&bytes, &mut values);
         Ok(values)
@@ -212,9 +222,9 @@ impl Matmul {
         Self::check_range(memory, "D", &d, at_d)?;
         if beta != 0.0 {
             Self::check_range(memory, "C", &c, at_c)?;
-            check_written(driver, "C", &c, at_c)?;
+            check_matrix(driver, "C", &c, at_c)?;
         }
-        let bias = self.bias(memory, batch)?;
+        let bias = self.bias(driver, batch)?;
         let (tile_rows, tile_columns) = simd().tile();
         let pack = |name, matrix, address, width| {
             Ok(Loaded::new(driver, name, matrix, address)?.panels(&self.product, width, threads))
@@ -286,7 +296,7 @@ fn read_column(
 
 impl Work for Matmul {
     fn run(&self, driver: &Driver) -> Result<(), Fault> {
-        let scalars = self.scalars(&driver.memory)?;
+        let scalars = self.scalars(driver)?;
         (0..self.product.batches).try_for_each(|batch| self.run_batch(driver, batch, scalars))?;
         driver.report(&self.report());
         Ok(())

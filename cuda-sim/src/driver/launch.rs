@@ -106,9 +106,29 @@ pub(super) fn attributes(config: &LaunchConfig) -> Outcome<Attributes> {
 }
 
 /// The number of blocks in a cluster.
-pub(super) fn cluster_blocks(cluster: [u32; 3]) -> Outcome<u32> {
+fn cluster_blocks(cluster: [u32; 3]) -> Outcome<u32> {
     let blocks = cluster.iter().try_fold(1u32, |product, &axis| product.checked_mul(axis));
     blocks.filter(|&blocks| blocks > 0).ok_or(Code::INVALID_CLUSTER_SIZE)
+}
+
+/// Refuses a cluster that the device or the kernel does not allow; gives the number of its blocks.
+pub(super) fn check_cluster(function: &Function, device: &Device, cluster: [u32; 3]) -> Outcome<u32> {
+    let refuse = |code: Code, message: String| {
+        say(&format!("{}: {message} ({})", function.name, code.name()));
+        Err(code)
+    };
+    if device.largest_cluster == 1 {
+        return refuse(Code::NOT_SUPPORTED, "clusters need compute capability 9.0".to_owned());
+    }
+    let most = if function.non_portable_cluster { device.largest_cluster } else { device.portable_cluster };
+    let required = function.attributes.required_cluster;
+    let blocks = cluster_blocks(cluster)?;
+    if required.is_some_and(|required| required != cluster) || blocks > most {
+        let message =
+            format!("a cluster of {cluster:?} blocks; {most} in all, or what the kernel requires, can be");
+        return refuse(Code::INVALID_CLUSTER_SIZE, message);
+    }
+    Ok(blocks)
 }
 
 /// Refuses what the driver refuses, and says why on stderr: the code alone rarely does.
@@ -153,15 +173,7 @@ fn check(function: &Function, device: &Device, config: &LaunchConfig, cluster: O
         return refuse(Code::INVALID_VALUE, message);
     }
     let Some(cluster) = cluster else { return Ok(()) };
-    if device.largest_cluster == 1 {
-        return refuse(Code::NOT_SUPPORTED, "clusters need compute capability 9.0".to_owned());
-    }
-    let most = if function.non_portable_cluster { device.largest_cluster } else { device.portable_cluster };
-    if own.required_cluster.is_some_and(|required| required != cluster) || cluster_blocks(cluster)? > most {
-        let message =
-            format!("a cluster of {cluster:?} blocks; {most} in all, or what the kernel requires, can be");
-        return refuse(Code::INVALID_CLUSTER_SIZE, message);
-    }
+    check_cluster(function, device, cluster)?;
     if (0..3).any(|axis| !grid[axis].is_multiple_of(cluster[axis])) {
         return refuse(
             Code::INVALID_CLUSTER_SIZE,

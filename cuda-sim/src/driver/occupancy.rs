@@ -9,7 +9,7 @@ use std::ffi::{c_int, c_uint};
 use super::abi::{BlockToShared, FunctionHandle, In, LaunchConfig, Out};
 use super::codes::{Code, Outcome};
 use super::device::Device;
-use super::launch::{self, cluster_blocks};
+use super::launch::{self, check_cluster};
 use super::state::{current, entry};
 use crate::engine::FunctionAttributes;
 
@@ -184,7 +184,13 @@ extern "C" fn cuOccupancyMaxActiveClusters(
         let config = config.get()?;
         let occupancy = Occupancy::of(function)?;
         let asked = launch::attributes(&config)?.cluster.or(occupancy.attributes.required_cluster);
-        let size = asked.map_or(Ok(1), cluster_blocks)?;
+        let size = match asked {
+            Some(cluster) => {
+                let current = current()?;
+                check_cluster(current.state.functions.get(function)?, occupancy.device, cluster)?
+            }
+            None => 1,
+        };
         let threads = config.block.iter().try_fold(1u32, |product, &axis| product.checked_mul(axis));
         let per_multiprocessor =
             occupancy.blocks(threads.ok_or(Code::INVALID_VALUE)?, config.shared_bytes as usize);

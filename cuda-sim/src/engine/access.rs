@@ -1,11 +1,11 @@
-//! Memory as a warp sees it: addresses of every state space are resolved to host memory, bounds, alignment and
-//! initialisation are checked, traffic is counted, bytes are moved.
+//! Memory as a warp sees it: addresses of every state space are resolved to host memory, bounds and alignment are
+//! checked, bytes are moved. What the checks and the counters see of it is in `inspect`.
 //!
 //! This is the only module that dereferences raw pointers into simulated memory. Every pointer comes from `resolve`, which
 //! has checked bounds and alignment; global and shared memory are only touched through atomics, because blocks on other
 //! host threads may use the same bytes.
 
-use super::checks::{Kind, Region, Touch};
+use super::checks::{Kind, Touch};
 use super::error::FindingKind;
 use super::execute::{Executor, Fault};
 use super::ir::{
@@ -13,9 +13,8 @@ use super::ir::{
     WINDOW_BYTES,
 };
 use super::lower::lanes;
-use super::memory::for_bits;
 use super::registers::{LANES, Source};
-use super::traffic::{count_global, count_shared};
+use super::traffic::count_global;
 use super::types::Space;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -303,142 +302,6 @@ impl Executor<'_, '_> {
         Ok(places)
     }
 
-    /// Uninitialised bytes and, with checks on, races.
-    pub(super) fn check(&mut self, space: Space, mask: u32, places: &Places, bytes: u64, touch: Touch) {
-        if !self.launch.options.checks {
-            return;
-        }
-        for lane in lanes(mask) {
-            let (owner, offset) = (places.owner[lane] as usize, places.offset[lane]);
-            if touch.kind != Kind::Write {
-                let missing = match space {
-                    Space::Global => self.launch.allocations[owner].first_uninitialised(offset, bytes),
-                    Space::Shared | Space::SharedCluster => {
-                        self.blocks[owner].shared.first_uninitialised(offset, bytes)
-                    }
-                    Space::Local => {
-                        let bits = self.warp.local.initialised(lane);
-                        let mut first = None;
-                        for_bits(offset, bytes, |index, mask| {
-                            let missing = mask & !bits[index];
-                            if missing != 0 && first.is_none() {
-                                first = Some(index as u64 * 8 + u64::from(missing.trailing_zeros()));
-                            }
-                        });
-                        first
-                    }
-                    _ => None,
-                };
-                if let Some(at) = missing {
-                    let message = match space {
-                        Space::Global => {
-                            let allocation = &self.launch.allocations[owner];
-                            format!("nobody wrote byte {at} of the allocation of {allocation:?}")
-                        }
-                        Space::Local => format!("the thread never wrote byte {at} of its local memory"),
-                        _ => format!("nobody wrote byte {at} of the block's shared memory"),
-                    };
-                    self.report_finding(Fault::new(FindingKind::Uninitialised, lane, message));
-                }
-            }
-            let region = match space {
-                Space::Global => Region::Global(owner),
-                Space::Shared | Space::SharedCluster => Region::Shared(owner),
-                _ => continue,
-            };
-            if self.launch.allocations.get(owner).is_some_and(|a| space == Space::Global && a.read_only) {
-                continue;
-            }
-            let line = self.line();
-            if let Some(checks) = &mut self.checks
-                && let Some((kind, message)) =
-                    checks.touch(self.launch, self.warp.index, lane, region, offset, bytes, touch, line)
-            {
-                self.report_finding(Fault::new(kind, lane, message));
-            }
-        }
-    }
-
-    /// After a strong read: what its writer released is acquired.
-    fn acquire(&mut self, space: Space, mask: u32, places: &Places, touch: Touch) {
-        if !touch.is_strong() || touch.kind == Kind::Write {
-            return;
-        }
-        let Some(checks) = &mut self.checks else { return };
-        for lane in lanes(mask) {
-            let owner = places.owner[lane] as usize;
-            let region = match space {
-                Space::Global => Region::Global(owner),
-                Space::Shared | Space::SharedCluster => Region::Shared(owner),
-                _ => return,
-            };
-            checks.acquire(self.launch, (self.warp.index, lane), region, places.offset[lane], touch);
-        }
-    }
-
-    /// Marks bytes as written; costs nothing without checks.
-    pub(super) fn mark(&mut self, space: Space, mask: u32, places: &Places, bytes: u64) {
-        if !self.launch.options.checks {
-            return;
-        }
-        for lane in lanes(mask) {
-            let (owner, offset) = (places.owner[lane] as usize, places.offset[lane]);
-            match space {
-                Space::Global => self.launch.allocations[owner].mark_initialised(offset, bytes),
-                Space::Shared | Space::SharedCluster => {
-                    self.blocks[owner].shared.mark_initialised(offset, bytes)
-                }
-                Space::Local => {
-                    let bits = self.warp.local.initialised(lane);
-                    for_bits(offset, bytes, |index, mask| bits[index] |= mask);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// The current instruction's line in the PTX text.
-    pub(super) fn line(&self) -> u32 {
-        self.launch.program.functions[self.function as usize].code[self.pc as usize].line
-    }
-
-    /// Records a finding and goes on.
-    pub(super) fn report_finding(&mut self, fault: Fault) {
-        let block = &self.blocks[self.warp.block];
-        let thread = self.warp.first_thread + fault.lane as u32;
-        self.launch.record(&fault, block.ctaid, thread, self.function, self.pc);
-    }
-
-    pub(super) fn count(
-        &mut self,
-        space: Space,
-        mask: u32,
-        addresses: &[u64; LANES],
-        bytes: u64,
-        kind: Kind,
-    ) {
-        match (space, kind) {
-            (Space::Global, Kind::Read) => count_global(&mut self.report.global_read, addresses, mask, bytes),
-            (Space::Global, Kind::Write) => {
-                count_global(&mut self.report.global_write, addresses, mask, bytes)
-            }
-            (Space::Global, Kind::Atomic) => {
-                count_global(&mut self.report.global_atomic, addresses, mask, bytes)
-            }
-            (Space::Shared | Space::SharedCluster, Kind::Read) => {
-                count_shared(&mut self.report.shared_read, addresses, mask, bytes);
-            }
-            (Space::Shared | Space::SharedCluster, Kind::Write) => {
-                count_shared(&mut self.report.shared_write, addresses, mask, bytes);
-            }
-            (Space::Shared | Space::SharedCluster, Kind::Atomic) => {
-                count_shared(&mut self.report.shared_atomic, addresses, mask, bytes);
-            }
-            (Space::Local, _) => self.report.local_bytes += bytes * u64::from(mask.count_ones()),
-            _ => {}
-        }
-    }
-
     /// `ld` and `st`.
     pub(super) fn access(&mut self, access: &Access, active: u32) -> Result<(), Fault> {
         let addresses = self.addresses(&access.address);
@@ -448,7 +311,8 @@ impl Executor<'_, '_> {
         self.by_space(access.space, active, addresses, |this, space, mask, addresses| {
             let places = this.resolve(space, mask, addresses, total, access.is_store)?;
             this.count(space, mask, addresses, total, kind);
-            this.check(space, mask, &places, total, touch);
+            let stored: &[Element] = if access.is_store { &access.elements } else { &[] };
+            this.check(space, mask, &places, total, touch, stored);
             let mut offset = 0;
             for element in &access.elements {
                 match *element {
@@ -496,7 +360,7 @@ impl Executor<'_, '_> {
             }
             let places = this.resolve(space, mask, addresses, total, true)?;
             this.count(space, mask, addresses, total, Kind::Atomic);
-            this.check(space, mask, &places, total, touch);
+            this.check(space, mask, &places, total, touch, &[]);
             let registers = &mut this.warp.registers;
             for (index, operand) in atomic.operands.iter().enumerate() {
                 let operand = registers.read::<u64>(*operand);

@@ -54,6 +54,9 @@ pub(crate) struct FunctionAst<'a> {
     pub max_threads: Option<[u32; 3]>,
     pub required_threads: Option<[u32; 3]>,
     pub required_cluster: Option<[u32; 3]>,
+    /// Blocks that must fit on a multiprocessor at once.
+    pub min_blocks: Option<u64>,
+    pub max_registers: Option<u64>,
     /// `None` for a declaration.
     pub body: Option<Vec<Statement<'a>>>,
 }

@@ -66,17 +66,19 @@ impl Executor<'_, '_> {
     fn move_bytes(&mut self, copy: &Copy) {
         let shared = &mut self.blocks[copy.block].shared;
         let read = copy.from.map_or(0, |(_, _, bytes)| bytes);
-        for at in 0..copy.bytes {
+        // Both ends are multiples of the copy's size, which is 4 at least; only what is read may end anywhere.
+        let step = if read.is_multiple_of(4) { 4 } else { 1 };
+        for at in (0..copy.bytes).step_by(step as usize) {
             let value = match copy.from {
                 Some((allocation, offset, _)) if at < read => {
                     let allocation = &self.launch.allocations[allocation];
-                    // SAFETY: the issuing instruction checked the source's bounds; single bytes are always aligned.
-                    unsafe { load(allocation.base().add(offset as usize + at as usize), 1) }
+                    // SAFETY: the issuing instruction checked the source's bounds and its alignment to the copy's size.
+                    unsafe { load(allocation.base().add(offset as usize + at as usize), step) }
                 }
                 _ => 0,
             };
-            // SAFETY: the issuing instruction checked the destination's bounds.
-            unsafe { store(shared.base().add(copy.to as usize + at as usize), 1, value) };
+            // SAFETY: the issuing instruction checked the destination's bounds and its alignment to the copy's size.
+            unsafe { store(shared.base().add(copy.to as usize + at as usize), step, value) };
         }
         shared.mark_initialised(copy.to, u64::from(copy.bytes));
     }

@@ -28,7 +28,7 @@ impl Executor<'_, '_> {
             }
             let places = this.resolve(space, mask, addresses, 16, stores)?;
             this.count(space, mask, addresses, 16, kind);
-            this.check(space, mask, &places, 16, touch);
+            this.check(space, mask, &places, 16, touch, &[]);
             for (index, register) in matrix.registers.iter().enumerate() {
                 // Element (row, column) is the 16-bit value `column` of the row that lane 8 * index + row points to.
                 let pointer = |row: usize, column: usize| {

@@ -1,5 +1,6 @@
 //! Decoded programs: what the interpreter executes. Made by `lower`, laid out by `flow`.
 
+use super::memory::HOST_ADDRESSES;
 use super::registers::{Action, Condition, Registers, Source, Target};
 use super::types::Space;
 use std::fmt;
@@ -305,11 +306,11 @@ pub(crate) struct Program {
 /// Generic addresses of functions: this plus their index in the module times 16.
 pub(crate) const FUNCTION_ADDRESS: u64 = 0x1000_0000;
 /// Generic addresses of shared memory: this plus the 32-bit shared address.
-pub(crate) const SHARED_WINDOW: u64 = 0x7e00_0000_0000;
+pub(crate) const SHARED_WINDOW: u64 = HOST_ADDRESSES + (2 << 40);
 /// Generic addresses of local memory: this plus the local address.
-pub(crate) const LOCAL_WINDOW: u64 = 0x7d00_0000_0000;
+pub(crate) const LOCAL_WINDOW: u64 = HOST_ADDRESSES + (1 << 40);
 /// Generic addresses of kernel parameters: this plus the offset.
-pub(crate) const PARAMETER_WINDOW: u64 = 0x7c00_0000_0000;
+pub(crate) const PARAMETER_WINDOW: u64 = HOST_ADDRESSES;
 /// Every window is this large.
 pub(crate) const WINDOW_BYTES: u64 = 1 << 32;
 /// A shared address of another block of the cluster has its rank plus one above these bits.

@@ -8,8 +8,11 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// First address of device memory. Everything below is a null pointer or one of the windows of the other state spaces.
-pub(crate) const FIRST_ADDRESS: u64 = 0x7f00_0000_0000;
+/// First address of device memory. Below are the windows of the other state spaces, and below those every address that a
+/// process can have on the host (47 bits on x86-64, 48 on AArch64): a host pointer never hits device memory by chance.
+pub(crate) const FIRST_ADDRESS: u64 = HOST_ADDRESSES + (3 << 40);
+/// No pointer of the host reaches this.
+pub(crate) const HOST_ADDRESSES: u64 = 1 << 48;
 /// Every allocation starts at a multiple of this, as `cuMemAlloc` guarantees.
 const MINIMUM_ALIGNMENT: u64 = 256;
 /// Unused addresses after each allocation, so that a small overrun never reaches the next one.
@@ -284,8 +287,9 @@ impl DeviceMemory {
         (address - allocation.address < allocation.bytes).then_some((allocation.address, allocation.bytes))
     }
 
-    /// The live allocation that holds the whole range, and the range's offset in it.
-    fn locate(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
+    /// The live allocation that holds the whole range, and the range's offset in it. It stays what it is while it is held,
+    /// even if another thread frees it.
+    pub(crate) fn locate(&self, address: u64, bytes: u64) -> Result<(Arc<Allocation>, u64), MemoryError> {
         let state = self.state();
         if let Some((_, allocation)) = state.live.range(..=address).next_back() {
             let offset = address - allocation.address;
@@ -395,6 +399,9 @@ impl State {
             Some((start, allocation)) => {
                 let (offset, bytes) = (address - start, allocation.bytes);
                 format!("offset {offset} from the allocation of {bytes} bytes at {start:#x}")
+            }
+            None if (4096..HOST_ADDRESSES).contains(&address) => {
+                "not an address of device memory; it could be one of the host's".to_owned()
             }
             None if address < FIRST_ADDRESS => "not an address of device memory".to_owned(),
             None => "before every live allocation".to_owned(),

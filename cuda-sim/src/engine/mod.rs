@@ -14,6 +14,7 @@ mod execute;
 mod float;
 mod flow;
 mod fragments;
+mod inspect;
 mod ir;
 mod launch;
 mod lexer;

@@ -1,6 +1,6 @@
 //! A loaded module: its functions, their attributes, and where its globals lie.
 
-use super::ast::{Initial, ModuleAst, StatementKind, Variable};
+use super::ast::{FunctionAst, Initial, ModuleAst, StatementKind, Variable};
 use super::error::{PtxError, PtxErrorKind};
 use super::ir::{FUNCTION_ADDRESS, Program};
 use super::lower::{ModuleContext, Symbol, lower_kernel};
@@ -38,7 +38,7 @@ pub struct FunctionAttributes {
     pub local_bytes: u32,
     /// Constant memory of the module in bytes.
     pub const_bytes: u32,
-    /// 32-bit registers per thread: an estimate from live ranges, at most 255.
+    /// 32-bit registers per thread: an estimate from live ranges, at most what the launch bounds leave (255 without).
     pub registers: u32,
     /// PTX version times ten (`.version 8.8` is 88).
     pub ptx_version: u32,
@@ -120,7 +120,7 @@ impl Module {
             memory: memory.clone(),
             allocations: Vec::new(),
         };
-        let (context, const_bytes) = module.place_variables(&ast)?;
+        let (context, const_bytes) = module.place_variables(&ast, architecture)?;
         for (index, function) in ast.functions.iter().enumerate() {
             if !function.is_entry || function.body.is_none() {
                 continue;
@@ -141,7 +141,7 @@ impl Module {
                     .map(|f| f.live_registers)
                     .max()
                     .unwrap_or(0)
-                    .clamp(1, 255),
+                    .clamp(1, register_limit(function, limit)),
                 ptx_version: ast.version,
                 binary_version: architecture,
                 required_cluster: function.required_cluster,
@@ -163,9 +163,11 @@ impl Module {
     fn place_variables<'m, 'a>(
         &mut self,
         ast: &'m ModuleAst<'a>,
+        architecture: u32,
     ) -> Result<(ModuleContext<'m, 'a>, u32), PtxError> {
         let mut context = ModuleContext {
             ast,
+            architecture,
             names: HashMap::new(),
             inner_variables: HashMap::new(),
             address_taken: Vec::new(),
@@ -304,6 +306,17 @@ impl Module {
     pub(crate) fn line(&self, number: u32) -> &str {
         self.text.lines().nth((number as usize).saturating_sub(1)).unwrap_or("").trim()
     }
+}
+
+/// Most registers that an assembler may give a thread: all `threads` of a block, and of as many blocks as the kernel wants
+/// on a multiprocessor, must find room in its 65,536, which are handed out in eights per thread and four warps at a time.
+fn register_limit(function: &FunctionAst<'_>, threads: Option<u32>) -> u32 {
+    let threads = u64::from(threads.unwrap_or(0)).next_multiple_of(128);
+    let share = match threads.saturating_mul(function.min_blocks.unwrap_or(1)) {
+        0 => 255,
+        threads => 65_536 / threads / 8 * 8,
+    };
+    share.min(function.max_registers.unwrap_or(255)).clamp(1, 255) as u32
 }
 
 /// Refuses what was made for a newer device; `sm_90a` runs on 9.0 alone, `sm_100f` on its family.

@@ -35,9 +35,8 @@ impl Bench {
                 Ok(report) => panic!("the bug of {} was not found under {options:?}", report.kernel),
                 Err(LaunchError::Findings(findings)) => {
                     // Who reads too early also reads what nobody wrote yet.
-                    let follows = |other| {
-                        other == kind || kind == FindingKind::Race && other == FindingKind::Uninitialised
-                    };
+                    let is_race = matches!(kind, FindingKind::Race | FindingKind::CrossBlockRace);
+                    let follows = |other| other == kind || is_race && other == FindingKind::Uninitialised;
                     assert!(findings.iter().any(|finding| finding.kind == kind), "{findings:#?}");
                     assert!(findings.iter().all(|finding| follows(finding.kind)), "{findings:#?}");
                     for finding in &findings {
@@ -81,6 +80,8 @@ fn out_of_bounds() {
     let shared = |bytes| move |bench: &'static Bench| bench.simple("shared_bounds_bad", 1, 64).shared(bytes);
     bench.finds(FindingKind::OutOfBounds, shared(252));
     bench.passes(shared(256));
+    bench.finds(FindingKind::OutOfBounds, |bench| bench.simple("local_bounds", 1, 32).arg(100_000i32));
+    bench.passes(|bench| bench.simple("local_bounds", 1, 32).arg(7i32));
 }
 
 #[test]
@@ -118,6 +119,13 @@ fn uninitialised_reads() {
     bench.passes(|bench| bench.simple("uninitialised_shared_good", 1, 64));
     bench.finds(FindingKind::Uninitialised, |bench| bench.simple("uninitialised_local_bad", 1, 64).arg(3i32));
     bench.passes(|bench| bench.simple("uninitialised_local_good", 1, 64).arg(3i32));
+    // Atomics and asynchronous copies read too.
+    bench.finds(FindingKind::Uninitialised, |bench| {
+        bench.call("atomic_good", 1, 32).arg(bench.device.room::<i32>(1))
+    });
+    bench.finds(FindingKind::Uninitialised, |bench| {
+        bench.call("copy_good", 1, 64).args(&[bench.device.room::<i32>(64), bench.device.room::<i32>(64)])
+    });
 }
 
 #[test]
@@ -129,21 +137,41 @@ fn barriers() {
     bench.passes(|bench| bench.simple("deadlock_good", 1, 64));
     bench.finds(FindingKind::PartialWarp, |bench| bench.simple("partial_warp_bad", 1, 32));
     bench.passes(|bench| bench.simple("partial_warp_good", 1, 32));
+    bench.finds(FindingKind::PartialWarp, |bench| bench.simple("partial_mma_bad", 1, 32));
+    bench.passes(|bench| bench.simple("partial_mma_good", 1, 32));
+    // A warp that has fewer than 32 threads from the start cannot do it either.
+    bench.finds(FindingKind::PartialWarp, |bench| bench.simple("partial_mma_good", 1, 31));
+    // 70 threads go on: two warps, a part of the third, nothing of the fourth.
+    bench.passes(|bench| bench.simple("exit_good", 1, 128).arg(70i32));
+    bench.finds(FindingKind::Race, |bench| bench.simple("exit_bad", 1, 128).arg(70i32));
 }
 
 #[test]
 fn races_within_a_block() {
     let Some(bench) = &Bench::new() else { return };
-    for name in ["race", "overwrite", "producer", "flag"] {
+    for name in ["race", "overwrite", "producer", "flag", "shared_atomic", "arrive", "readers"] {
         bench.finds(FindingKind::Race, |bench| bench.simple(&format!("{name}_bad"), 1, 64));
         bench.passes(|bench| bench.simple(&format!("{name}_good"), 1, 64));
     }
-    for name in ["warp_race", "half_warp"] {
+    // Within one warp all have read before one of them writes.
+    bench.finds(FindingKind::Race, |bench| bench.simple("readers_bad", 1, 32));
+    for name in ["flag_release_bad", "flag_acquire_bad"] {
+        bench.finds(FindingKind::Race, |bench| bench.simple(name, 1, 64));
+    }
+    bench.passes(|bench| bench.simple("flag_fence_good", 1, 64));
+    bench.finds(FindingKind::Race, |bench| bench.simple("pairs_bad", 1, 128));
+    bench.passes(|bench| bench.simple("pairs_good", 1, 128));
+    for name in ["warp_race", "half_warp", "shuffle_orders"] {
         bench.finds(FindingKind::Race, |bench| bench.simple(&format!("{name}_bad"), 1, 32));
         bench.passes(|bench| bench.simple(&format!("{name}_good"), 1, 32));
     }
-    bench.passes(|bench| bench.simple("shuffle_orders_good", 1, 32));
+    bench.finds(FindingKind::Race, |bench| bench.simple("together_bad", 1, 32));
+    bench.passes(|bench| bench.simple("together_good", 1, 32));
+    bench.finds(FindingKind::Race, |bench| bench.simple("sticky_flag_bad", 1, 64));
+    bench.passes(|bench| bench.simple("sticky_flag_good", 1, 64));
+    bench.finds(FindingKind::Race, |bench| bench.simple("two_stores_bad", 1, 32));
     bench.passes(|bench| bench.simple("neighbours_good", 3, 33));
+    bench.passes(|bench| bench.simple("bytes_good", 3, 33));
 }
 
 #[test]
@@ -165,6 +193,32 @@ fn conflicts_between_blocks() {
 }
 
 #[test]
+fn messages_between_blocks() {
+    let Some(bench) = &Bench::new() else { return };
+    let make = |name: &str, bench| -> Call<'_> {
+        Bench::simple(bench, name, 2, 32).arg(bench.device.upload(&[0i32]))
+    };
+    for name in
+        ["fence_scope_bad", "fence_release_bad", "fence_acquire_bad", "no_acquire_bad", "no_release_bad"]
+    {
+        bench.finds(FindingKind::CrossBlockRace, |bench| make(name, bench));
+    }
+    for name in ["fence_scope_good", "release_good", "atomic_release_good"] {
+        bench.passes(|bench| make(name, bench));
+    }
+}
+
+#[test]
+fn barriers_of_clusters() {
+    let Some(bench) = &Bench::new() else { return };
+    let make = |name: &str, bench| -> Call<'_> { Bench::simple(bench, name, 4, 32).cluster(2) };
+    for name in ["cluster_relaxed_bad", "cluster_block_bad"] {
+        bench.finds(FindingKind::CrossBlockRace, |bench| make(name, bench));
+    }
+    bench.passes(|bench| make("cluster_good", bench));
+}
+
+#[test]
 fn asynchronous_copies() {
     let Some(bench) = &Bench::new() else { return };
     let input: Vec<i32> = (0..1024).collect();
@@ -174,8 +228,15 @@ fn asynchronous_copies() {
     };
     // Under late completion the bytes are not there yet either, which is a second, true finding.
     for options in all_options(&bench.device) {
-        let kinds = [FindingKind::AsyncRace, FindingKind::AsyncRace, FindingKind::Race];
-        for (name, kind) in ["copy_bad", "pipeline_bad", "copy_no_barrier_bad"].into_iter().zip(kinds) {
+        let planted = [
+            ("copy_bad", FindingKind::AsyncRace),
+            ("copy_source_bad", FindingKind::AsyncRace),
+            ("pipeline_bad", FindingKind::AsyncRace),
+            ("copy_no_barrier_bad", FindingKind::Race),
+            // The second warp may wait first, or still be on its way: both are found.
+            ("copy_early_barrier_bad", FindingKind::Race),
+        ];
+        for (name, kind) in planted {
             let call = make(name, bench);
             let call = if name == "pipeline_bad" { call.arg(5i32) } else { call };
             let error = call.run_with(&options).expect_err("the bug must be found");
@@ -183,6 +244,7 @@ fn asynchronous_copies() {
         }
     }
     bench.passes(|bench| make("copy_good", bench));
+    bench.passes(|bench| make("copy_source_good", bench));
     bench.passes(|bench| make("pipeline_good", bench).arg(5i32));
     let out = bench.device.room::<i32>(64);
     bench.call("pipeline_good", 1, 64).args(&[bench.device.upload(&input), out]).arg(5i32).ok();

@@ -5,6 +5,7 @@
 mod arithmetic;
 mod basics;
 mod checks;
+mod counters;
 mod coverage;
 mod harness;
 mod math;

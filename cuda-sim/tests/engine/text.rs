@@ -41,6 +41,96 @@ fn errors_have_their_place() {
     }
 }
 
+/// What `ptxas` of CUDA 12.9 says of each: the oldest of sm_80, sm_90 and sm_100 that it takes the instruction for.
+const OLDEST_TARGETS: &[(u32, &str)] = &[
+    (90, "mapa.u64 %d1,%d2,%r1"),
+    (90, "mapa.shared::cluster.u32 %r1,%r2,%r3"),
+    (90, "getctarank.u64 %r1,%d1"),
+    (90, "barrier.cluster.arrive"),
+    (90, "barrier.cluster.wait"),
+    (80, "barrier.sync.aligned 0"),
+    (90, "elect.sync %r1|%p1,%r2"),
+    (90, "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r1],{%r2}"),
+    (80, "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r2},[%r1]"),
+    (80, "movmatrix.sync.aligned.m8n8.trans.b16 %r1,%r2"),
+    (90, "griddepcontrol.wait"),
+    (90, "ld.shared::cluster.u32 %r1,[%r2]"),
+    (80, "ld.shared::cta.u32 %r1,[%r2]"),
+    (90, "isspacep.shared::cluster %p1,%d1"),
+    (90, "ld.relaxed.cluster.u32 %r1,[%d1]"),
+    (90, "fence.acq_rel.cluster"),
+    (80, "fence.acq_rel.gpu"),
+    (90, "atom.global.cluster.add.u32 %r1,[%d1],%r2"),
+    (90, "mov.u32 %r1,%cluster_ctarank"),
+    (90, "mov.u32 %r1,%nclusterid.x"),
+    (90, "mov.u32 %r1,%aggr_smem_size"),
+    (80, "mov.u32 %r1,%dynamic_smem_size"),
+    (90, "add.rn.bf16 %h1,%h2,%h3"),
+    (90, "sub.bf16 %h1,%h2,%h3"),
+    (90, "mul.bf16x2 %r1,%r2,%r3"),
+    (80, "fma.rn.bf16x2 %r1,%r2,%r3,%r1"),
+    (80, "fma.rn.relu.bf16 %h1,%h2,%h3,%h1"),
+    (80, "max.NaN.bf16x2 %r1,%r2,%r3"),
+    (80, "abs.bf16 %h1,%h2"),
+    (90, "setp.lt.bf16 %p1,%h1,%h2"),
+    (80, "setp.lt.f16 %p1,%h1,%h2"),
+    (90, "set.lt.u32.bf16 %r1,%h1,%h2"),
+    (90, "ex2.approx.ftz.bf16 %h1,%h2"),
+    (80, "ex2.approx.f16 %h1,%h2"),
+    (90, "tanh.approx.bf16 %h1,%h2"),
+    (80, "tanh.approx.f16 %h1,%h2"),
+    (80, "cvt.rn.bf16.f32 %h1,%f1"),
+    (80, "cvt.rn.bf16x2.f32 %r1,%f1,%f2"),
+    (80, "cvt.rz.bf16.f32 %h1,%f1"),
+    (80, "cvt.f32.bf16 %f1,%h1"),
+    (80, "cvt.rna.tf32.f32 %r1,%f1"),
+    (90, "cvt.rn.tf32.f32 %r1,%f1"),
+    (90, "cvt.rn.bf16.s32 %h1,%r1"),
+    (90, "cvt.rzi.s32.bf16 %r1,%h1"),
+    (90, "cvt.rn.bf16.f16 %h1,%h2"),
+    (90, "cvt.f64.bf16 %d1,%h1"),
+    (90, "atom.global.add.noftz.bf16x2 %r1,[%d1],%r2"),
+    (80, "atom.global.add.noftz.f16x2 %r1,[%d1],%r2"),
+    (90, "red.global.add.v2.f32 [%d1],{%f1,%f2}"),
+    (80, "atom.global.add.f32 %f1,[%d1],%f2"),
+    (80, "redux.sync.add.s32 %r1,%r2,%r3"),
+    (90, "min.relu.s32 %r1,%r2,%r3"),
+    (90, "min.s16x2 %r1,%r2,%r3"),
+    (90, "min.xorsign.abs.f32 %f1,%f2,%f3"),
+    (80, "min.NaN.f32 %f1,%f2,%f3"),
+    (100, "ld.global.v8.b32 {%r1,%r2,%r3,%r4,%r5,%r6,%r7,%r8},[%d1]"),
+    (100, "ld.global.v4.b64 {%d1,%d2,%d3,%d4},[%d1]"),
+    (80, "ld.global.v2.b64 {%d1,%d2},[%d1]"),
+    (80, "cp.async.ca.shared.global [%r1],[%d1],4"),
+];
+
+#[test]
+fn instructions_of_a_later_target_are_refused() {
+    let mut refused = 0;
+    for (oldest, instruction) in OLDEST_TARGETS {
+        for target in [80, 90, 100] {
+            let text = format!(
+                ".version 8.8\n.target sm_{target}\n.address_size 64\n.visible .entry k()\n{{\n.reg .pred %p<3>; \
+                 .reg .b16 %h<9>; .reg .b32 %r<9>; .reg .f32 %f<9>; .reg .b64 %d<9>;\n{instruction};\nret;\n}}\n"
+            );
+            match Module::load(&text, (10, 0), &DeviceMemory::new(1 << 20)) {
+                Ok(_) => assert!(target >= *oldest, "{instruction} on sm_{target}"),
+                // What is not executed at all is refused everywhere.
+                Err(error) if error.kind == PtxErrorKind::Unsupported => {
+                    assert!(*oldest == 100, "{error}");
+                }
+                Err(error) => {
+                    assert!(target < *oldest, "{instruction} on sm_{target}: {error}");
+                    assert!(error.message.contains("needs the target sm_"), "{error}");
+                    assert_eq!((error.line, error.kind), (7, PtxErrorKind::Semantic), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 30, "only {refused} were refused");
+}
+
 #[test]
 fn modules_for_other_devices_are_refused() {
     for (target, runs) in
@@ -56,6 +146,30 @@ fn modules_for_other_devices_are_refused() {
     assert!(Module::load(&body("").replace("sm_80", "sm_90a"), (10, 0), &memory).is_err());
     assert!(load("\x7fELF\u{2}\u{1}\u{1}").is_err());
     assert!(load("").is_err());
+}
+
+#[test]
+fn registers_stay_within_the_launch_bounds() {
+    let lines = |line: &dyn Fn(usize) -> String| (0..60).map(line).collect::<String>();
+    let loads = lines(&|i| format!("ld.global.u32 %r{i}, [%d+{}];\n", 4 * i));
+    let stores = lines(&|i| format!("st.global.u32 [%d+{}], %r{i};\n", 4 * i));
+    // 60 numbers and an address are alive at once. A multiprocessor has 65,536 registers.
+    for (bounds, range) in [
+        ("", 62..=255),
+        (".maxntid 256, 1, 1\n.minnctapersm 2", 62..=128),
+        (".maxntid 1024, 1, 1\n.minnctapersm 2", 32..=32),
+        (".maxntid 100, 10, 1", 62..=64),
+        (".reqntid 512\n.minnctapersm 3", 40..=40),
+        (".maxnreg 24", 24..=24),
+    ] {
+        let text = format!(
+            "{HEADER}.visible .entry k(.param .u64 p)\n{bounds}\n{{\n.reg .b32 %r<60>; .reg .b64 %d;\n\
+             ld.param.u64 %d, [p];\n{loads}{stores}ret;\n}}\n"
+        );
+        let module = load(&text).expect("valid");
+        let registers = module.attributes(module.function("k").expect("declared")).registers;
+        assert!(range.contains(&registers), "{bounds}: {registers}");
+    }
 }
 
 #[test]
@@ -109,14 +223,23 @@ fn fuzz_of_real_programs() {
         return;
     }
     let cases: u64 = std::env::var("CUDA_SIM_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
-    let texts = [kernel_file("basics.cu", "sm_80"), kernel_file("matrix.cu", "sm_90")];
+    let triton = |name: &str| {
+        let path = format!("{}/tests/corpus/triton/{name}.ptx", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).expect("the corpus is part of the project")
+    };
+    let texts = [
+        kernel_file("basics.cu", "sm_80"),
+        kernel_file("matrix.cu", "sm_90"),
+        triton("rmsnorm"),
+        triton("swiglu"),
+    ];
     let mut state = 99u64;
     let mut random = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 24) as usize
     };
     for _ in 0..cases {
-        let mut text = texts[random() % 2].clone();
+        let mut text = texts[random() % texts.len()].clone();
         for _ in 0..1 + random() % 4 {
             text = mutate(&text, random() as u8, random(), random(), random() as u8);
             if text.is_empty() {

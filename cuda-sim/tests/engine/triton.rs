@@ -1,4 +1,4 @@
-//! Programs that no part of this project wrote the PTX of: Triton's output for `tests/corpus/triton.py`, run with all
+//! Programs that no part of this project wrote the PTX of: Triton's output for `tests/corpus/triton_kernels.py`, run with all
 //! checks on and compared with plain loops in f64.
 
 use crate::harness::{Call, Device};

@@ -47,6 +47,18 @@ impl Touch {
     }
 }
 
+/// A plain access of several lanes of one warp to one region: where each lane's bytes are, and how many.
+pub(crate) struct Row<'r> {
+    pub warp: usize,
+    pub mask: u32,
+    pub region: Region,
+    pub offsets: &'r [u64; 32],
+    pub bytes: u64,
+    pub writes: bool,
+    /// PTX line of the instruction.
+    pub line: u32,
+}
+
 /// Shadow pages of one allocation, made as they are touched.
 type Pages = Box<[Mutex<Option<Box<Page>>>]>;
 
@@ -274,7 +286,7 @@ impl Checks {
 
     // ---- accesses ----
 
-    /// Enters an access of one lane; gives a finding if it races.
+    /// Enters a strong access of one lane; gives a finding if it races.
     #[allow(clippy::too_many_arguments)]
     pub fn touch(
         &mut self,
@@ -287,11 +299,74 @@ impl Checks {
         touch: Touch,
         line: u32,
     ) -> Option<(FindingKind, String)> {
-        if touch.is_strong() && touch.kind != Kind::Read {
+        if touch.kind != Kind::Read {
             self.publish(launch, (warp, lane), region, offset, touch);
         }
-        let flags = Stamp::flags_of(touch.is_strong(), touch.scope);
-        self.enter(launch, Who { warp, lane, line }, region, offset, bytes, touch.kind != Kind::Read, flags)
+        let flags = Stamp::flags_of(touch.scope);
+        let who = Who { warp, lane, line };
+        self.enter(launch, who, region, offset, bytes, touch.kind != Kind::Read, flags, |_| false)
+    }
+
+    /// Enters a plain access of several lanes, and gives the findings by lane. It does what [`Self::touch`] does lane by lane,
+    /// but nearly all accesses are to bytes whose last accesses are this thread's or known to it, and those are entered with
+    /// little more than a comparison. `stored_with` says whether two lanes store the same value to the same place in this
+    /// very instruction, which is no race.
+    pub fn touch_together(
+        &mut self,
+        launch: &LaunchState<'_>,
+        row: &Row<'_>,
+        stored_with: impl Fn(usize, usize) -> bool,
+    ) -> Vec<(usize, (FindingKind, String))> {
+        let &Row { warp, region, bytes, writes, line, .. } = row;
+        let mut findings = Vec::new();
+        let mut left = row.mask;
+        while left != 0 {
+            let Some(lane) = self.touch_quickly(launch, row, left) else { break };
+            let together = |other| stored_with(other, lane);
+            let who = Who { warp, lane, line };
+            let found = self.enter(launch, who, region, row.offsets[lane], bytes, writes, 0, together);
+            findings.extend(found.map(|finding| (lane, finding)));
+            left &= u32::MAX.checked_shl(lane as u32 + 1).unwrap_or(0);
+        }
+        findings
+    }
+
+    /// Enters the access for these lanes in their order, up to the first that needs a closer look; gives that lane, of whose
+    /// access a part may have been entered.
+    fn touch_quickly(&mut self, launch: &LaunchState<'_>, row: &Row<'_>, left: u32) -> Option<usize> {
+        let (unit, clocks) = (self.unit, &self.warps[row.warp]);
+        let mut held: Option<(usize, MutexGuard<'_, Option<Box<Page>>>)> = None;
+        for lane in lanes(left) {
+            let me = thread(row.warp, lane);
+            let known = clocks.of(lane).own.whole.as_slice();
+            let stamp = Stamp { unit, clock: clocks.clock, thread: me, bytes: 0, flags: 0, line: row.line };
+            let is_ordered = |old: &Stamp| {
+                old.clock == 0
+                    || old.unit == unit
+                        && old.flags & ASYNC == 0
+                        && (old.thread == me
+                            || known.get(usize::from(old.thread / 32)).is_some_and(|k| *k >= old.clock))
+            };
+            let mut quick = true;
+            for_cells(row.offsets[lane], row.bytes, |number, cell, bytes| {
+                let stamp = Stamp { bytes, ..stamp };
+                let page = match row.region {
+                    Region::Shared(block) => self.shared[block][number].get_or_insert_default(),
+                    Region::Global(allocation) => {
+                        if held.as_ref().is_none_or(|(page, _)| *page != number) {
+                            held = None;
+                        }
+                        let lock = || (number, launch.shadow.page(launch, allocation, number));
+                        held.get_or_insert_with(lock).1.get_or_insert_default()
+                    }
+                };
+                quick = quick && page.touch_quickly(cell, stamp, row.writes, is_ordered);
+            });
+            if !quick {
+                return Some(lane);
+            }
+        }
+        None
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -304,6 +379,7 @@ impl Checks {
         bytes: u64,
         writes: bool,
         flags: u8,
+        stored_with: impl Fn(usize) -> bool,
     ) -> Option<(FindingKind, String)> {
         let Who { warp, lane, line } = who;
         let knowledge = self.warps[warp].of(lane);
@@ -313,7 +389,11 @@ impl Checks {
             if old.flags & ASYNC != 0 {
                 false
             } else if old.unit == unit {
-                old.thread == me || knowledge.own.knows(old.thread, old.clock)
+                old.thread == me
+                    || knowledge.own.knows(old.thread, old.clock)
+                    || usize::from(old.thread / 32) == warp
+                        && old.line == line
+                        && stored_with(usize::from(old.thread % 32))
             } else {
                 knowledge.others.get(&old.unit).is_some_and(|known| known.knows(old.thread, old.clock))
             }
@@ -403,11 +483,21 @@ impl Checks {
     ) -> Vec<(FindingKind, String)> {
         let who = Who { warp, lane, line };
         let bytes = u64::from(copy.bytes);
+        let alone = |_: usize| false;
         let mut findings = Vec::new();
-        findings.extend(self.enter(launch, who, Region::Shared(copy.block), copy.to, bytes, true, ASYNC));
+        findings.extend(self.enter(
+            launch,
+            who,
+            Region::Shared(copy.block),
+            copy.to,
+            bytes,
+            true,
+            ASYNC,
+            alone,
+        ));
         if let Some((allocation, offset, bytes)) = copy.from {
             let region = Region::Global(allocation);
-            findings.extend(self.enter(launch, who, region, offset, u64::from(bytes), false, ASYNC));
+            findings.extend(self.enter(launch, who, region, offset, u64::from(bytes), false, ASYNC, alone));
         }
         findings
     }
@@ -421,8 +511,15 @@ impl Checks {
             }
         });
         if let Some((allocation, offset, bytes)) = copy.from {
-            for_cells(offset, u64::from(bytes), |page, cell, _| {
-                if let Some(page) = &mut *launch.shadow.page(launch, allocation, page) {
+            let mut held: Option<(usize, MutexGuard<'_, Option<Box<Page>>>)> = None;
+            for_cells(offset, u64::from(bytes), |number, cell, _| {
+                if held.as_ref().is_none_or(|(page, _)| *page != number) {
+                    held = None;
+                    held = Some((number, launch.shadow.page(launch, allocation, number)));
+                }
+                if let Some((_, guard)) = &mut held
+                    && let Some(page) = &mut **guard
+                {
                     page.settle(cell, unit, me, clock, false);
                 }
             });

@@ -32,11 +32,11 @@ pub(super) const DEVICE: u8 = 2;
 pub(super) const ASYNC: u8 = 4;
 
 impl Stamp {
-    pub fn flags_of(atomic: bool, scope: Scope) -> u8 {
-        match (atomic, scope) {
-            (false, _) => 0,
-            (true, Scope::Device) => ATOMIC | DEVICE,
-            (true, _) => ATOMIC,
+    /// Of an atomic or otherwise strong access.
+    pub fn flags_of(scope: Scope) -> u8 {
+        match scope {
+            Scope::Device => ATOMIC | DEVICE,
+            Scope::Block | Scope::Cluster => ATOMIC,
         }
     }
 
@@ -65,11 +65,14 @@ pub(super) struct Cell {
 pub(super) struct Page {
     cells: Box<[Cell]>,
     sets: Vec<Vec<Stamp>>,
+    /// Sets that no cell uses any more.
+    unused: Vec<u32>,
 }
 
 impl Default for Page {
     fn default() -> Page {
-        Page { cells: vec![Cell::default(); PAGE_CELLS as usize].into_boxed_slice(), sets: Vec::new() }
+        let cells = vec![Cell::default(); PAGE_CELLS as usize].into_boxed_slice();
+        Page { cells, sets: Vec::new(), unused: Vec::new() }
     }
 }
 
@@ -96,6 +99,7 @@ impl Page {
                     conflict = set.iter().find(|old| races(old)).map(|old| (*old, false));
                 }
                 set.clear();
+                self.unused.push(cell.readers);
                 cell.readers = 0;
             }
             cell.write = new;
@@ -113,8 +117,10 @@ impl Page {
             return conflict;
         }
         if cell.readers == 0 {
-            self.sets.push(Vec::new());
-            cell.readers = self.sets.len() as u32;
+            cell.readers = self.unused.pop().unwrap_or_else(|| {
+                self.sets.push(Vec::new());
+                self.sets.len() as u32
+            });
         }
         let set = &mut self.sets[cell.readers as usize - 1];
         if let Some(old) =
@@ -125,6 +131,44 @@ impl Page {
             set.push(new);
         }
         conflict
+    }
+
+    /// As [`Self::touch`] for an access that follows everything remembered of the cell; false, with nothing done, for others.
+    #[inline(always)]
+    pub fn touch_quickly(
+        &mut self,
+        index: usize,
+        new: Stamp,
+        writes: bool,
+        is_ordered: impl Fn(&Stamp) -> bool,
+    ) -> bool {
+        let cell = &mut self.cells[index];
+        if !is_ordered(&cell.write) {
+            return false;
+        }
+        if cell.readers != 0 {
+            // One reader of many: of these only its own last reading matters.
+            let of_new = |old: &&mut Stamp| (old.unit, old.thread) == (new.unit, new.thread);
+            let set = &mut self.sets[cell.readers as usize - 1];
+            return match set.iter_mut().find(of_new) {
+                Some(old) if !writes && old.flags & ASYNC == 0 && (old.bytes | new.bytes) == new.bytes => {
+                    *old = new;
+                    true
+                }
+                _ => false,
+            };
+        }
+        let covers = writes || (cell.read.bytes | new.bytes) == new.bytes;
+        if !covers || !is_ordered(&cell.read) {
+            return false;
+        }
+        if writes {
+            cell.write = new;
+            cell.read = Stamp::default();
+        } else {
+            cell.read = new;
+        }
+        true
     }
 
     /// An asynchronous access has been waited for: from now on it is one of its thread, at its thread's present clock.

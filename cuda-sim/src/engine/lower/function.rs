@@ -4,6 +4,7 @@
 use super::Decoder;
 use super::ranges::LiveRanges;
 use super::scopes::{Scopes, Symbol};
+use super::targets;
 use crate::engine::ast::{FunctionAst, Instruction as Ast, ModuleAst, Operand, StatementKind, Variable};
 use crate::engine::error::PtxError;
 use crate::engine::flow;
@@ -15,6 +16,8 @@ use std::collections::{HashMap, HashSet};
 /// What every kernel of a module shares.
 pub(crate) struct ModuleContext<'m, 'a> {
     pub ast: &'m ModuleAst<'a>,
+    /// The text's target: 80 for `sm_80`.
+    pub architecture: u32,
     /// Module-scope variables in global and constant space, and functions.
     pub names: HashMap<String, Symbol>,
     /// Addresses of global and constant variables declared inside functions, by function and statement.
@@ -364,6 +367,10 @@ impl<'a> FunctionLowering<'_, '_, '_, 'a> {
                         }
                     });
                     let decoded = Decoder::new(scopes, ast, position, self.ast.is_entry).decode();
+                    // What is not executed at all is said first.
+                    let decoded = decoded.and_then(|decoded| {
+                        targets::check(ast, position, self.kernel.context.architecture).map(|()| decoded)
+                    });
                     let (class, operation) = match (decoded, self.kernel.errors.as_deref_mut()) {
                         (Ok(decoded), _) => decoded,
                         (Err(error), Some(errors)) => {

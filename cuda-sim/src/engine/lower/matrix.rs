@@ -9,7 +9,7 @@ use crate::engine::float::{Exact, Float, Rounding};
 use crate::engine::ir::{Class, Element, MatrixAccess, Operation, WarpAction};
 use crate::engine::registers::{LANES, Source, Target};
 use crate::engine::types::Type;
-use half::{bf16, f16};
+use half::f16;
 
 /// Rows of A and of the result.
 const M: usize = 16;
@@ -27,15 +27,6 @@ enum OperandType {
 impl OperandType {
     fn per_register(self) -> usize {
         if self == OperandType::Tf32 { 1 } else { 2 }
-    }
-
-    fn decode(self, bits: u32, part: usize) -> f32 {
-        match self {
-            // The low bits of a tf32 register are ignored.
-            OperandType::Tf32 => f32::from_bits(bits & 0xffff_e000),
-            OperandType::F16 => f16::from_bits((bits >> (16 * part)) as u16).to_f32(),
-            OperandType::Bf16 => bf16::from_bits((bits >> (16 * part)) as u16).to_f32(),
-        }
     }
 }
 
@@ -104,8 +95,16 @@ impl<'a> Decoder<'_, 'a> {
             if c_type == Type::F16 { Type::B32 } else { Type::F32 },
         )?;
         let d = self.fragment_targets(0, half_registers(d_type))?;
-        let product =
-            Product { operand_type, k, a, b, c, d, c_half: c_type == Type::F16, d_half: d_type == Type::F16 };
+        let product = Product {
+            operand_type,
+            k,
+            a: with_places(operand_type, a, 16, a_place),
+            b: with_places(operand_type, b, N, b_place),
+            c,
+            d,
+            c_half: c_type == Type::F16,
+            d_half: d_type == Type::F16,
+        };
         let action: WarpAction = Box::new(move |registers| product.run(registers));
         let operations = 2 * (M * N * k) as u64;
         Ok((Class::Tensor, Operation::Mma { action, operations }))
@@ -185,49 +184,96 @@ impl<'a> Decoder<'_, 'a> {
     }
 }
 
+/// Where every lane's part of a register goes in a matrix of up to 256 elements: row times columns plus column.
+type Places = [u8; LANES];
+
 /// One decoded `mma`.
 struct Product {
     operand_type: OperandType,
     k: usize,
-    a: Vec<Source>,
-    b: Vec<Source>,
+    /// Registers of A, with one set of places per part of a register: in 16 rows of 16.
+    a: Vec<(Source, Vec<Places>)>,
+    /// Registers of B: in 16 rows of 8.
+    b: Vec<(Source, Vec<Places>)>,
     c: Vec<Source>,
     d: Vec<Target>,
     c_half: bool,
     d_half: bool,
 }
 
+/// The registers of a fragment with their places in a matrix of `columns` columns.
+fn with_places(
+    ty: OperandType,
+    sources: Vec<Source>,
+    columns: usize,
+    place: fn(OperandType, usize, usize) -> (usize, usize),
+) -> Vec<(Source, Vec<Places>)> {
+    let parts = ty.per_register();
+    let places = |index: usize| -> Places {
+        std::array::from_fn(|lane| {
+            let (row, column) = place(ty, lane, index);
+            (row * columns + column) as u8
+        })
+    };
+    let register = |(index, source)| (source, (0..parts).map(|part| places(index * parts + part)).collect());
+    sources.into_iter().enumerate().map(register).collect()
+}
+
 impl Product {
     fn run(&self, registers: &mut crate::engine::registers::Registers) {
-        let per_register = self.operand_type.per_register();
-        let mut a = [[0f32; 16]; M];
-        let mut b = [[0f32; N]; 16];
+        match self.operand_type {
+            OperandType::F16 => {
+                self.multiply(registers, |bits, part| f16::from_bits((bits >> (16 * part)) as u16).to_f32());
+            }
+            OperandType::Bf16 => {
+                self.multiply(registers, |bits, part| f32::from_bits(bits >> (16 * part) << 16));
+            }
+            // The low bits of a tf32 register are ignored.
+            OperandType::Tf32 => self.multiply(registers, |bits, _| f32::from_bits(bits & 0xffff_e000)),
+        }
+    }
+
+    #[inline(always)]
+    fn multiply(
+        &self,
+        registers: &mut crate::engine::registers::Registers,
+        decode: impl Fn(u32, usize) -> f32,
+    ) {
+        let mut a = [0f64; 256];
+        let mut b = [0f64; 256];
+        for (fragment, matrix) in [(&self.a, &mut a), (&self.b, &mut b)] {
+            for (source, parts) in fragment {
+                let row = registers.read::<u32>(*source);
+                for (part, places) in parts.iter().enumerate() {
+                    for lane in 0..LANES {
+                        matrix[usize::from(places[lane])] = f64::from(decode(row[lane], part));
+                    }
+                }
+            }
+        }
+        let mut sum = self.accumulator(registers);
+        for (a_row, sum_row) in a.as_chunks::<16>().0.iter().zip(&mut sum) {
+            // A copy, so that the row stays in registers.
+            let mut totals = *sum_row;
+            for (a_value, b_row) in a_row.iter().zip(b.as_chunks::<N>().0).take(self.k) {
+                for (total, b_value) in totals.iter_mut().zip(b_row) {
+                    *total += a_value * b_value;
+                }
+            }
+            *sum_row = totals;
+        }
+        self.write(registers, &sum);
+    }
+
+    fn accumulator(&self, registers: &crate::engine::registers::Registers) -> [[f64; N]; M] {
         let mut sum = [[0f64; N]; M];
-        for (index, source) in self.a.iter().enumerate() {
-            let row = registers.read::<u32>(*source);
-            for (lane, bits) in row.iter().enumerate() {
-                for part in 0..per_register {
-                    let (i, j) = a_place(self.operand_type, lane, index * per_register + part);
-                    a[i][j] = self.operand_type.decode(*bits, part);
-                }
-            }
-        }
-        for (index, source) in self.b.iter().enumerate() {
-            let row = registers.read::<u32>(*source);
-            for (lane, bits) in row.iter().enumerate() {
-                for part in 0..per_register {
-                    let (i, j) = b_place(self.operand_type, lane, index * per_register + part);
-                    b[i][j] = self.operand_type.decode(*bits, part);
-                }
-            }
-        }
         for (index, source) in self.c.iter().enumerate() {
             let row = registers.read::<u32>(*source);
             for (lane, bits) in row.iter().enumerate() {
                 if self.c_half {
                     for part in 0..2 {
                         let (i, j) = c_place(lane, index * 2 + part);
-                        sum[i][j] = f64::from(OperandType::F16.decode(*bits, part));
+                        sum[i][j] = f16::from_bits((bits >> (16 * part)) as u16).to_f64();
                     }
                 } else {
                     let (i, j) = c_place(lane, index);
@@ -235,14 +281,7 @@ impl Product {
                 }
             }
         }
-        for (a_row, sum_row) in a.iter().zip(&mut sum) {
-            for (a_value, b_row) in a_row.iter().zip(&b).take(self.k) {
-                for (total, b_value) in sum_row.iter_mut().zip(b_row) {
-                    *total += f64::from(*a_value) * f64::from(*b_value);
-                }
-            }
-        }
-        self.write(registers, &sum);
+        sum
     }
 
     fn write(&self, registers: &mut crate::engine::registers::Registers, sum: &[[f64; N]; M]) {

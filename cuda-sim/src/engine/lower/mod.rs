@@ -18,6 +18,7 @@ mod modifiers;
 mod moves;
 mod ranges;
 mod scopes;
+mod targets;
 mod transfer;
 
 pub(crate) use collective::lanes;

@@ -446,6 +446,8 @@ impl<'a> Parser<'a> {
             max_threads: None,
             required_threads: None,
             required_cluster: None,
+            min_blocks: None,
+            max_registers: None,
             body: None,
         };
         self.function_directives(&mut function)?;
@@ -476,12 +478,9 @@ impl<'a> Parser<'a> {
                 "reqnctapercluster" => {
                     function.required_cluster = Some(self.dimensions("a number of blocks")?)
                 }
-                "minnctapersm"
-                | "maxnreg"
-                | "maxnctapersm"
-                | "maxclusterrank"
-                | "abi_preserve"
-                | "abi_preserve_control" => {
+                "minnctapersm" => function.min_blocks = Some(self.integer("a number of blocks")?),
+                "maxnreg" => function.max_registers = Some(self.integer("a number of registers")?),
+                "maxnctapersm" | "maxclusterrank" | "abi_preserve" | "abi_preserve_control" => {
                     self.integer("a number")?;
                 }
                 "explicitcluster" | "noreturn" | "blocksareclusters" => {}

@@ -1,6 +1,6 @@
 """Makes tests/corpus/triton/*.ptx: what Triton 3.5.0 compiles these kernels to for sm_80. No GPU and no torch is needed.
 
-    pip install triton==3.5.0 && TRITON_DISABLE_LINE_INFO=1 python triton.py triton/
+    pip install triton==3.5.0 && TRITON_DISABLE_LINE_INFO=1 python triton_kernels.py triton/
 
 The first line of each file says how much shared memory and how many warps the launch needs.
 """
@@ -46,9 +46,9 @@ def attention(q, k, v, o, scale, T, D: tl.constexpr, BM: tl.constexpr, BN: tl.co
         e = tl.exp2(p - new[:, None])
         f = tl.exp2(m - new)
         total = total * f + tl.sum(e, 1)
-        acc = tl.dot(e.to(tl.bfloat16), value, acc * f[:, None])
+        acc = tl.dot(e.to(value.dtype), value, acc * f[:, None])
         m = new
-    tl.store(o + rm[:, None] * D + rd[None, :], (acc / total[:, None]).to(tl.bfloat16))
+    tl.store(o + rm[:, None] * D + rd[None, :], (acc / total[:, None]).to(o.dtype.element_ty))
 
 
 @triton.jit
@@ -93,5 +93,5 @@ if __name__ == "__main__":
         text = re.sub(r"\t\.section[^{]*\{.*?\n\t\}\n", "", kernel.asm["ptx"], flags=re.S)
         text = re.sub(r"\t\.file[^\n]*\n|[ \t]*//[^\n]*", "", text)
         text = re.sub(r"\n\s*\n+", "\n", text).strip()
-        head = f"// Made by tests/corpus/triton.py. shared {kernel.metadata.shared} warps {kernel.metadata.num_warps}\n"
+        head = f"// Made by tests/corpus/triton_kernels.py. shared {kernel.metadata.shared} warps {kernel.metadata.num_warps}\n"
         (folder / f"{name}.ptx").write_text(head + text + "\n")
