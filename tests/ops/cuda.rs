@@ -12,8 +12,8 @@ use asft::backend::probe;
 
 use crate::device::Storage;
 use crate::{
-    adamw, adamw_formats, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm, rope,
-    simulator, swiglu,
+    adamw, adamw_formats, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm,
+    rope, simulator, swiglu,
 };
 
 /// Set in a child: run the check and print what came out.
