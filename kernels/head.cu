@@ -25,6 +25,7 @@
 // budget: head_rows_bf16 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_f32_bf16 64 registers 512 bytes shared, 16-byte loads
 
+#include "lib/async.cuh"
 #include "lib/storage.cuh"
 
 static const u32 QUARTERS = 4;
@@ -184,16 +185,10 @@ struct Place {
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.aligned;" ::: "memory"); }
 
-// Starts the copy of 16 bytes into shared memory.
-__device__ __forceinline__ void copy_later(void *target, const void *source) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"((u32)__cvta_generic_to_shared(target)), "l"(source) : "memory");
-}
-__device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
 // Writes a slot of another block of the cluster.
 __device__ __forceinline__ void send(ulonglong2 *slot, u32 block, ulonglong2 part) {
     u32 address;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"((u32)__cvta_generic_to_shared(slot)), "r"(block));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(slot)), "r"(block));
     asm volatile("st.shared::cluster.v2.u64 [%0], {%1, %2};" ::"r"(address), "l"(part.x), "l"(part.y) : "memory");
 }
 #endif
@@ -253,11 +248,12 @@ __device__ __forceinline__ void one_row(
         extern __shared__ uint4 room[];
         T *target = reinterpret_cast<T *>(room);
         for (u32 v = begin + place.thread * W; v < end; v += QUARTER_THREADS * W) {
-            if constexpr (W > 1) copy_later(target + (v - begin), row + v);
+            if constexpr (W > 1) copy_async_16(shared_address(target + (v - begin)), row + v, true);
         }
         held = target;
         // A thread reads what it copied itself: no barrier.
-        copies_wait();
+        copies_commit();
+        copies_wait<0>();
     }
 #endif
     const u32 target = targets[place.row];

@@ -111,10 +111,12 @@ impl CudaBackend {
         unsafe { self.launch_shared(function, grid, block, 0, arguments) };
     }
 
-    /// The same with dynamic shared memory: `shared` bytes per block.
+    /// Enqueues a kernel with `shared` bytes of dynamic shared memory per block; a grid without blocks is no launch. An
+    /// error is kept until somebody waits.
     ///
     /// # Safety
-    /// As [`CudaBackend::launch`]; and the kernel stays within its shared memory.
+    /// The arguments must be those of the kernel in number, order and type, and every address must be good for what the
+    /// kernel does with this grid, these sizes and this much shared memory.
     pub(super) unsafe fn launch_shared(
         &mut self,
         function: impl for<'k> Fn(&'k Kernels) -> &'k CudaFunction,
