@@ -8,12 +8,12 @@
 // Shapes: heads lie side by side in rows of `stride` elements; out, dout [T,N*D]; lse [T,N]; segments [S,8].
 // Not materialised: any row of scores beyond 128 keys. Launch: one block of 128 per (row, head); the backward pass takes a
 // kernel for dq and one for dk and dv that owns a key row and walks its queries in order, so nothing is added twice and
-// nothing by atomics.
-//
+// nothing by atomics. Bytes: every query row and head reads the keys and values that it sees, 8 D for each; every key row
+// the queries and gradients that see it.
 // budget: attention_forward_f32 40 registers 640 bytes shared
-// budget: attention_backward_query_f32 40 registers 512 bytes shared
 // budget: attention_backward_delta_f32 32 registers 0 bytes shared
-// budget: attention_backward_key_f32 48 registers 1024 bytes shared
+// budget: attention_backward_query_f32 40 registers 512 bytes shared
+// budget: attention_backward_key_f32 40 registers 1024 bytes shared
 
 #include "lib/attention.cuh"
 
@@ -122,8 +122,7 @@ extern "C" __global__ void attention_backward_key_f32(
     for (u32 index = families[family]; index < families[family + 1]; ++index) {
         const Segment segment = Segment::load(segments, index);
         for (u32 r = 0; r < 2; ++r) {
-            // Chosen, not indexed: an array indexed at run time would lie in local memory.
-            const KeyRange range = r == 0 ? segment.ranges[0] : segment.ranges[1];
+            const KeyRange range = KeyRange::load(segments + index * 8 + 2 + 3 * r);
             if (row < range.row || row >= range.row + range.len) continue;
             // The first query that sees this key.
             const u32 j = row - range.row, from = j > range.causal_offset ? j - range.causal_offset : 0;

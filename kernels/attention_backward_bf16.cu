@@ -7,18 +7,35 @@
 // Shapes: qkv and dqkv [T,(N+2K)D], out and dout [T,N*D] bf16; lse and delta [T,N] f32; segments [S,8], families [F+1] and
 // tiles [.,3] u32. D is 16, 32, 64, 96 or 128. Scores, exponentials and sums are f32; P and dS are rounded to bf16 for their
 // products, results once more. Rows in no segment get zeros, so dqkv is written whole.
-// Bytes per query row and head: delta 4D read, 4 written; the other two as their launches say. Not materialised: P and dS
-// beyond 128 x 64. Seven products of 2 D per query and key, where one pass with atomics has five.
+// Bytes: delta reads 4 D and writes 4 per row and head. dk and dv read 4 D + 8 per query row, head and key tile that it sees,
+// and 4 D per key row, and write 4 D; dq reads 4 D + 8 and writes 2 D per query row and head, and reads 4 D per key row, query
+// tile and head: from L2 but for the first time. Not materialised: P and dS beyond 128 x 64. Seven products of 2 D
+// operations per query and key, where one pass with atomics has five.
 // Launch: delta with as many lanes per row and head as hold it in 16-byte pieces. dk and dv: one block per (key tile of 128,
 // key/value head), which takes the query tiles of every segment of the family that sees these keys, for all query heads of
 // the group, in the order of segment, head, row; a warp owns 32 or 16 keys, whose scores it computes transposed, so that P
 // and dS leave one product as operands of the next. dq: one block of 4 warps per (query tile of 128, query head), 32 rows to
 // a warp. In both the next tile comes in while one is worked on. Dynamic shared memory: 256 D bytes for the 128 rows owned,
-// twice, and for two stages of Q, dO (with lse and delta), or of K and V.
+// twice, and two stages of 32 (D above 64: 64) rows of Q and dO with lse and delta, or of 64 (32) rows of K and V.
+// budget: attention_backward_delta_bf16_d16 24 registers 0 bytes shared, 16-byte loads
+// budget: attention_backward_delta_bf16_d32 24 registers 0 bytes shared, 16-byte loads
+// budget: attention_backward_delta_bf16_d64 24 registers 0 bytes shared, 16-byte loads
+// budget: attention_backward_delta_bf16_d96 32 registers 0 bytes shared, 16-byte loads
+// budget: attention_backward_delta_bf16_d128 24 registers 0 bytes shared, 16-byte loads
+// budget: attention_backward_key_bf16_d16 152 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_key_bf16_d32 200 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_key_bf16_d64 255 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_key_bf16_d96 240 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_key_bf16_d128 255 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_query_bf16_d16 184 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_query_bf16_d32 232 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_query_bf16_d64 255 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_query_bf16_d96 240 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_backward_query_bf16_d128 255 registers 0 bytes shared, 16-byte loads, HMMA
 
 #include "lib/attention_bf16.cuh"
 
-// Elements of every row and head in one lane's 16-byte pieces, PIECES of them.
+// delta of every row and head, in 16-byte pieces: one to a lane, or three.
 template <u32 D> __device__ __forceinline__ void row_dots(const bf16 *out, const bf16 *dout, float *delta, u32 count) {
     constexpr u32 LANES = Tile<D>::PIECES == 12 ? 4 : Tile<D>::PIECES;
     const u32 index = (blockIdx.x * blockDim.x + threadIdx.x) / LANES, lane = threadIdx.x % LANES;

@@ -11,6 +11,11 @@
 // Launch: one block of 4 warps per (query tile, query head), heads of a tile next to each other; a warp owns 32 rows. While
 // a tile's values come in, its scores are computed; while the next keys come in, the weighted sum. Dynamic shared memory:
 // 128 query rows, 64 keys, 64 values: 512 D bytes.
+// budget: attention_forward_bf16_d16 144 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_forward_bf16_d32 168 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_forward_bf16_d64 200 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_forward_bf16_d96 240 registers 0 bytes shared, 16-byte loads, HMMA
+// budget: attention_forward_bf16_d128 255 registers 0 bytes shared, 16-byte loads, HMMA
 
 #include "lib/attention_bf16.cuh"
 
@@ -22,9 +27,9 @@ static constexpr u32 M = 2;
 static constexpr u32 N = KEYS / 8;
 
 struct Forward {
-    HeadRows q;
-    const bf16 *k, *v;
-    u32 stride;
+    // Columns included; rows of `stride` elements hold keys and values, of `q_stride` queries.
+    const bf16 *q, *k, *v;
+    u32 q_stride, stride;
     const u32 *segments, *tiles;
     bf16 *out;
     float *lse;
@@ -159,7 +164,7 @@ template <u32 D> __device__ __forceinline__ void forward(const Forward &a) {
     auto copy_keys = [&](const KeyTile &tile) {
         copy_rows_async<D, KEYS, THREADS>(key_tile, a.k + (u64)tile.row() * a.stride + key_head * D, a.stride, tile.rows());
     };
-    copy_rows_async<D, QUERIES, THREADS>(query_tile, a.q.at(own.row, head, D), a.q.stride, own.rows);
+    copy_rows_async<D, QUERIES, THREADS>(query_tile, a.q + (u64)own.row * a.q_stride + head * D, a.q_stride, own.rows);
     copy_keys(tiles.at(0));
     copies_commit();
 
@@ -189,11 +194,18 @@ template <u32 D> __device__ __forceinline__ void forward(const Forward &a) {
     finish(a, softmax, RowTile::load(a.tiles, work), head, shared);
 }
 
+// Blocks on a multiprocessor: as many as registers allow without spills, which on sm_80 are 28 more at D = 64.
+#if __CUDA_ARCH__ >= 900
+#define BLOCKS(D) ((D) == 64 ? 3 : 2)
+#else
+#define BLOCKS(D) 2
+#endif
+
 #define DEFINE(D)                                                                                                         \
-    extern "C" __global__ __launch_bounds__(THREADS, 2) void attention_forward_bf16_d##D(                                 \
+    extern "C" __global__ __launch_bounds__(THREADS, BLOCKS(D)) void attention_forward_bf16_d##D(                         \
         const bf16 *q, u32 q_stride, const bf16 *k, const bf16 *v, u32 stride, const u32 *segments, const u32 *tiles,     \
         bf16 *out, float *lse, u32 query_heads, u32 key_heads, float scale) {                                             \
-        forward<D>({{q, q_stride}, k, v, stride, segments, tiles, out, lse, query_heads, key_heads, scale});              \
+        forward<D>({q, k, v, q_stride, stride, segments, tiles, out, lse, query_heads, key_heads, scale});               \
     }
 
 FOR_EACH_HEAD_SIZE(DEFINE)

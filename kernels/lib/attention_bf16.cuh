@@ -1,4 +1,4 @@
-// What the bf16 attention kernels share: walks over key tiles, exponentials, heads without keys.
+// What the bf16 attention kernels share: walks over key tiles, exponentials, rows in no segment.
 #pragma once
 
 #include "lib/attention.cuh"
@@ -18,16 +18,6 @@ template <typename Operation> __device__ __forceinline__ float row_reduce(float 
     value = Operation::apply(value, __shfl_xor_sync(0xffffffffu, value, 1));
     return Operation::apply(value, __shfl_xor_sync(0xffffffffu, value, 2));
 }
-
-// Heads of a matrix of rows, as `Heads` in backend/operations.rs; the pointer includes the column.
-struct HeadRows {
-    const bf16 *first;
-    u32 stride;
-
-    __device__ __forceinline__ const bf16 *at(u32 row, u32 head, u32 head_dim) const {
-        return first + (u64)row * stride + head * head_dim;
-    }
-};
 
 // Some keys of a range, from its key `first` on.
 struct KeyTile {

@@ -57,8 +57,8 @@ template <u32 D> struct Fragments {
         lane_address = tile + Tile<D>::offset(lane & 15, lane >> 4);
     }
 
-    // The same in the block of 16 rows and 16 columns with these numbers. Rows of 128 bytes or less than that and a power
-    // of two, or multiples of 64: turned bits of the piece's number are bits of the address, the others are added.
+    // The same in the block of 16 rows and 16 columns with these numbers. A row's length is a multiple of what its turned
+    // pieces span, so turned bits of a piece's number are bits of the address; the others are added.
     __device__ __forceinline__ u32 address(u32 rows, u32 columns) const {
         const u32 piece = 2 * columns, turned = piece & Tile<D>::TURNED;
         return (lane_address ^ turned << 4) + rows * 16 * Tile<D>::ROW_BYTES + ((piece - turned) << 4);

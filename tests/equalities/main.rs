@@ -5,6 +5,7 @@
 //! - [`head`]: unit gradients kept = logits computed twice; how rows are cut into chunks.
 //! - [`step`]: a step cut into micro-batches; threads; seeds; what is not finite.
 //! - [`objectives`]: ASFT without its align term = SFT; DPO's first loss.
+//! - [`memory`]: recomputing and padding change no bit; [`cuda`]: nor on a GPU in bf16.
 //! - [`twin`]: the whole model's gradients = the f64 twin's.
 
 #[path = "../reference/mod.rs"]

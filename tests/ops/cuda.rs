@@ -92,7 +92,7 @@ macro_rules! stored_checks {
 
 stored_checks! {
     attention_of_packed_groups: attention::check_small_packed_groups;
-    attention_to_a_cache: attention::check_cache;
+    attention_to_a_cache: attention::check_small_cache;
     attention_wherever_packed: attention::check_small_packing;
     rmsnorm_both_ways: rmsnorm::check;
     rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
