@@ -138,6 +138,11 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
+/// Operations per second, from 10^12 per second.
+pub fn flops(tera: f64) -> String {
+    if tera >= 1.0 { format!("{tera:.2} TFLOP/s") } else { format!("{:.2} GFLOP/s", 1e3 * tera) }
+}
+
 /// Bytes in GiB.
 pub fn gib(bytes: u64) -> String {
     format!("{:.3} GiB", bytes as f64 / f64::from(1 << 30))
@@ -159,5 +164,6 @@ mod tests {
     #[test]
     fn times_have_units() {
         assert_eq!([2.5, 0.0123, 4.56e-6].map(time), ["2.500 s", "12.300 ms", "4.6 us"]);
+        assert_eq!([789.123, 0.4567].map(flops), ["789.12 TFLOP/s", "456.70 GFLOP/s"]);
     }
 }

@@ -10,7 +10,7 @@ use asft::bench::{Kind, Request};
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::bench::{CommonArguments, outcome, parse_count, time};
+use super::bench::{CommonArguments, flops, outcome, parse_count, time};
 use super::device::on_device;
 use super::{ExitStatus, output};
 
@@ -81,21 +81,21 @@ fn json(reports: &KernelReports) -> anyhow::Result<String> {
 fn table(reports: &KernelReports) -> String {
     let machine = &reports.machine;
     let mut text = format!(
-        "{} on {}: {} tokens, {} scored, {}\ncopy {:.1} GB/s, product {:.3} TFLOP/s\n\n",
+        "{} on {}: {} tokens, {} scored, {}\ncopy {:.1} GB/s, product {}\n\n",
         machine.shape,
         machine.facts.device,
         machine.tokens,
         machine.response_tokens,
         machine.dtype,
         machine.rates.copy_gb_per_s,
-        machine.rates.product_tflops_per_s
+        flops(machine.rates.product_tflops_per_s)
     );
     // Writing to a String cannot fail.
     let _ = writeln!(text, "{:24} {:>11} {:>16} {:>16}  sizes", "", "time", "rate", "share of");
     for kernel in &reports.kernels {
         let (rate, of) = match kernel.bound {
             Bound::Copy => (format!("{:.1} GB/s", kernel.gb_per_s), "copy"),
-            Bound::Product => (format!("{:.3} TFLOP/s", kernel.tflops_per_s), "product"),
+            Bound::Product => (flops(kernel.tflops_per_s), "product"),
         };
         let share = format!("{:.0}% {of}", 100.0 * kernel.share);
         let _ = writeln!(

@@ -6,7 +6,7 @@ use asft::bench::step::{self, StepReport};
 use asft::bench::workload::Amount;
 use clap::Args;
 
-use super::bench::{CommonArguments, WorkloadName, gib, outcome, parse_count, time};
+use super::bench::{CommonArguments, WorkloadName, flops, gib, outcome, parse_count, time};
 use super::device::on_device;
 use super::{ExitStatus, output};
 
@@ -81,9 +81,9 @@ fn table(report: &StepReport) -> String {
     line(
         "operations",
         format!(
-            "{:.4e} a step, {:.3} TFLOP/s{}",
+            "{:.4e} a step, {}{}",
             report.flops.total() as f64,
-            report.tflops_per_s,
+            flops(report.tflops_per_s),
             share.unwrap_or_default()
         ),
     );

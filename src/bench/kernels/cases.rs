@@ -1,8 +1,9 @@
 //! The operations of a training step, each with its operands in place and what it must cost.
 
 use crate::backend::{
-    AttentionBackward, AttentionForward, Backend, CopyRows, EmbeddingBackward, EmbeddingForward,
-    GradientNorm, RmsnormBackward, RmsnormForward, Rotation, SwigluBackward, SwigluForward, View,
+    AttentionBackward, AttentionForward, Backend, CLIP_FACTOR, CopyRows, EmbeddingBackward, EmbeddingForward,
+    GradientNorm, RmsnormBackward, RmsnormForward, Rotation, STEP_STATE_LEN, SwigluBackward, SwigluForward,
+    View,
 };
 use crate::bench::flops::attended_pairs;
 use crate::bench::{BenchError, Setup};
@@ -56,6 +57,16 @@ pub struct Context<'a> {
     pub norm_partial: View,
     /// The micro-batch.
     pub batch: &'a FilledBatch,
+}
+
+impl Context<'_> {
+    /// A state without findings and with a clip factor of 1. What an operation leaves in memory that others share may be no
+    /// number to another one, and an update does nothing once the state says so.
+    pub fn clear_state<B: Backend>(&self, backend: &mut B) {
+        let mut state = [0.0; STEP_STATE_LEN];
+        state[CLIP_FACTOR] = 1.0;
+        backend.write(self.state, &state);
+    }
 }
 
 /// Takes one optimizer step, so that every view holds what a step leaves there, and says on which micro-batch.

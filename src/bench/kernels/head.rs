@@ -118,7 +118,10 @@ fn whole_head<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
     let step = HeadStep { objective, totals: batch.totals, state, accumulate: false };
     let cut = chunks(&batch.host.groups, objective.coupling(), activations.budget.head_capacity());
     let cost = Cost { bytes: 0, flops: 6 * (rows * v * h) as u64 };
-    let detail = format!("[{rows}, {v}, {h}], {} chunks", cut.len());
+    let detail = format!(
+        "[{rows}, {v}, {h}] in {}",
+        if cut.len() == 1 { "one chunk".to_owned() } else { format!("{} chunks", cut.len()) }
+    );
     let coefficients = ObjectiveCoefficients {
         objective,
         units: &batch.host.groups,

@@ -10,7 +10,7 @@ mod rates;
 
 use serde::Serialize;
 
-pub use cases::{Case, cases, micro_batch};
+pub use cases::{Case, Context, FilledBatch, cases, micro_batch};
 pub use cost::{Bound, Cost};
 pub use rates::{RateSizes, Rates};
 
@@ -134,7 +134,7 @@ pub fn run<B: Backend>(
         setup.trainer.optimizer.clone(),
         setup.trainer.state,
     );
-    let context = cases::Context {
+    let context = Context {
         model: &model,
         activations: &activations,
         objective: objective.as_ref(),
@@ -149,6 +149,7 @@ pub fn run<B: Backend>(
     let probe = Probe::new(state);
     let mut kernels = Vec::with_capacity(chosen.len());
     for case in chosen {
+        context.clear_state(&mut setup.trainer.backend);
         let measured = settings.timing.measure(&mut setup.trainer.backend, probe, &case.run)?;
         let kernel = KernelReport::new(&case, measured, rates);
         tracing::debug!("{}: {:.3e} s", kernel.name, kernel.measured.seconds);
