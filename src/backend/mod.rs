@@ -95,6 +95,8 @@ pub trait Backend {
 
     /// Sets every byte of a view to zero.
     fn zero(&mut self, view: View);
+    /// Copies the bytes of a view to another of the same length in another arena: what the device's memory can do.
+    fn copy(&mut self, from: View, to: View);
     /// Token ids to hidden rows.
     fn embedding_forward(&mut self, arguments: EmbeddingForward);
     /// Hidden-row gradients summed by token id, in ascending row order.

@@ -3,6 +3,9 @@
 //! A command turns its arguments into a configuration, hands it to the library and prints the result. stdout is for
 //! results alone; everything else (log, progress, errors) goes to stderr.
 
+mod bench;
+mod bench_kernels;
+mod bench_step;
 mod config;
 mod device;
 mod exit;
@@ -51,6 +54,8 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// How fast this machine is: training steps and single operations on random weights
+    Bench(Box<bench::BenchArguments>),
     /// What this program is, what it finds on this machine, and which device it would take
     Info(info::InfoArguments),
 }
@@ -96,6 +101,7 @@ impl Cli {
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),
         }
     }

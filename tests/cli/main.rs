@@ -2,6 +2,8 @@
 
 /// Data, models and references that are refused, and losses that are no numbers.
 mod bad_input;
+/// `asft bench`.
+mod bench;
 /// `--device cuda`, without a GPU.
 mod cuda;
 /// Golden files and run folders.

@@ -21,7 +21,12 @@ mod swiglu;
 use memory::Memory;
 pub use simd::{LEVEL_VARIABLE, Level, Simd};
 
+use rayon::prelude::*;
+
 use crate::backend::*;
+
+/// Bytes that one task copies.
+const COPIED_BYTES: usize = 1 << 20;
 
 /// The CPU as a device.
 #[derive(Debug)]
@@ -106,6 +111,21 @@ impl Backend for CpuBackend {
 
     fn zero(&mut self, view: View) {
         self.memory.bytes(view).fill(0);
+    }
+
+    fn copy(&mut self, from: View, to: View) {
+        let bytes = |view: View| View {
+            element: Element::U8,
+            offset: view.offset * view.element.bytes(),
+            len: view.bytes(),
+            ..view
+        };
+        self.run(|_, memory| {
+            let mut access = memory.access();
+            let (from, to) = (access.read::<u8>(bytes(from)), access.write::<u8>(bytes(to)));
+            let parts = to.par_chunks_mut(COPIED_BYTES).zip(from.par_chunks(COPIED_BYTES));
+            parts.for_each(|(to, from)| to.copy_from_slice(from));
+        });
     }
 
     fn embedding_forward(&mut self, arguments: EmbeddingForward) {

@@ -277,6 +277,14 @@ impl Backend for CudaBackend {
         self.keep("cuMemsetD8Async", zeroed);
     }
 
+    fn copy(&mut self, from: View, to: View) {
+        assert_eq!(from.bytes(), to.bytes(), "a copy between views of different sizes");
+        let (source, target, bytes) = (self.at(from), self.at(to), from.bytes());
+        // SAFETY: both views lie within their arenas, of one length.
+        let copied = unsafe { result::memcpy_dtod_async(target, source, bytes, self.stream.cu_stream()) };
+        self.keep("cuMemcpyDtoDAsync", copied);
+    }
+
     fn embedding_forward(&mut self, arguments: EmbeddingForward) {
         embedding::forward(self, arguments);
     }
