@@ -245,7 +245,8 @@ fn attention_cases<'a, B: Backend>(context: &Context<'a>, places: &Places) -> Ve
     let qkv = places.layer.qkv;
     let [q, keys, v] = model.split_qkv(qkv);
     let (out, lse) = (places.layer.attention, places.layer.attention_lse);
-    let forward = AttentionForward { q, k: keys, v, segments: batch.segments, out, lse, shape };
+    let (segments, query_tiles, key_tiles) = (batch.segments, batch.query_tiles, batch.key_tiles);
+    let forward = AttentionForward { q, k: keys, v, segments, query_tiles, out, lse, shape };
     let backward = AttentionBackward {
         q,
         k: keys,
@@ -255,7 +256,9 @@ fn attention_cases<'a, B: Backend>(context: &Context<'a>, places: &Places) -> Ve
         dout: places.backward.dattention,
         dqkv: places.backward.dqkv,
         delta: places.backward.delta,
-        segments: batch.segments,
+        segments,
+        query_tiles,
+        key_tiles,
         families: batch.families,
         shape,
     };
