@@ -48,6 +48,8 @@ pack() {
         executables="$(cargo test --profile "$profile" --no-run --message-format json "${flags[@]}" |
             sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep -v '/asft$')"
     fi
+    ! "$program" --version | grep -q 'sources only' ||
+        say "built without NVRTC: the machine with the GPU needs libnvrtc to compile the kernels on first use"
     rm -rf -- "$out"
     mkdir -p -- "$out/tests" "$out/golden/batches"
     cp -- "$program" "$out/asft"

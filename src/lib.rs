@@ -13,7 +13,7 @@
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
 //! - [`eval`]: log-probs of whole data sets.
 //! - [`generate`]: greedy answers with a key/value cache.
-//! - [`bench`]: training steps and single operations, timed.
+//! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
 pub mod bench;

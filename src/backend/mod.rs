@@ -95,7 +95,7 @@ pub trait Backend {
 
     /// Sets every byte of a view to zero.
     fn zero(&mut self, view: View);
-    /// Copies the bytes of a view to another of the same length in another arena: what the device's memory can do.
+    /// Copies a view's bytes to another of as many bytes, which it must not overlap: what the device's memory can do.
     fn copy(&mut self, from: View, to: View);
     /// Token ids to hidden rows.
     fn embedding_forward(&mut self, arguments: EmbeddingForward);

@@ -1,7 +1,8 @@
 //! Random weights that cost nothing to make: one block of normals, repeated through all matrices; norms are 1.
 //!
-//! Matrix products take no notice, and the length of the block is a prime, so no two rows of a matrix are alike unless their
-//! tensor is longer than the block times its width. What is learned from such weights would mean nothing.
+//! Every tensor begins with the block's first value. Its length is a prime, so that no two rows of one matrix are alike (none
+//! has a million rows), but different matrices share their values: time takes no notice, what is learned from such weights would
+//! mean nothing.
 
 use half::bf16;
 use rand::SeedableRng;

@@ -1,6 +1,6 @@
 //! `asft bench`: how fast this machine is, at sizes of real models with random weights.
 
-use asft::bench::workload::Amount;
+use asft::bench::workload::{Amount, RAGGED_MEAN};
 use asft::bench::{BenchError, Kind, Request, Shape, Workload, shape::SHAPES};
 use asft::config::DeviceArguments;
 use clap::builder::PossibleValuesParser;
@@ -39,10 +39,10 @@ pub struct CommonArguments {
     #[arg(long, value_name = "SHAPE", default_value = "57m", help_heading = "Workload",
           value_parser = PossibleValuesParser::new(SHAPES.map(|shape| shape.name)))]
     shape: String,
-    /// Tokens of a prompt [default: 512; 128 with 57m]
+    /// Tokens of a prompt [default: 512; 128 with 57m and even lengths]
     #[arg(long, value_name = "TOKENS", help_heading = "Workload", value_parser = parse_count)]
     prompt: Option<usize>,
-    /// Tokens of an answer [default: 512; 384 with 57m]
+    /// Tokens of an answer [default: 512; 384 with 57m and even lengths]
     #[arg(long, value_name = "TOKENS", help_heading = "Workload", value_parser = parse_count)]
     response: Option<usize>,
     /// The objective, with its default parameters
@@ -78,8 +78,11 @@ impl CommonArguments {
     pub fn request(&self, kind: Kind, amount: Option<Amount>, steps: usize) -> anyhow::Result<Request> {
         let shape = Shape::find(&self.shape).unwrap_or_else(|| unreachable!("clap knows the names"));
         let defaults = Defaults::of(shape);
-        let prompt = self.prompt.unwrap_or(defaults.prompt);
-        let response = self.response.unwrap_or(defaults.response);
+        let (prompt, response) = match kind {
+            Kind::Even => (defaults.prompt, defaults.response),
+            Kind::Ragged => (RAGGED_MEAN, RAGGED_MEAN),
+        };
+        let (prompt, response) = (self.prompt.unwrap_or(prompt), self.response.unwrap_or(response));
         let amount = amount.unwrap_or(Amount::Pairs(defaults.pairs));
         let workload = Workload::new(kind, prompt, response, amount).or_usage()?;
         Ok(Request { shape, objective: self.objective.clone(), workload, device: self.device.clone(), steps })

@@ -114,6 +114,7 @@ impl Backend for CpuBackend {
     }
 
     fn copy(&mut self, from: View, to: View) {
+        assert_eq!(from.bytes(), to.bytes(), "a copy between views of different sizes");
         let bytes = |view: View| View {
             element: Element::U8,
             offset: view.offset * view.element.bytes(),

@@ -126,31 +126,24 @@ pub fn run<B: Backend>(
         Rates::measure(&mut backend, settings.rates, precision.storage, target.workspace(), settings.timing)?;
     let mut setup = request.set_up(backend)?;
     let batch = micro_batch(&mut setup)?;
-    let (model, activations, objective, optimizer, state) = (
-        setup.trainer.model.clone(),
-        setup.trainer.activations.clone(),
-        crate::objective::build(&request.objective, &crate::objective::Parameters::default())
-            .map_err(crate::train::TrainError::from)?,
-        setup.trainer.optimizer.clone(),
-        setup.trainer.state,
-    );
+    let trainer = &mut setup.trainer;
     let context = Context {
-        model: &model,
-        activations: &activations,
-        objective: objective.as_ref(),
-        optimizer: &optimizer,
+        model: &trainer.model,
+        activations: &trainer.activations,
+        objective: trainer.objective.as_ref(),
+        optimizer: &trainer.optimizer,
         precision,
-        state,
-        norm_partial: setup.trainer.norm_partial,
+        state: trainer.state,
+        norm_partial: trainer.norm_partial,
         batch: &batch,
     };
     let all = cases::<B>(&context);
     let chosen = select(all, &settings.only)?;
-    let probe = Probe::new(state);
+    let probe = Probe::new(trainer.state);
     let mut kernels = Vec::with_capacity(chosen.len());
     for case in chosen {
-        context.clear_state(&mut setup.trainer.backend);
-        let measured = settings.timing.measure(&mut setup.trainer.backend, probe, &case.run)?;
+        context.clear_state(&mut trainer.backend);
+        let measured = settings.timing.measure(&mut trainer.backend, probe, &case.run)?;
         let kernel = KernelReport::new(&case, measured, rates);
         tracing::debug!("{}: {:.3e} s", kernel.name, kernel.measured.seconds);
         kernels.push(kernel);
@@ -164,7 +157,7 @@ pub fn run<B: Backend>(
         head_logits: precision.logits.name(),
         optimizer_state: precision.optimizer.name(),
         rates,
-        facts: Facts::of(&setup.trainer.backend),
+        facts: Facts::of(&trainer.backend),
     };
     let head = head_ratio(&kernels);
     Ok(KernelReports { machine, kernels, head })
