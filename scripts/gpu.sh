@@ -189,9 +189,9 @@ parts() {
     part agreement-bf16 60 bash "$here/gpu.sh" --part agreement bf16 2.4e-2
     local objective shape
     if ((tiny)); then
-        local small=(--pairs 1 --prompt 8 --response 8 --steps 1 --warmup 0 --device cuda --dtype f32)
+        local small=(--pairs 1 --prompt 8 --response 8 --steps 1 --warmup 0 --device cuda)
         part kernels-tiny 60 "$here/asft" -q bench kernels --shape tiny --tokens 24 --prompt 8 --response 8 --device cuda \
-            --dtype f32 --rounds 1 --round-ms 1 --copy-size 1MB --square 64 --json
+            --rounds 1 --round-ms 1 --copy-size 1MB --square 64 --json
         step tiny even asft "${small[@]}"
         step tiny even dpo "${small[@]}"
         # The lengths of the table are too much for a simulator.

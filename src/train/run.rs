@@ -93,6 +93,7 @@ pub fn run<B: Backend>(
     if resumed.is_none() {
         load_initial(prepared, &mut trainer)?;
     }
+    announce(prepared, &trainer);
     write_run_file(&folder, &prepared.config.to_toml())?;
     let (first, tokens_seen) = resumed.map_or((1, 0), |state| (state.step + 1, state.tokens_seen));
     let metrics = folder.join("metrics.jsonl");
@@ -186,14 +187,8 @@ fn evaluations(metrics: &Path) -> Result<Vec<Map<String, Value>>, TrainError> {
     Ok(lines.into_iter().filter(|line| line.contains_key("eval_loss")).collect())
 }
 
-fn load_initial<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Result<(), TrainError> {
-    match (&prepared.folder, &prepared.config.model) {
-        (Some(folder), _) => trainer.model.load(&mut trainer.backend, folder)?,
-        (None, ModelSource::Init { seed, .. }) => trainer.model.initialise(&mut trainer.backend, *seed),
-        (None, ModelSource::Folder(path)) => {
-            trainer.model.load(&mut trainer.backend, &ModelFolder::open(path)?)?
-        }
-    }
+/// What computes, and in which formats.
+fn announce<B: Backend>(prepared: &Prepared, trainer: &Trainer<B>) {
     let precision = prepared.precision;
     tracing::info!(
         "{} parameters on {}: weights and activations in {}, optimizer state in {}; the backward pass computes again: {}",
@@ -203,6 +198,16 @@ fn load_initial<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Re
         precision.optimizer.name(),
         trainer.activations.recompute.name()
     );
+}
+
+fn load_initial<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Result<(), TrainError> {
+    match (&prepared.folder, &prepared.config.model) {
+        (Some(folder), _) => trainer.model.load(&mut trainer.backend, folder)?,
+        (None, ModelSource::Init { seed, .. }) => trainer.model.initialise(&mut trainer.backend, *seed),
+        (None, ModelSource::Folder(path)) => {
+            trainer.model.load(&mut trainer.backend, &ModelFolder::open(path)?)?
+        }
+    }
     Ok(())
 }
 

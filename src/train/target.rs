@@ -2,12 +2,11 @@
 //! not be there, so that a plan for one machine can be made on another.
 
 use super::TrainError;
+use crate::backend::cuda::HEAD_SIZES;
 use crate::backend::{Backend, DeviceKind, Element};
 use crate::config::FormatConfig;
 use crate::model::{LlamaConfig, OptimizerState, Precision, Rungs};
 
-/// Head sizes that the attention kernels of a GPU are made for.
-const GPU_HEAD_SIZES: [usize; 5] = [16, 32, 64, 96, 128];
 /// Bytes that matrix products on a GPU may work in: what NVIDIA recommends for Hopper.
 const GPU_WORKSPACE: usize = 32 << 20;
 
@@ -78,8 +77,8 @@ impl Target {
 
     /// Whether the device has kernels for the model.
     pub fn check(self, model: &LlamaConfig) -> Result<(), TrainError> {
-        if self.kind == DeviceKind::Cuda && !GPU_HEAD_SIZES.contains(&model.head_dim) {
-            return Err(TrainError::HeadSize { found: model.head_dim, supported: &GPU_HEAD_SIZES });
+        if self.kind == DeviceKind::Cuda && !HEAD_SIZES.contains(&model.head_dim) {
+            return Err(TrainError::HeadSize { found: model.head_dim, supported: &HEAD_SIZES });
         }
         Ok(())
     }

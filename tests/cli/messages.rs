@@ -7,8 +7,15 @@ use crate::shell::Shell;
 #[test]
 fn version_and_help_are_results() {
     let shell = Shell::new();
-    let version = shell.asft(&["--version"]);
-    assert_eq!((version.code, version.stdout), (0, format!("asft {}\n", env!("CARGO_PKG_VERSION"))));
+    let version = shell.asft(&["-V"]);
+    let name = format!("asft {}", env!("CARGO_PKG_VERSION"));
+    assert_eq!((version.code, version.stdout), (0, format!("{name}\n")));
+    let long = shell.asft(&["--version"]);
+    assert!(
+        long.code == 0 && long.stdout.starts_with(&name) && long.stdout.contains("\nkernels: "),
+        "{}",
+        long.stdout
+    );
     let help = shell.asft(&["train", "--help"]);
     assert_eq!((help.code, &*help.stderr), (0, ""));
     let headings =

@@ -3,7 +3,7 @@
 //! every kernel in `tests/ops`.
 
 use asft::backend::cuda::CudaBackend;
-use asft::backend::{Backend, probe};
+use asft::backend::{Backend, Element, probe};
 use asft::model::Precision;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -96,6 +96,30 @@ fn log_probs_and_gradients_in_bf16() {
                 assert!(distance.cosine > cosine, "{file} {objective}: {distance:?}, allowed {cosine}");
             }
         });
+    });
+}
+
+/// Logits in f32 are rounded no more: what is left of the distance comes from the hidden state.
+#[test]
+fn f32_logits_are_no_further_off_than_bf16_ones() {
+    on_cuda("cuda::f32_logits_are_no_further_off_than_bf16_ones", &[("CUDA_SIM_CHECK", "off")], || {
+        let manifest = manifest();
+        let case = &manifest["cases"][0];
+        let checkpoint = path_of(&manifest, "checkpoints", case["checkpoint"].as_str().unwrap());
+        let groups = groups(&path_of(&manifest, "batches", case["batch"].as_str().unwrap()));
+        let bytes = std::fs::read(golden().join(case["file"].as_str().unwrap())).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let exact = Engine { backend, precision: Precision { logits: Element::F32, ..Precision::BF16 } };
+        let log_probs =
+            |engine| log_prob_distance(engine, &checkpoint, &groups, &stored(&tensors, "token_logps_all"));
+        let (plain, exact_logits) = (log_probs(&BF16), log_probs(&exact));
+        println!("log-probs within {plain:.1e} from bf16 logits, {exact_logits:.1e} from f32 ones");
+        assert!(exact_logits < plain, "{exact_logits:e} from f32 logits, {plain:e} from bf16 ones");
+        let gradient = |parameter: &str| stored(&tensors, &format!("grad.asft.{parameter}"));
+        let loss = case["losses"]["asft"].as_f64().unwrap();
+        let distance = gradient_distance(&exact, &checkpoint, &groups, "asft", loss, gradient);
+        println!("{distance:?}");
+        assert!(distance.gradient < 0.1 && distance.cosine > 0.997, "{distance:?}");
     });
 }
 

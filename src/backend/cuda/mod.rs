@@ -20,6 +20,8 @@ mod rmsnorm;
 mod rope;
 mod swiglu;
 
+pub use kernels::HEAD_SIZES;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
