@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::GRADIENT;
-use super::cuda::BF16;
+use super::cuda::{BF16, long};
 use super::harness::*;
 use super::simulator::on_cuda;
 use super::skip;
@@ -118,6 +118,9 @@ fn oracle_twenty_steps_in_bf16() {
     on_cuda("oracle::oracle_twenty_steps_in_bf16", &[("CUDA_SIM_CHECK", "off")], || {
         let mut compared = 0;
         for (_, checkpoint, name, curve) in runs(&oracle) {
+            if !long() && name != "asft" && !checkpoint.ends_with("headdim64") {
+                continue;
+            }
             let groups = run_groups(&BF16, &oracle, &checkpoint);
             let distance = run_distance(&BF16, &checkpoint, groups, &name, &curve, |_| None);
             let (worst, mean) = pytorch_bf16(&checkpoint, &name);
@@ -126,7 +129,7 @@ fn oracle_twenty_steps_in_bf16() {
             assert!(allowed, "{} {name}: {distance:?}", checkpoint.display());
             compared += 1;
         }
-        assert!(compared >= 8, "only {compared} runs");
+        assert!(compared >= 6, "only {compared} runs");
     });
 }
 
