@@ -1,11 +1,9 @@
 //! Launches of `kernels/attention.cu` (f32), `kernels/attention_bf16.cu` and `kernels/attention_backward_bf16.cu`.
 
 use super::CudaBackend;
-use super::kernels::Kernels;
 use super::launch::{arguments, stored};
 use crate::backend::{
-    AttentionBackward, AttentionForward, AttentionShape, BackendError, Element, Heads, SEGMENT_WORDS,
-    TILE_WORDS,
+    AttentionBackward, AttentionForward, AttentionShape, Element, Heads, SEGMENT_WORDS, TILE_WORDS,
 };
 
 /// Threads of a block in f32; also the largest head size, whose elements they own in the second half of a tile.
@@ -41,13 +39,6 @@ fn key_shared(head_dim: usize) -> u32 {
 /// Threads of the kernel of dk and dv: a warp owns 32 keys of short rows, or 16 of long ones.
 fn key_threads(head_dim: usize) -> u32 {
     if head_dim <= 64 { 128 } else { 256 }
-}
-
-/// Allows the bf16 kernels their shared memory.
-pub fn allow_shared(kernels: &Kernels) -> Result<(), BackendError> {
-    kernels.attention_forward_bf16.allow_shared(forward_shared)?;
-    kernels.attention_backward_query_bf16.allow_shared(query_shared)?;
-    kernels.attention_backward_key_bf16.allow_shared(key_shared)
 }
 
 fn check(shape: AttentionShape) {

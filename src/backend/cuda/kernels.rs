@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{CudaContext, CudaFunction};
 
 use super::{failed, images};
@@ -55,16 +54,6 @@ impl BySize {
         let one = |size: usize| function(&format!("{name}_d{size}"));
         let [a, b, c, d, e] = HEAD_SIZES;
         Ok(Self([one(a)?, one(b)?, one(c)?, one(d)?, one(e)?]))
-    }
-
-    /// Allows each kernel the dynamic shared memory that `bytes` gives for its head size: beyond 48 KiB the driver wants to
-    /// be asked.
-    pub fn allow_shared(&self, bytes: impl Fn(usize) -> u32) -> Result<(), BackendError> {
-        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        for (function, size) in self.0.iter().zip(HEAD_SIZES) {
-            function.set_attribute(attribute, bytes(size) as i32).map_err(failed("cuFuncSetAttribute"))?;
-        }
-        Ok(())
     }
 }
 

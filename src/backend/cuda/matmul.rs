@@ -60,6 +60,21 @@ impl Shape {
     }
 }
 
+impl Shape {
+    /// What every address is a multiple of: tensors begin at multiples of 128 bytes, views of them at any row.
+    fn alignment(self) -> u32 {
+        let Self { layout, m, n, k, .. } = self;
+        let columns = match layout {
+            Layout::Nt => [k, k, n],
+            Layout::Nn => [k, n, n],
+            Layout::Tn => [m, n, n],
+        };
+        let [a, b, c] = columns;
+        let rows = [a * self.operands.bytes(), b * self.operands.bytes(), c * self.result.bytes()];
+        rows.map(|bytes| 1 << bytes.trailing_zeros().min(7)).into_iter().fold(128, u32::min)
+    }
+}
+
 /// Descriptors of one shape.
 #[derive(Debug)]
 struct Plan {
@@ -118,7 +133,8 @@ impl Products {
 
 fn choose(handle: sys::cublasLtHandle_t, shape: Shape) -> Result<sys::cublasLtMatmulAlgo_t, BackendError> {
     let plan = Plan::new(shape).map_err(failed("describing a matrix product"))?;
-    plan.algorithm(handle, shape.workspace).map_err(failed("choosing an algorithm for a matrix product"))
+    plan.algorithm(handle, shape.workspace, shape.alignment())
+        .map_err(failed("choosing an algorithm for a matrix product"))
 }
 
 impl Drop for Products {
@@ -171,40 +187,36 @@ impl Plan {
         Ok(Self { operation, first, second, out })
     }
 
-    /// The best algorithm that works in so many bytes and does not split the reduction.
+    /// The best algorithm that works in so many bytes, asks no more of addresses than `alignment` and does not split the
+    /// reduction.
     fn algorithm(
         &self,
         handle: sys::cublasLtHandle_t,
         workspace: usize,
+        alignment: u32,
     ) -> Result<sys::cublasLtMatmulAlgo_t, CublasError> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let preference = lt::create_matmul_pref()?;
-        let no_reduction = 0u32;
+        let numbers = [
+            (Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, 0u32),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment),
+            (Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment),
+        ];
         // SAFETY: live descriptors, made in `new`, and attributes of these types and sizes.
         unsafe {
-            let found = lt::set_matmul_pref_attribute(
-                preference,
-                sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                (&raw const workspace).cast(),
-                size_of_val(&workspace),
-            )
-            .and_then(|()| {
-                lt::set_matmul_pref_attribute(
-                    preference,
-                    sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                    (&raw const no_reduction).cast(),
-                    size_of_val(&no_reduction),
-                )
-            })
-            .and_then(|()| {
-                lt::get_matmul_algo_heuristic(
-                    handle,
-                    self.operation,
-                    self.first,
-                    self.second,
-                    self.out,
-                    self.out,
-                    preference,
-                )
+            let room = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+            let (value, size) = ((&raw const workspace).cast(), size_of_val(&workspace));
+            let mut prepared = lt::set_matmul_pref_attribute(preference, room, value, size);
+            for (attribute, number) in &numbers {
+                let (value, size) = ((&raw const *number).cast(), size_of_val(number));
+                prepared = prepared
+                    .and_then(|()| lt::set_matmul_pref_attribute(preference, *attribute, value, size));
+            }
+            let (first, second, out) = (self.first, self.second, self.out);
+            let found = prepared.and_then(|()| {
+                lt::get_matmul_algo_heuristic(handle, self.operation, first, second, out, out, preference)
             });
             lt::destroy_matmul_pref(preference)?;
             Ok(found?.algo)

@@ -86,7 +86,6 @@ impl CudaBackend {
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("cuStreamCreate"))?;
         let kernels = kernels::Kernels::load(&context)?;
-        attention::allow_shared(&kernels)?;
         let products = matmul::Products::new(&context)?;
         Ok(Self {
             context,
