@@ -16,6 +16,7 @@ pub mod output;
 mod plan;
 mod progress;
 mod score;
+mod signals;
 mod train;
 
 use std::ffi::OsString;

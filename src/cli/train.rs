@@ -7,11 +7,12 @@ use asft::backend::Backend;
 use asft::checkpoint::CheckpointError;
 use asft::config::{TrainArguments, TrainConfig};
 use asft::objective::registry;
-use asft::train::{Outcome, Prepared, Sample, Target, TrainError};
+use asft::train::{Ended, Outcome, Prepared, Sample, Target, TrainError};
 
 use super::device::{choose, on_device};
-use super::exit::OrUsage;
+use super::exit::{OrUsage, Signal};
 use super::progress::Bars;
+use super::signals::Signals;
 use super::{ExitStatus, Layers, output};
 
 /// Sampled answers shown at the end.
@@ -30,15 +31,26 @@ pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     let mut config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
     asft::train::adopt(&mut config).or_usage()?;
     let backend = choose(config.device.device, config.device.threads)?;
-    let outcome = on_device!(backend, backend => train(&config, backend))?;
-    output::print(&summary(&outcome))?;
-    Ok(ExitStatus::Success)
+    match on_device!(backend, backend => train(&config, backend))? {
+        Ended::Finished(outcome) => {
+            output::print(&summary(&outcome))?;
+            Ok(ExitStatus::Success)
+        }
+        Ended::Stopped(stopped) => {
+            let signal = Signal::of(stopped.signal).unwrap_or(Signal::Terminate);
+            let (name, step, saved) = (signal.name(), stopped.step, stopped.saved.display());
+            tracing::info!(
+                "stopped by {name} after step {step}; saved in {saved}. The same command with --resume goes on"
+            );
+            Ok(ExitStatus::Stopped(signal))
+        }
+    }
 }
 
-fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Outcome> {
+fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Ended> {
     let prepared = Prepared::new(config, Target::of(&backend)).or_usage()?;
     let command: Vec<String> = std::env::args().collect();
-    match asft::train::run(prepared, backend, &command, &mut Bars::default()) {
+    match asft::train::run(prepared, backend, &command, &mut Bars::default(), &mut Signals::default()) {
         Err(error) if is_usage(&error) => Err(error).or_usage(),
         outcome => outcome.context("training failed"),
     }

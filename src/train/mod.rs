@@ -5,6 +5,7 @@
 pub mod card;
 pub mod curves;
 mod error;
+mod interrupt;
 mod layout;
 pub mod log;
 mod prepare;
@@ -16,10 +17,11 @@ mod step;
 mod target;
 
 pub use error::TrainError;
+pub use interrupt::{Interrupts, Uninterrupted};
 pub use layout::{InferenceLayout, Layout, LayoutSettings};
 pub use prepare::{Prepared, plan_without_data};
 pub use resume::adopt;
-pub use run::{Outcome, run};
+pub use run::{Ended, Outcome, Stopped, run};
 pub use sample::Sample;
 pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};
 pub use target::Target;

@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 use super::card::{Evaluated, ModelCard};
 use super::curves::Curves;
 use super::log::{EvalMetrics, MetricsLog, RunShape, StepMetrics, TrainerState};
-use super::{PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resume, sample};
+use super::{
+    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resume, sample,
+};
 use crate::backend::{Backend, STEP_STATE_LEN};
 use crate::checkpoint::export::is_weight_file;
 use crate::checkpoint::resume::{OptimizerFile, ResumeState, Slot, checkpoint_path, prune, write_resume};
@@ -47,6 +49,26 @@ pub struct Outcome {
     pub eval_file: Option<PathBuf>,
 }
 
+/// A run that was asked to stop, with its state saved.
+#[derive(Clone, Debug)]
+pub struct Stopped {
+    /// The signal that asked.
+    pub signal: i32,
+    /// The last step that was done.
+    pub step: usize,
+    /// The checkpoint after it.
+    pub saved: PathBuf,
+}
+
+/// How a run ended that did not fail.
+#[derive(Clone, Debug)]
+pub enum Ended {
+    /// All steps are done.
+    Finished(Box<Outcome>),
+    /// Before that, on request.
+    Stopped(Stopped),
+}
+
 /// A run under way.
 struct Run<'a, B: Backend> {
     prepared: &'a Prepared,
@@ -58,6 +80,7 @@ struct Run<'a, B: Backend> {
     tokens_seen: u64,
     clock: Instant,
     progress: &'a mut dyn Progress,
+    interrupts: &'a mut dyn Interrupts,
 }
 
 /// Trains. `command` is the command line as typed, for messages that say how to go on.
@@ -66,7 +89,8 @@ pub fn run<B: Backend>(
     mut backend: B,
     command: &[String],
     progress: &mut dyn Progress,
-) -> Result<Outcome, TrainError> {
+    interrupts: &mut dyn Interrupts,
+) -> Result<Ended, TrainError> {
     let folder = prepared.config.run.output.clone();
     let existing = match prepared.config.run.existing {
         ExistingFolder::Refuse => ExistingRun::Refuse,
@@ -74,7 +98,7 @@ pub fn run<B: Backend>(
         ExistingFolder::ResumeLatest | ExistingFolder::Resume(_) => ExistingRun::Resume,
     };
     if resume::is_finished(&prepared)? {
-        return finished(&prepared);
+        return finished(&prepared).map(|outcome| Ended::Finished(Box::new(outcome)));
     }
     let checkpoint = resume::find(&prepared.config)?;
     if let Some(checkpoint) = &checkpoint {
@@ -111,12 +135,15 @@ pub fn run<B: Backend>(
         tokens_seen,
         clock: Instant::now(),
         progress,
+        interrupts,
     };
     let started = Instant::now();
-    run.steps(first)?;
+    if let Some(stopped) = run.steps(first)? {
+        return Ok(Ended::Stopped(stopped));
+    }
     let samples = sample::samples(prepared, &mut run.trainer)?;
     run.save_result(&samples)?;
-    Ok(Outcome {
+    Ok(Ended::Finished(Box::new(Outcome {
         folder,
         steps: prepared.steps,
         steps_now: (prepared.steps + 1).saturating_sub(first),
@@ -124,7 +151,7 @@ pub fn run<B: Backend>(
         evaluation: first_and_last(&run.evaluations),
         samples,
         eval_file: eval_file(prepared),
-    })
+    })))
 }
 
 fn eval_file(prepared: &Prepared) -> Option<PathBuf> {
@@ -256,17 +283,18 @@ struct InFlight<T> {
 }
 
 impl<B: Backend> Run<'_, B> {
-    /// Steps `first` to the last, with everything that happens between them.
-    fn steps(&mut self, first: usize) -> Result<(), TrainError> {
+    /// Steps `first` to the last, with everything that happens between them; fewer if somebody asks to stop.
+    fn steps(&mut self, first: usize) -> Result<Option<Stopped>, TrainError> {
         let prepared = self.prepared;
         let last = prepared.steps;
         self.trainer.backend.write(self.trainer.state, &[0.0f64; STEP_STATE_LEN]);
+        self.interrupts.watch();
         if first == 1 {
             self.evaluate(0)?;
         }
         if first > last {
             tracing::info!("the run has done its {last} steps already; nothing to do");
-            return Ok(());
+            return Ok(None);
         }
         self.progress.begin("training", last);
         self.clock = Instant::now();
@@ -277,23 +305,28 @@ impl<B: Backend> Run<'_, B> {
             let due = |every: Option<usize>| every.is_some_and(|every| index.is_multiple_of(every));
             let (evaluate, save) =
                 (due(prepared.config.evaluation.every), due(prepared.config.run.save_every));
-            let keep = usize::from(index < last && !evaluate && !save);
+            let stop = self.interrupts.requested().filter(|_| index < last);
+            let keep = usize::from(index < last && !evaluate && !save && stop.is_none());
             while in_flight.len() > keep {
                 if let Some(oldest) = in_flight.pop_front() {
                     self.finish(oldest)?;
                 }
             }
-            if index == last {
+            if index == last || stop.is_some() {
                 self.progress.end();
             }
             if evaluate || index == last {
                 self.evaluate(index)?;
             }
-            if save {
+            if save || stop.is_some() {
                 self.save_checkpoint(index)?;
             }
+            if let Some(signal) = stop {
+                let saved = checkpoint_path(&prepared.config.run.output, index);
+                return Ok(Some(Stopped { signal, step: index, saved }));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn enqueue(&mut self, step: &Step) -> InFlight<B::Ticket> {

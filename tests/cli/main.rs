@@ -28,6 +28,9 @@ mod runs;
 mod scoring;
 /// Running the binary.
 mod shell;
+/// Signals: the state is saved first.
+#[cfg(unix)]
+mod signals;
 /// The stand-in for the CUDA driver.
 #[path = "../simulator/mod.rs"]
 mod simulator;
