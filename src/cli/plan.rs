@@ -69,6 +69,8 @@ struct Planned {
     rows: usize,
     head_rows: usize,
     recompute: Recompute,
+    /// Bytes of activations kept at each level.
+    kept: [usize; Recompute::ALL.len()],
     parameters: usize,
     steps: Option<usize>,
 }
@@ -98,6 +100,7 @@ impl Planned {
             rows: activations.budget.rows,
             head_rows: activations.budget.head_rows,
             recompute: activations.recompute,
+            kept: Recompute::ALL.map(|level| layout.kept_at(level)),
             plan: layout.plan,
             steps,
         })
@@ -135,7 +138,14 @@ impl Planned {
             }
         }
         let _ = writeln!(text, "{:36} {:>8} {total:>14} {:>10.3}", "total", "", gib(total));
-        text.push_str("\n* used one after another in the same memory; the largest counts\n");
+        let levels = Recompute::ALL.iter().zip(self.kept);
+        let kept = levels.map(|(level, bytes)| format!("{} {:.3} GiB", level.name(), gib(bytes as u64)));
+        let _ = writeln!(
+            text,
+            "\nactivations kept for backward by --recompute: {}",
+            kept.collect::<Vec<_>>().join(", ")
+        );
+        text.push_str("* used one after another in the same memory; the largest counts\n");
         let verdict = match target.memory {
             Some(free) if free >= total => format!("fits: {:.2} GiB {whose}", gib(free)),
             Some(free) => format!(
@@ -182,6 +192,11 @@ impl Planned {
             "rows": self.rows,
             "head_rows": self.head_rows,
             "recompute": self.recompute.name(),
+            "activations_by_recompute": Recompute::ALL
+                .iter()
+                .zip(self.kept)
+                .map(|(level, bytes)| (level.name().to_owned(), json!(bytes)))
+                .collect::<serde_json::Map<_, _>>(),
             "steps": self.steps,
             "total_bytes": self.plan.total_bytes(),
             "available_bytes": available,

@@ -36,6 +36,8 @@ impl LayoutSettings {
 /// The plan and the views that came from it.
 #[derive(Clone, Debug)]
 pub struct Layout {
+    /// What decided it.
+    pub settings: LayoutSettings,
     /// Every tensor.
     pub plan: MemoryPlan,
     /// Weights, gradients, constants.
@@ -68,7 +70,13 @@ impl Layout {
         let cache = cache
             .map(|size| Cache::plan(&mut plan, config, size, activations.budget.tokens, precision.storage));
         plan_workspace(&mut plan, workspace);
-        Self { plan, model, activations, optimizer, state, norm_partial, cache }
+        Self { settings, plan, model, activations, optimizer, state, norm_partial, cache }
+    }
+
+    /// Bytes of the activations that would be kept for the backward pass at another level of recomputing.
+    pub fn kept_at(&self, recompute: Recompute) -> usize {
+        let settings = LayoutSettings { recompute, ..self.settings };
+        Self::new(&self.model.config, settings).plan.bytes(Arena::Saved)
     }
 
     /// Takes the memory and writes the constants; the weights are whatever the caller loads.

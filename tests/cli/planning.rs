@@ -173,7 +173,10 @@ fn recomputing_saves_what_the_table_says() {
     llama_3_8b(&shell);
     let saved = |level: &str| {
         let words = format!("--init 8b.json --device cuda --max-tokens-per-batch 4096 --recompute {level}");
-        number(&plan(&shell, &words)["arenas"]["activations kept for backward"]) as f64
+        let json = plan(&shell, &words);
+        let kept = number(&json["arenas"]["activations kept for backward"]);
+        assert_eq!(kept, number(&json["activations_by_recompute"][level]));
+        kept as f64
     };
     // Per token and layer, in elements of H = 4096: stream 1, norms 2, qkv 1.5, attention 1, middle 1, gate and up 7,
     // swiglu 3.5; what is shared by all layers weighs 1/32.

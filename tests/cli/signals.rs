@@ -20,7 +20,11 @@ fn line(output: &str, more: &str) -> String {
 
 fn start(shell: &Shell, line: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_asft"));
-    command.args(line.split_whitespace()).current_dir(shell.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(line.split_whitespace())
+        .current_dir(shell.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.spawn().unwrap()
 }
 

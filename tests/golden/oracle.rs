@@ -13,7 +13,7 @@ use super::cuda::{BF16, long};
 use super::harness::*;
 use super::simulator::on_cuda;
 use super::skip;
-use super::step::{check_gradients, check_log_probs};
+use super::step::{check_gradients, check_log_probs, gradient_distance, log_prob_distance};
 use super::training::{Curve, check_run, run_distance};
 
 fn oracle(test: &str) -> Option<PathBuf> {
@@ -72,6 +72,43 @@ fn oracle_log_probs_and_gradients() {
         }
     }
     assert!(compared > 10, "only {compared} objectives were compared");
+}
+
+/// In bf16: every log-prob within 1e-1, every gradient tensor within 1e-1 relative L2 and at a cosine above 0.997.
+#[test]
+fn oracle_log_probs_and_gradients_in_bf16() {
+    let Some(oracle) = oracle("oracle_log_probs_and_gradients_in_bf16") else { return };
+    on_cuda("oracle::oracle_log_probs_and_gradients_in_bf16", &[("CUDA_SIM_CHECK", "off")], || {
+        let mut compared = 0;
+        for (path, checkpoint, batch) in results(&oracle) {
+            let bytes = std::fs::read(&path).unwrap();
+            let tensors = SafeTensors::deserialize(&bytes).unwrap();
+            let json: Value =
+                serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
+            let mut groups = oracle_groups(&batch);
+            let off = log_prob_distance(&BF16, &checkpoint, &groups, &stored(&tensors, "token_logps_all"));
+            println!("{}: log-probs within {off:.1e}", path.display());
+            assert!(off < 0.1, "{}: log-probs are off by {off:e}", path.display());
+            if let Some(reference) = reference(&checkpoint) {
+                groups = with_reference(&BF16, groups, &reference);
+            }
+            for (name, loss) in json["f64"].as_object().unwrap() {
+                let names = tensors.names();
+                if name.starts_with("gradnorm")
+                    || !names.iter().any(|n| n.starts_with(&format!("grad.{name}.")))
+                {
+                    continue;
+                }
+                let gradient = |parameter: &str| stored(&tensors, &format!("grad.{name}.{parameter}"));
+                let loss = loss.as_f64().unwrap();
+                let distance = gradient_distance(&BF16, &checkpoint, &groups, name, loss, gradient);
+                println!("  {name}: {distance:?}");
+                assert!(distance.gradient < 0.1 && distance.cosine > 0.997, "{name}: {distance:?}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 10, "only {compared} objectives were compared");
+    });
 }
 
 /// Every stored run: its file, the checkpoint, the objective and the curve.
