@@ -43,7 +43,7 @@ pub fn run(arguments: &PlanArguments) -> anyhow::Result<ExitStatus> {
 fn target(config: &TrainConfig, gpu_memory: Option<ByteSize>) -> anyhow::Result<(Target, &'static str)> {
     if let Some(memory) = gpu_memory {
         if config.device.device == Device::Cpu {
-            anyhow::bail!("--gpu-memory is for --device cuda");
+            return Err(anyhow::anyhow!("--gpu-memory is for --device cuda")).or_usage();
         }
         return Ok((Target::new(DeviceKind::Cuda, Some(memory.as_u64())), "are left on that GPU"));
     }
