@@ -26,21 +26,11 @@ fn request() -> Request {
 fn measure<B: Backend>(criterion: &mut Criterion, backend: B) {
     let mut setup = request().set_up(backend).expect("the smallest model fits everywhere");
     let batch = micro_batch(&mut setup).expect("a finite step");
-    let trainer = &mut setup.trainer;
-    let context = Context {
-        model: &trainer.model,
-        activations: &trainer.activations,
-        objective: trainer.objective.as_ref(),
-        optimizer: &trainer.optimizer,
-        precision: setup.prepared.precision,
-        state: trainer.state,
-        norm_partial: trainer.norm_partial,
-        batch: &batch,
-    };
-    let probe = Probe::new(trainer.state);
-    let mut group = criterion.benchmark_group(trainer.backend.name());
+    let (probe, precision) = (Probe::new(setup.trainer.state), setup.prepared.precision);
+    let (backend, context) = Context::of(&mut setup.trainer, precision, &batch);
+    let mut group = criterion.benchmark_group(backend.name());
     for case in cases::<B>(&context) {
-        context.clear_state(&mut trainer.backend);
+        context.clear_state(backend);
         group.throughput(match case.cost.flops {
             0 => Throughput::Bytes(case.cost.bytes),
             flops => Throughput::Elements(flops),
@@ -49,9 +39,9 @@ fn measure<B: Backend>(criterion: &mut Criterion, backend: B) {
             bencher.iter_custom(|iterations| {
                 let start = Instant::now();
                 for _ in 0..iterations {
-                    (case.run)(&mut trainer.backend);
+                    (case.run)(backend);
                 }
-                probe.wait(&mut trainer.backend).expect("the device works");
+                probe.wait(backend).expect("the device works");
                 start.elapsed()
             });
         });

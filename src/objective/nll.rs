@@ -132,15 +132,16 @@ impl Nll {
 
     pub(super) fn term(&self, group: &GroupLogps, totals: &StepTotals) -> NllTerm {
         let (sum, tokens) = self.covered(group);
-        let slope = match self.reduction {
-            NllReduction::Sequence => -reciprocal(totals.groups) * reciprocal(tokens),
-            NllReduction::Token if self.covers_prompt() => {
-                -reciprocal(totals.prompt_tokens + totals.chosen_tokens)
-            }
-            NllReduction::Token => -reciprocal(totals.chosen_tokens),
-        };
+        let slope =
+            self.token_slope(totals).unwrap_or_else(|| -reciprocal(totals.groups) * reciprocal(tokens));
         let prompt = if self.covers_prompt() { slope } else { 0.0 };
         NllTerm { loss: slope * sum, prompt, chosen: slope }
+    }
+
+    /// `d NLL / d logp` of every covered token of the step, where it is a mean over tokens.
+    pub(super) fn token_slope(&self, totals: &StepTotals) -> Option<f64> {
+        let prompt_tokens = if self.covers_prompt() { totals.prompt_tokens } else { 0 };
+        (self.reduction == NllReduction::Token).then(|| -reciprocal(prompt_tokens + totals.chosen_tokens))
     }
 
     /// `nll_loss`, in nats per token: averaged over groups or over tokens, as the loss is.

@@ -1,6 +1,5 @@
 //! Objectives whose coefficients depend on one span alone, in the form in which a device evaluates them.
 
-use super::NllReduction;
 use super::nll::Nll;
 use super::slopes::reciprocal;
 use crate::data::StepTotals;
@@ -40,12 +39,9 @@ pub struct PointwiseWeights {
 impl Pointwise {
     /// The weights for a step.
     pub fn weights(&self, totals: &StepTotals) -> PointwiseWeights {
-        let (token_slope, sequence_weight) = match self.nll.reduction {
-            NllReduction::Sequence => (0.0, reciprocal(totals.groups)),
-            NllReduction::Token if self.nll.covers_prompt() => {
-                (-reciprocal(totals.prompt_tokens + totals.chosen_tokens), 0.0)
-            }
-            NllReduction::Token => (-reciprocal(totals.chosen_tokens), 0.0),
+        let (token_slope, sequence_weight) = match self.nll.token_slope(totals) {
+            Some(slope) => (slope, 0.0),
+            None => (0.0, reciprocal(totals.groups)),
         };
         PointwiseWeights {
             c: self.c,

@@ -28,9 +28,11 @@ pub fn rows(simd: Simd, memory: &mut Memory, arguments: HeadRows) {
     let logp = access.write::<f32>(arguments.logp);
     let lse = access.write::<f32>(arguments.lse);
     let argmax = access.write::<u32>(arguments.argmax);
-    let in_place =
-        arguments.unit.inspect(|&unit| assert_eq!(unit, arguments.logits, "the unit gradient's place"));
-    let write_gradient = in_place.is_some();
+    assert!(
+        arguments.unit.is_none_or(|unit| unit == arguments.logits),
+        "the CPU leaves U in place of the logits"
+    );
+    let write_gradient = arguments.unit.is_some();
     let inputs = logits.par_chunks_exact_mut(v).zip(target_logits).zip(targets);
     let outputs = logp.par_iter_mut().zip(lse).zip(argmax);
     inputs.zip(outputs).for_each(|(((row, &z_y), &target), ((logp, lse), argmax))| {

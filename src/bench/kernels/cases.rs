@@ -13,6 +13,7 @@ use crate::model::{
 };
 use crate::objective::Objective;
 use crate::optim::AdamwOptimizer;
+use crate::train::Trainer;
 
 use super::cost::Cost;
 use super::head::head_cases;
@@ -59,7 +60,19 @@ pub struct Context<'a> {
     pub batch: &'a FilledBatch,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The cases' views of a trainer, and its backend to run them on.
+    pub fn of<B: Backend>(
+        trainer: &'a mut Trainer<B>,
+        precision: Precision,
+        batch: &'a FilledBatch,
+    ) -> (&'a mut B, Self) {
+        let Trainer { backend, model, activations, optimizer, objective, state, norm_partial, .. } = trainer;
+        let objective: &'a dyn Objective = &**objective;
+        let (state, norm_partial) = (*state, *norm_partial);
+        (backend, Self { model, activations, objective, optimizer, precision, state, norm_partial, batch })
+    }
+
     /// A state without findings and with a clip factor of 1. What an operation leaves in memory that others share may be no
     /// number to another one, and an update does nothing once the state says so.
     pub fn clear_state<B: Backend>(&self, backend: &mut B) {

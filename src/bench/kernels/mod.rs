@@ -126,24 +126,14 @@ pub fn run<B: Backend>(
         Rates::measure(&mut backend, settings.rates, precision.storage, target.workspace(), settings.timing)?;
     let mut setup = request.set_up(backend)?;
     let batch = micro_batch(&mut setup)?;
-    let trainer = &mut setup.trainer;
-    let context = Context {
-        model: &trainer.model,
-        activations: &trainer.activations,
-        objective: trainer.objective.as_ref(),
-        optimizer: &trainer.optimizer,
-        precision,
-        state: trainer.state,
-        norm_partial: trainer.norm_partial,
-        batch: &batch,
-    };
+    let probe = Probe::new(setup.trainer.state);
+    let (backend, context) = Context::of(&mut setup.trainer, precision, &batch);
     let all = cases::<B>(&context);
     let chosen = select(all, &settings.only)?;
-    let probe = Probe::new(trainer.state);
     let mut kernels = Vec::with_capacity(chosen.len());
     for case in chosen {
-        context.clear_state(&mut trainer.backend);
-        let measured = settings.timing.measure(&mut trainer.backend, probe, &case.run)?;
+        context.clear_state(backend);
+        let measured = settings.timing.measure(backend, probe, &case.run)?;
         let kernel = KernelReport::new(&case, measured, rates);
         tracing::debug!("{}: {:.3e} s", kernel.name, kernel.measured.seconds);
         kernels.push(kernel);
@@ -157,7 +147,7 @@ pub fn run<B: Backend>(
         head_logits: precision.logits.name(),
         optimizer_state: precision.optimizer.name(),
         rates,
-        facts: Facts::of(&trainer.backend),
+        facts: Facts::of(backend),
     };
     let head = head_ratio(&kernels);
     Ok(KernelReports { machine, kernels, head })
