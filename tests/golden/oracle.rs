@@ -8,13 +8,13 @@ use asft::data::Group;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::GRADIENT;
 use super::cuda::{BF16, long};
 use super::harness::*;
 use super::simulator::on_cuda;
 use super::skip;
-use super::step::{check_gradients, check_log_probs, gradient_distance, log_prob_distance};
+use super::step::{Distance, gradient_distance, log_prob_distance};
 use super::training::{Curve, check_run, run_distance};
+use super::{GRADIENT, LOG_PROB};
 
 fn oracle(test: &str) -> Option<PathBuf> {
     skip::outside(test, "ASFT_ORACLE", "oracle")
@@ -41,25 +41,25 @@ fn reference(checkpoint: &std::path::Path) -> Option<PathBuf> {
     folder.is_dir().then_some(folder)
 }
 
-#[test]
-fn oracle_log_probs_and_gradients() {
-    let Some(oracle) = oracle("oracle_log_probs_and_gradients") else { return };
+/// Log-probs and gradients of every result: `judge` gets its path, the distance of log-probs, and per objective its name and
+/// distance.
+fn every_result<B: Backend>(
+    engine: &Engine<B>,
+    oracle: &Path,
+    judge: impl Fn(&str, f64, &[(String, Distance)]),
+) {
     let mut compared = 0;
-    for (path, checkpoint, batch) in results(&oracle) {
+    for (path, checkpoint, batch) in results(oracle) {
         let bytes = std::fs::read(&path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let json: Value =
             serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
         let mut groups = oracle_groups(&batch);
-        check_log_probs(
-            &checkpoint,
-            &groups,
-            &stored(&tensors, "token_logps_all"),
-            &path.display().to_string(),
-        );
+        let log_probs = log_prob_distance(engine, &checkpoint, &groups, &stored(&tensors, "token_logps_all"));
         if let Some(reference) = reference(&checkpoint) {
-            groups = with_reference(&CPU, groups, &reference);
+            groups = with_reference(engine, groups, &reference);
         }
+        let mut distances = Vec::new();
         for (name, loss) in json["f64"].as_object().unwrap() {
             if name.starts_with("gradnorm")
                 || tensors.names().iter().all(|n| !n.starts_with(&format!("grad.{name}.")))
@@ -67,11 +67,26 @@ fn oracle_log_probs_and_gradients() {
                 continue;
             }
             let gradient = |parameter: &str| stored(&tensors, &format!("grad.{name}.{parameter}"));
-            check_gradients(&checkpoint, &groups, name, loss.as_f64().unwrap(), gradient, GRADIENT);
-            compared += 1;
+            let loss = loss.as_f64().unwrap();
+            let distance = gradient_distance(engine, &checkpoint, &groups, name, loss, gradient);
+            distances.push((name.clone(), distance));
         }
+        compared += distances.len();
+        println!("{}: log-probs within {log_probs:.1e}, {distances:?}", path.display());
+        judge(&path.display().to_string(), log_probs, &distances);
     }
     assert!(compared > 10, "only {compared} objectives were compared");
+}
+
+#[test]
+fn oracle_log_probs_and_gradients() {
+    let Some(oracle) = oracle("oracle_log_probs_and_gradients") else { return };
+    every_result(&CPU, &oracle, |what, log_probs, distances| {
+        assert!(log_probs < LOG_PROB, "{what}: log-probs are off by {log_probs:e}");
+        for (name, distance) in distances {
+            assert!(distance.loss < 1e-5 && distance.gradient < GRADIENT, "{what}, {name}: {distance:?}");
+        }
+    });
 }
 
 /// In bf16: every log-prob within 1e-1, every gradient tensor within 1e-1 relative L2 and at a cosine above 0.997.
@@ -79,35 +94,12 @@ fn oracle_log_probs_and_gradients() {
 fn oracle_log_probs_and_gradients_in_bf16() {
     let Some(oracle) = oracle("oracle_log_probs_and_gradients_in_bf16") else { return };
     on_cuda("oracle::oracle_log_probs_and_gradients_in_bf16", &[("CUDA_SIM_CHECK", "off")], || {
-        let mut compared = 0;
-        for (path, checkpoint, batch) in results(&oracle) {
-            let bytes = std::fs::read(&path).unwrap();
-            let tensors = SafeTensors::deserialize(&bytes).unwrap();
-            let json: Value =
-                serde_json::from_slice(&std::fs::read(path.with_extension("json")).unwrap()).unwrap();
-            let mut groups = oracle_groups(&batch);
-            let off = log_prob_distance(&BF16, &checkpoint, &groups, &stored(&tensors, "token_logps_all"));
-            println!("{}: log-probs within {off:.1e}", path.display());
-            assert!(off < 0.1, "{}: log-probs are off by {off:e}", path.display());
-            if let Some(reference) = reference(&checkpoint) {
-                groups = with_reference(&BF16, groups, &reference);
+        every_result(&BF16, &oracle, |what, log_probs, distances| {
+            assert!(log_probs < 0.1, "{what}: log-probs are off by {log_probs:e}");
+            for (name, distance) in distances {
+                assert!(distance.gradient < 0.1 && distance.cosine > 0.997, "{what}, {name}: {distance:?}");
             }
-            for (name, loss) in json["f64"].as_object().unwrap() {
-                let names = tensors.names();
-                if name.starts_with("gradnorm")
-                    || !names.iter().any(|n| n.starts_with(&format!("grad.{name}.")))
-                {
-                    continue;
-                }
-                let gradient = |parameter: &str| stored(&tensors, &format!("grad.{name}.{parameter}"));
-                let loss = loss.as_f64().unwrap();
-                let distance = gradient_distance(&BF16, &checkpoint, &groups, name, loss, gradient);
-                println!("  {name}: {distance:?}");
-                assert!(distance.gradient < 0.1 && distance.cosine > 0.997, "{name}: {distance:?}");
-                compared += 1;
-            }
-        }
-        assert!(compared > 10, "only {compared} objectives were compared");
+        });
     });
 }
 

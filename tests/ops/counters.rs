@@ -3,8 +3,6 @@
 //! Counted are the accesses of warps to global memory, before any cache: a byte that is read twice counts twice. Timing
 //! is nobody's business here.
 
-use std::process::Command;
-
 use asft::backend::cuda::CudaBackend;
 use asft::backend::probe;
 use asft::backend::{
@@ -15,9 +13,6 @@ use serde::Deserialize;
 
 use crate::device::{Device, Storage, normal};
 use crate::simulator;
-
-/// Set in a child: do the work that is counted.
-const CHILD: &str = "ASFT_TEST_COUNTERS_CHILD";
 
 /// As which device the simulator behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,24 +76,22 @@ impl Launch {
 /// Runs `work` in a child process under the simulator as both architectures, and `judge` on what its launches did.
 /// `test` is the path of the calling test. On a real device nothing is counted.
 pub fn counted(test: &str, work: impl Fn(&mut CudaBackend), judge: impl Fn(Architecture, &[Launch])) {
-    if std::env::var_os(CHILD).is_some() {
+    if simulator::is_child() {
         return work(&mut CudaBackend::new(probe::cuda(true).unwrap()).unwrap());
     }
     if probe::cuda(false).is_ok() {
         return println!("{test}: only the simulator counts: not run");
     }
-    let links = simulator::links();
     for (architecture, capability) in [(Architecture::Sm90, "9.0"), (Architecture::Sm80, "8.0")] {
         let folder = tempfile::tempdir().unwrap();
         let report = folder.path().join("report.jsonl");
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").env("LD_LIBRARY_PATH", &links);
-        command.env("CUDA_SIM_CC", capability).env("CUDA_SIM_REPORT", &report);
         // Races and the like are looked for where results are compared.
-        command.env("CUDA_SIM_CHECK", "off");
-        let output = command.output().unwrap();
-        let said = [&output.stdout[..], &output.stderr].map(String::from_utf8_lossy).concat();
-        assert!(output.status.success(), "{test} as {architecture:?}:\n{said}");
+        let variables = [
+            ("CUDA_SIM_CC", capability),
+            ("CUDA_SIM_REPORT", report.to_str().unwrap()),
+            ("CUDA_SIM_CHECK", "off"),
+        ];
+        let said = simulator::child(test, &variables);
         let lines = std::fs::read_to_string(&report).unwrap_or_default();
         let launches: Vec<Launch> = lines
             .lines()

@@ -5,7 +5,6 @@
 //! A process loads the driver once, so every run is a child process of its own.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::process::Command;
 
 use asft::backend::cuda::CudaBackend;
 use asft::backend::probe;
@@ -16,9 +15,7 @@ use crate::{
     rope, simulator, swiglu,
 };
 
-/// Set in a child: run the check and print what came out.
-const CHILD: &str = "ASFT_TEST_CUDA_CHILD";
-/// How the child says it.
+/// How a child says what came out.
 const BITS: &str = "bits of the check: ";
 
 /// Compute capability, order of warps and blocks, when asynchronous copies arrive.
@@ -26,7 +23,7 @@ const RUNS: [(&str, Option<&str>, &str); 3] =
     [("9.0", None, "wait"), ("9.0", Some("7"), "issue"), ("8.0", Some("1"), "issue")];
 
 fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
-    if std::env::var_os(CHILD).is_some() {
+    if simulator::is_child() {
         let mut backend = CudaBackend::new(probe::cuda(true).unwrap()).unwrap();
         let bits = check(&mut backend);
         assert!(!bits.is_empty(), "the check computed nothing");
@@ -39,15 +36,10 @@ fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
         run(test, &[]);
         return;
     }
-    let links = simulator::links();
     let all: Vec<String> = RUNS
         .iter()
         .map(|(capability, schedule, copies)| {
-            let mut variables = vec![
-                ("LD_LIBRARY_PATH", links.to_str().unwrap()),
-                ("CUDA_SIM_CC", capability),
-                ("CUDA_SIM_ASYNC", copies),
-            ];
+            let mut variables = vec![("CUDA_SIM_CC", *capability), ("CUDA_SIM_ASYNC", *copies)];
             variables.extend(schedule.map(|seed| ("CUDA_SIM_SCHEDULE", seed)));
             run(test, &variables)
         })
@@ -60,14 +52,10 @@ fn on_cuda(test: &str, check: impl Fn(&mut CudaBackend) -> Vec<u32>) {
 
 /// Runs the test in a child process and gives the bits it reports.
 fn run(test: &str, variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(CHILD, "1").envs(variables.iter().copied());
-    let output = command.output().unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test} with {variables:?}:\n{stdout}{stderr}");
+    let said = simulator::child(test, variables);
     // With --nocapture the harness has begun the line already.
-    let bits = stdout.lines().find_map(|line| line.split_once(BITS)).map(|(_, bits)| bits.to_owned());
-    bits.unwrap_or_else(|| panic!("{test} reported nothing:\n{stdout}{stderr}"))
+    let bits = said.lines().find_map(|line| line.split_once(BITS)).map(|(_, bits)| bits.to_owned());
+    bits.unwrap_or_else(|| panic!("{test} reported nothing:\n{said}"))
 }
 
 /// Checks of stored values, in both formats.

@@ -21,13 +21,16 @@ pub fn links() -> PathBuf {
 /// Set in a child process.
 const CHILD: &str = "ASFT_TEST_ON_CUDA";
 
-/// Runs a test's body in a child process, since a process loads the driver once: on a real device where there is one, else
-/// on the stand-in with these variables. `test` is the test's own name, by which the child is started.
-#[allow(dead_code, reason = "not every test that includes this file has a body to run")]
-pub fn on_cuda(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
-    if std::env::var_os(CHILD).is_some() {
-        return body();
-    }
+/// Whether this process is one that [`child`] started: a process loads the driver once, so a test starts itself again.
+#[allow(dead_code, reason = "some tests start the program instead")]
+pub fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// Runs the test of this name alone in a child process, which must succeed, and gives what it said on stdout. Without a real
+/// device the stand-in is its driver, with these variables.
+#[allow(dead_code, reason = "some tests start the program instead")]
+pub fn child(test: &str, variables: &[(&str, &str)]) -> String {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--nocapture"]).env(CHILD, "1");
     if asft::backend::probe::cuda(false).is_err() {
@@ -35,7 +38,16 @@ pub fn on_cuda(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
     }
     let output = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{test}:\n{stdout}{stderr}");
+    assert!(output.status.success(), "{test} with {variables:?}:\n{stdout}{stderr}");
     assert!(stdout.contains("1 passed"), "no test {test}:\n{stdout}{stderr}");
-    println!("{stdout}");
+    stdout.into_owned()
+}
+
+/// Runs a test's body in a child process of its own.
+#[allow(dead_code, reason = "some tests start the program instead")]
+pub fn on_cuda(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
+    if is_child() {
+        return body();
+    }
+    println!("{}", child(test, variables));
 }
