@@ -85,7 +85,7 @@ mod tests {
     use crate::data::{Answer, Group, Role, Spans, pack};
 
     fn group(prompt: usize, chosen: usize, rejected: usize) -> Group {
-        let answer = |role, len| Answer { role, ids: vec![1; len], text: None };
+        let answer = |role, len| Answer { role, ids: vec![1; len], scored: None, text: None };
         let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
         Group { row: 0, prompt: vec![2; prompt], answers, reference: None }
     }

@@ -358,7 +358,7 @@ impl Fitting<'_> {
     /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.
     fn cache(&self, held_out: &[Group]) -> Option<CacheSize> {
         let sampled = &held_out[..self.config.evaluation.sample_answers.min(held_out.len())];
-        let prompt = sampled.iter().map(|group| group.prompt.len()).max()?;
+        let prompt = sampled.iter().map(|group| group.context(Role::Chosen).len()).max()?;
         let length = (prompt + sample_length(sampled)).min(self.model.max_position_embeddings);
         Some(CacheSize { sequences: sampled.len(), length })
     }
@@ -429,7 +429,7 @@ fn head_rows(config: &TrainConfig, model: &LlamaConfig, precision: Precision, la
 
 /// Tokens that a sampled answer may have.
 pub fn sample_length(groups: &[Group]) -> usize {
-    let chosen = |group: &Group| group.answer(Role::Chosen).map_or(0, |answer| answer.ids.len());
+    let chosen = |group: &Group| group.answer(Role::Chosen).map_or(0, |answer| answer.first_turn().len());
     groups.iter().map(chosen).max().unwrap_or(0) + SAMPLE_MARGIN
 }
 
