@@ -4,6 +4,7 @@
 //!
 //! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
 //! - [`data`]: rows of a file to columns, chat template, tokens, packed batches, optimizer steps.
+//! - [`inspect`]: what becomes of single rows, and figures about all of them.
 //! - [`model`]: configuration, parameters, activations; a Llama forward and backward; the head.
 //! - [`objective`]: from log-probs of one group to loss, coefficients and metrics.
 //! - [`optim`]: AdamW and the learning-rate schedules.
@@ -23,6 +24,7 @@ pub mod data;
 pub mod dtype;
 pub mod eval;
 pub mod generate;
+pub mod inspect;
 pub mod model;
 pub mod objective;
 pub mod optim;

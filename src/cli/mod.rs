@@ -10,6 +10,9 @@ mod config;
 mod device;
 mod exit;
 mod info;
+mod inspect;
+mod inspect_stats;
+mod inspect_text;
 mod names;
 mod objectives;
 pub mod output;
@@ -50,6 +53,9 @@ enum Command {
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
+    /// What training would make of rows of data, token by token or in figures: takes the flags of train
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Inspect(Box<inspect::InspectArguments>),
     /// The settings of a training run and where each comes from: takes the flags of train
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Config(Box<Layers<TrainArguments>>),
@@ -100,6 +106,7 @@ impl Cli {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),

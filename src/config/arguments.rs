@@ -53,13 +53,14 @@ pub struct TrainArguments {
 #[serde(default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files)
+    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME[@REVISION] of one
+    /// in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
     /// Start from random weights of this configuration instead, drawn from --seed
     #[arg(long, value_name = "CONFIG.json")]
     pub init: Option<PathBuf>,
-    /// Folder with the tokenizer files for --init; not needed for pre-tokenised data
+    /// Folder (or ORG/NAME) with the tokenizer files for --init; not needed for pre-tokenised data
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -126,7 +127,7 @@ pub struct ObjectiveArguments {
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub parameters: Parameters,
-    /// Reference model, for objectives that need one [default: the initial weights]
+    /// Reference model (a folder or ORG/NAME), for objectives that need one [default: the initial weights]
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]

@@ -20,7 +20,7 @@ mod train;
 
 pub use arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
@@ -28,8 +28,8 @@ pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{
     BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,
-    ExistingFolder, FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
-    TrainConfig, Warmup,
+    ExistingFolder, FormatConfig, InspectConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig,
+    ScheduleConfig, TrainConfig, Warmup,
 };
 
 /// `"batch_size"` -> `"--batch-size"`: how messages name a setting, wherever it was typed.

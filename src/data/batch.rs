@@ -106,6 +106,11 @@ pub struct Spans {
 }
 
 impl Spans {
+    /// Whether an answer in this role is packed.
+    pub fn packs(self, role: Role) -> bool {
+        role != Role::Rejected || self.rejected
+    }
+
     /// The answers of a group that are packed, chosen before rejected.
     fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
         let roles = [Some(Role::Chosen), self.rejected.then_some(Role::Rejected)];

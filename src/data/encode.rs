@@ -36,6 +36,13 @@ pub struct EncodeConfig {
     pub template: TemplateConfig,
 }
 
+impl EncodeConfig {
+    /// The same settings without those that cut and drop.
+    pub fn unbounded(self) -> Self {
+        Self { max_length: None, ..self }
+    }
+}
+
 /// Which chat template renders conversations, and when.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TemplateConfig {
@@ -127,6 +134,11 @@ impl Encoder {
             None => None,
         };
         Ok(Self::new(tokenizer, template, config))
+    }
+
+    /// The same parts under other settings, the template excepted.
+    pub fn with_config(self, config: EncodeConfig) -> Self {
+        Self { config, ..self }
     }
 
     /// The folder's tokenizer.

@@ -5,6 +5,7 @@
 pub mod card;
 pub mod curves;
 mod error;
+mod inspect;
 mod interrupt;
 mod layout;
 pub mod log;
@@ -17,6 +18,7 @@ mod step;
 mod target;
 
 pub use error::TrainError;
+pub use inspect::{Figures, InspectedRow, Inspection};
 pub use interrupt::{Interrupts, Uninterrupted};
 pub use layout::{InferenceLayout, Layout, LayoutSettings};
 pub use prepare::{Prepared, plan_without_data};

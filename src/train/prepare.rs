@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::{InferenceLayout, Layout, LayoutSettings, Target, TrainError};
 use crate::DType;
 use crate::backend::DeviceKind;
+use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{Dataset, EncodeConfig, Encoder, Group, Loader, LoaderConfig, Role, Spans, load};
@@ -80,7 +81,7 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let reference = open_reference(&mut config, objective.as_ref(), &model)?;
-        let encoder = encoder(&config, &model, tokenizer.as_deref())?;
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder)?;
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
@@ -211,6 +212,24 @@ fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     })
 }
 
+/// The folder of the tokenizer files, and the model's configuration unless the folder has none: what data need of a model.
+pub(super) fn open_tokenizer(
+    source: &mut ModelSource,
+    has_model: bool,
+) -> Result<(Option<PathBuf>, Option<LlamaConfig>), TrainError> {
+    Ok(match source {
+        ModelSource::Folder(path) => {
+            let folder = hub::locate_and_pin(path)?;
+            let model = has_model.then(|| LlamaConfig::from_file(&folder.join(CONFIG_FILE))).transpose()?;
+            (Some(folder), model)
+        }
+        ModelSource::Init { config, tokenizer, .. } => {
+            let folder = tokenizer.as_mut().map(hub::locate_and_pin).transpose()?;
+            (folder, Some(LlamaConfig::from_file(config)?))
+        }
+    })
+}
+
 fn open_reference(
     config: &mut TrainConfig,
     objective: &dyn Objective,
@@ -228,15 +247,16 @@ fn open_reference(
     Ok(Some(folder))
 }
 
-fn encoder(
+/// What turns rows into tokens. Without a model, nothing bounds its vocabulary.
+pub(super) fn encoder(
     config: &TrainConfig,
-    model: &LlamaConfig,
+    model: Option<&LlamaConfig>,
     tokenizer: Option<&Path>,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
-        vocab_size: model.vocab_size,
+        vocab_size: model.map_or(usize::MAX, |model| model.vocab_size),
         max_length: Some(config.data.max_length),
-        eos_ids: model.eos_token_ids.clone(),
+        eos_ids: model.map(|model| model.eos_token_ids.clone()).unwrap_or_default(),
         keep_text: false,
         template: config.data.template.clone(),
     };

@@ -8,6 +8,10 @@ mod bench;
 mod cuda;
 /// Golden files and run folders.
 mod golden;
+/// Models by their name on the Hugging Face Hub.
+mod hub;
+/// `asft inspect`.
+mod inspect;
 /// Where settings come from, and which place wins.
 mod layers;
 /// `asft info`, and what of CUDA's is looked for where.
@@ -37,3 +41,5 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// Chat templates from the command line to the trained folder.
+mod templates;
