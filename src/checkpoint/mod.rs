@@ -8,6 +8,7 @@
 //! - [`tensor_writer`]: one safetensors file, written tensor by tensor.
 //! - [`folder`]: a model folder, read.
 //! - [`export`]: a model folder, written.
+//! - [`gguf`]: a model folder as one file of llama.cpp's.
 //! - [`atomic`]: a folder or file appears whole or not at all.
 //! - [`resume`]: the `asft/` folder of a checkpoint; the newest checkpoint; pruning.
 //! - [`run_folder`]: whether a run may write where it was told to.
@@ -16,6 +17,7 @@ pub mod atomic;
 pub mod error;
 pub mod export;
 pub mod folder;
+pub mod gguf;
 pub mod resume;
 pub mod run_folder;
 pub mod tensor_file;
