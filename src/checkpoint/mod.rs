@@ -6,6 +6,7 @@
 //!
 //! - [`tensor_file`]: one safetensors file, mapped and checked.
 //! - [`tensor_writer`]: one safetensors file, written tensor by tensor.
+//! - [`hub`]: a name of the Hugging Face Hub, found in the local cache.
 //! - [`folder`]: a model folder, read.
 //! - [`export`]: a model folder, written.
 //! - [`gguf`]: a model folder as one file of llama.cpp's.
@@ -18,6 +19,7 @@ pub mod error;
 pub mod export;
 pub mod folder;
 pub mod gguf;
+pub mod hub;
 pub mod resume;
 pub mod run_folder;
 pub mod tensor_file;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use asft::checkpoint::ModelFolder;
 use asft::checkpoint::gguf::{Encoding, GgufExport};
+use asft::checkpoint::{ModelFolder, hub};
 use asft::eval::Progress;
 use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
@@ -28,7 +28,7 @@ enum Format {
 
 #[derive(Args, Clone, Debug)]
 struct GgufArguments {
-    /// Hugging Face folder of the Llama
+    /// Hugging Face folder of the Llama, or its name on the Hub
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     model: PathBuf,
     /// The file to write
@@ -76,7 +76,7 @@ pub fn run(arguments: &ExportArguments) -> anyhow::Result<ExitStatus> {
         let path = arguments.output.display();
         return Err(anyhow!("{path} exists; choose another --output, or say --overwrite")).or_usage();
     }
-    let folder = ModelFolder::open(&arguments.model).or_usage()?;
+    let folder = ModelFolder::open(&hub::locate(&arguments.model).or_usage()?.folder).or_usage()?;
     let encoding = arguments.encoding.map_or_else(|| folder.dtype().into(), Encoding::from);
     let whole = arguments.model.canonicalize().unwrap_or_else(|_| arguments.model.clone());
     let folder_name = whole.file_name().unwrap_or_default().to_string_lossy();

@@ -8,10 +8,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
 use crate::backend::Element;
+use crate::data::TemplateConfig;
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -59,6 +60,8 @@ pub enum ModelSource {
 pub struct DataConfig {
     /// Files of preference pairs, in order. Empty only in a configuration for a plan.
     pub files: Vec<PathBuf>,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
     /// Whether each epoch has an order of its own.
@@ -278,6 +281,7 @@ impl TrainConfig {
             model: ModelArguments { model, init, tokenizer },
             data: DataArguments {
                 data: Some(self.data.files.clone()).filter(|files| !files.is_empty()),
+                template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
                 no_shuffle: Some(!self.data.shuffle),
             },

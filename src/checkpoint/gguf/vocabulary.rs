@@ -9,7 +9,8 @@ use serde_json::{Map, Value as Json};
 
 use super::super::CheckpointError;
 use super::container::{Header, Value};
-use crate::data::{ChatTemplate, Tokenizer};
+use crate::data::Tokenizer;
+use crate::data::template_source::TemplateText;
 use crate::model::LlamaConfig;
 
 /// llama.cpp's kinds of tokens.
@@ -64,8 +65,7 @@ impl Vocabulary {
                     .into(),
             )
         })?;
-        let template =
-            ChatTemplate::from_folder(folder, &tokenizer).map_err(|error| failed(error.to_string()))?;
+        let template = TemplateText::of_folder(folder).map_err(|error| failed(error.to_string()))?;
         let text = std::fs::read(&path).map_err(CheckpointError::io("read", &path))?;
         let json: Map<String, Json> =
             serde_json::from_slice(&text).map_err(|error| failed(format!("not a JSON object: {error}")))?;
@@ -83,7 +83,7 @@ impl Vocabulary {
             merges: file.merges().ok_or_else(|| failed("model.merges is not a list of pairs".to_owned()))?,
             special: special(&tokenizer, config),
             adds_bos: tokenizer.adds_bos(),
-            chat_template: template.map(|template| template.source().to_owned()),
+            chat_template: template.map(|template| template.source),
         })
     }
 
