@@ -106,7 +106,7 @@ pub struct Spans {
 
 impl Spans {
     /// The answers of a group that are packed, chosen before rejected.
-    fn answers(self, group: &Group) -> impl Iterator<Item = (Role, &[u32])> {
+    pub(super) fn answers(self, group: &Group) -> impl Iterator<Item = (Role, &[u32])> {
         let roles = [Some(Role::Chosen), self.rejected.then_some(Role::Rejected)];
         roles.into_iter().flatten().filter_map(|role| Some((role, group.answer(role)?.ids.as_slice())))
     }

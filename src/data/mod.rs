@@ -9,6 +9,7 @@
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
+//! - [`work`]: how much of what is in a group or a batch, for counting operations;
 //! - [`loader`]: a dataset -> optimizer steps of micro-batches, packed ahead on a thread;
 //! - [`error`]: what can go wrong, with file, line and remedy.
 //!
@@ -27,6 +28,7 @@ pub mod rows;
 pub mod template;
 pub mod tojson;
 pub mod tokenizer;
+pub mod work;
 
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{Message, PreferenceRow};
@@ -38,3 +40,4 @@ pub use loader::{Extent, Loader, LoaderConfig};
 pub use rows::{JsonlReader, Row};
 pub use template::ChatTemplate;
 pub use tokenizer::Tokenizer;
+pub use work::Work;
