@@ -249,7 +249,7 @@ impl Encoder {
                 notes.lost_end += usize::from(end.is_some_and(|end| end >= room));
                 ids.truncate(room);
             }
-            answers.push(Answer { role, ids, text });
+            answers.push(Answer { role, ids, scored: None, text });
         }
         Encoded::Group(Group { row, prompt, answers, reference: None }, notes)
     }

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use super::batch::{Batch, Spans, Step, StepTotals, pack};
 use super::dataset::Dataset;
 use super::error::DataError;
-use super::group::Group;
+use super::group::{Answer, Group};
 use super::order::permutation;
 use super::work::Work;
 
@@ -167,9 +167,18 @@ impl Plan {
             false => Ok(()),
         };
         setting(dataset.groups.is_empty(), "the data set has no rows to make steps of")?;
-        let hollow =
-            |group: &Group| group.prompt.is_empty() || group.answers.iter().any(|a| a.ids.is_empty());
-        setting(dataset.groups.iter().any(hollow), "the data set has a prompt or an answer without tokens")?;
+        let silent = |answer: &Answer| answer.scored_tokens() == 0;
+        let hollow = |group: &Group| group.prompt.is_empty() || group.answers.iter().any(silent);
+        setting(
+            dataset.groups.iter().any(hollow),
+            "the data set has a prompt without tokens or an answer without scored tokens",
+        )?;
+        let lopsided =
+            |answer: &Answer| answer.scored.as_ref().is_some_and(|scored| scored.len() != answer.ids.len());
+        setting(
+            dataset.groups.iter().flat_map(|group| &group.answers).any(lopsided),
+            "the data set has an answer whose mask is not as long as its tokens",
+        )?;
         setting(config.batch_size == 0, "the batch size must be at least 1")?;
         setting(config.parts == Some(0), "a step must have at least 1 micro-batch")?;
         setting(*steps.start() == 0, "steps are counted from 1")?;

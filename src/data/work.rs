@@ -26,7 +26,7 @@ impl Work {
         let up_to_itself = |len: usize| len as u64 * (len as u64 + 1) / 2;
         let prompt = group.prompt.len();
         let of_answer = |len: usize| (len * prompt) as u64 + up_to_itself(len);
-        let answers = spans.answers(group).map(|(_, ids)| of_answer(ids.len()));
+        let answers = spans.answers(group).map(|answer| of_answer(answer.ids.len()));
         Self {
             tokens: spans.tokens(group) as u64,
             rows: spans.rows(group) as u64,
@@ -84,7 +84,7 @@ mod tests {
     use crate::data::{Answer, Role, pack};
 
     fn group(prompt: usize, chosen: usize, rejected: usize) -> Group {
-        let answer = |role, len| Answer { role, ids: vec![1; len], text: None };
+        let answer = |role, len| Answer { role, ids: vec![1; len], scored: None, text: None };
         let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
         Group { row: 0, prompt: vec![2; prompt], answers, reference: None }
     }

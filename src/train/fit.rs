@@ -10,7 +10,7 @@ use super::shortfall::Shortfall;
 use super::{Layout, LayoutSettings, Target, TrainError};
 use crate::backend::DeviceKind;
 use crate::config::TrainConfig;
-use crate::data::{Dataset, Extent, Group, Loader, LoaderConfig, Spans};
+use crate::data::{Dataset, Extent, Group, Loader, LoaderConfig, Role, Spans};
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
@@ -154,7 +154,7 @@ impl Fitting<'_> {
     /// Room for the sampled answers: the longest prompt among them, and the longest answer expected.
     fn cache(&self, held_out: &[Group], samples: usize) -> Option<CacheSize> {
         let sampled = &held_out[..samples.min(held_out.len())];
-        let prompt = sampled.iter().map(|group| group.prompt.len()).max()?;
+        let prompt = sampled.iter().map(|group| group.context(Role::Chosen).len()).max()?;
         let length = (prompt + sample_length(sampled)).min(self.model.max_position_embeddings);
         Some(CacheSize { sequences: sampled.len(), length })
     }

@@ -319,7 +319,7 @@ fn report(what: &str, data: &Dataset) {
 
 /// Tokens that a sampled answer may have.
 pub fn sample_length(groups: &[Group]) -> usize {
-    let chosen = |group: &Group| group.answer(Role::Chosen).map_or(0, |answer| answer.ids.len());
+    let chosen = |group: &Group| group.answer(Role::Chosen).map_or(0, |answer| answer.first_turn().len());
     groups.iter().map(chosen).max().unwrap_or(0) + SAMPLE_MARGIN
 }
 

@@ -248,12 +248,16 @@ impl Fitting<'_> {
 
 /// What a shorter `--max-length` would leave of the groups.
 fn truncated(groups: &[Group], length: usize) -> Vec<Group> {
-    let kept = groups.iter().filter(|group| group.prompt.len() < length);
-    kept.map(|group| {
+    let cut = |group: &Group| {
+        let room = length.checked_sub(group.prompt.len())?;
         let mut group = group.clone();
-        let room = length - group.prompt.len();
-        group.answers.iter_mut().for_each(|answer| answer.ids.truncate(room));
-        group
-    })
-    .collect()
+        for answer in &mut group.answers {
+            answer.ids.truncate(room);
+            if let Some(scored) = &mut answer.scored {
+                scored.truncate(room);
+            }
+        }
+        group.answers.iter().all(|answer| answer.scored_tokens() > 0).then_some(group)
+    };
+    groups.iter().filter_map(cut).collect()
 }

@@ -239,42 +239,158 @@ fn a_run_for_which_the_disk_has_no_room_does_not_begin() {
     );
 }
 
+/// A model and data of sizes that are made for a test.
+struct Sizes {
+    name: &'static str,
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    feed_forward: usize,
+    vocabulary: usize,
+    pairs: usize,
+    prompt: usize,
+    answers: [usize; 2],
+}
+
+impl Sizes {
+    /// Writes `NAME.json` and `NAME.jsonl`.
+    fn write(&self, shell: &Shell) {
+        let mut config = json(format!("{}/config.json", checkpoint("mqa-linear-tied")));
+        for (key, value) in [
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.layers),
+            ("vocab_size", self.vocabulary),
+            ("intermediate_size", self.feed_forward),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.heads / 2),
+            ("head_dim", self.hidden / self.heads),
+            ("max_position_embeddings", 8192),
+        ] {
+            config[key] = json!(value);
+        }
+        config["tie_word_embeddings"] = json!(false);
+        shell.write(&format!("{}.json", self.name), config.to_string());
+        let ids = |seed: usize, count: usize| {
+            (0..count).map(|i| (seed * 7919 + i * 104_729) % self.vocabulary).collect::<Vec<_>>()
+        };
+        let pair = |row: usize| {
+            json!({
+                "prompt_input_ids": ids(3 * row, self.prompt),
+                "chosen_input_ids": ids(3 * row + 1, self.answers[0]),
+                "rejected_input_ids": ids(3 * row + 2, self.answers[1]),
+            })
+        };
+        let rows: String = (0..self.pairs).map(|row| format!("{}\n", pair(row))).collect();
+        shell.write(&format!("{}.jsonl", self.name), rows);
+    }
+}
+
+/// Bytes planned and the most that a run of these flags held, resident files included.
+fn planned_and_measured(shell: &Shell, words: &str) -> [f64; 2] {
+    let planned = assert_adds_up(&plan(shell, words));
+    done(shell, &format!("train {words} --output run --overwrite-output-dir"));
+    let last = steps(&shell.path().join("run")).pop().unwrap();
+    [planned as f64, last["peak_memory_bytes"].as_f64().unwrap()]
+}
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn assert_within_a_tenth(what: &str, [planned, measured]: [f64; 2]) {
+    let mebibytes = |bytes: f64| bytes / 1_048_576.0;
+    let difference = 100.0 * (measured / planned - 1.0);
+    println!("| {what} | {:.1} | {:.1} | {difference:+.1}% |", mebibytes(planned), mebibytes(measured));
+    assert!(planned > 300e6, "{what}: too small to tell: {planned}");
+    assert!(difference.abs() < 10.0, "{what}: planned {planned}, measured {measured}");
+}
+
+/// The program itself, its stacks and the data take some 15 MiB; a folder's mapped weights would take a quarter of the plan
+/// if they stayed in memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_memory_of_a_run_is_what_the_plan_says() {
     let shell = Shell::new();
-    let mut config = json(format!("{}/config.json", checkpoint("mqa-linear-tied")));
-    for (key, value) in [
-        ("hidden_size", 256),
-        ("num_hidden_layers", 4),
-        ("vocab_size", 4000),
-        ("intermediate_size", 512),
-        ("num_attention_heads", 4),
-        ("num_key_value_heads", 2),
-    ] {
-        config[key] = json!(value);
-    }
-    shell.write("config.json", config.to_string());
-    let ids =
-        |seed: u32, count: u32| (0..count).map(|i| (seed * 7919 + i * 104_729) % 4000).collect::<Vec<_>>();
-    let pair = |row: u32| {
-        json!({
-            "prompt_input_ids": ids(3 * row, 50),
-            "chosen_input_ids": ids(3 * row + 1, 60),
-            "rejected_input_ids": ids(3 * row + 2, 60),
-        })
+    let sizes = Sizes {
+        name: "small",
+        hidden: 256,
+        layers: 4,
+        heads: 4,
+        feed_forward: 512,
+        vocabulary: 40_000,
+        pairs: 4,
+        prompt: 50,
+        answers: [60, 60],
     };
-    shell.write("pairs.jsonl", (0..10).map(|row| format!("{}\n", pair(row))).collect::<String>());
-    let words = "--init config.json --data pairs.jsonl --batch-size 10 --max-steps 2";
-    let planned = assert_adds_up(&plan(&shell, words)) as f64;
-    done(&shell, &format!("train {words} --output run"));
-    let last = steps(&shell.path().join("run")).pop().unwrap();
-    let peak = last["peak_memory_bytes"].as_f64().unwrap();
-    // The program itself, its stacks and the data take some 12 MiB besides.
-    let fixed = f64::from(24 << 20);
-    println!("planned {:.1} MiB, measured {:.1} MiB", planned / 1048576.0, peak / 1048576.0);
-    assert!(planned > 100e6, "too small to tell: {planned}");
-    assert!(peak > 0.9 * planned && peak < 1.1 * planned + fixed, "planned {planned}, measured {peak}");
+    sizes.write(&shell);
+    let more = "--data small.jsonl --batch-size 4 --max-steps 2 --save-steps 0";
+    assert_within_a_tenth(
+        "random weights",
+        planned_and_measured(&shell, &format!("--init small.json {more}")),
+    );
+    copy_folder(&shell.path().join("run"), &shell.path().join("model"));
+    assert_within_a_tenth(
+        "weights of a folder, DPO",
+        planned_and_measured(
+            &shell,
+            &format!("--model model {more} --objective dpo --reference-cache cache"),
+        ),
+    );
+}
+
+/// The table of `benchmarks/plan.md`.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_of_larger_runs_is_what_the_plan_says() {
+    if std::env::var_os("ASFT_TEST_LONG").is_none() {
+        return crate::skip::skip(
+            "cli::the_memory_of_larger_runs_is_what_the_plan_says",
+            "ASFT_TEST_LONG=1",
+            "takes minutes",
+        );
+    }
+    let shell = Shell::new();
+    let base = Sizes {
+        name: "base",
+        hidden: 512,
+        layers: 8,
+        heads: 8,
+        feed_forward: 1536,
+        vocabulary: 32_000,
+        pairs: 4,
+        prompt: 128,
+        answers: [384, 384],
+    };
+    let long = Sizes { name: "long", pairs: 2, prompt: 512, answers: [3000, 1500], ..base };
+    let wide = Sizes { name: "wide", hidden: 192, layers: 4, heads: 4, vocabulary: 128_256, ..base };
+    for sizes in [&base, &long, &wide] {
+        sizes.write(&shell);
+    }
+    let run = "--batch-size 4 --max-steps 2 --save-steps 0 --reference-cache cache";
+    let cases = [
+        ("4 pairs of 512 + 384", format!("--init base.json --data base.jsonl {run}")),
+        ("2 pairs of 3512 + 1500", format!("--init long.json --data long.jsonl --max-length 4096 {run}")),
+        (
+            "the same, --recompute blocks",
+            format!("--init long.json --data long.jsonl --max-length 4096 --recompute blocks {run}"),
+        ),
+        ("vocabulary 128,256, hidden 192", format!("--init wide.json --data wide.jsonl {run}")),
+        ("the same, --head-rows 128", format!("--init wide.json --data wide.jsonl --head-rows 128 {run}")),
+        ("DPO, reference beforehand", format!("--init base.json --data base.jsonl --objective dpo {run}")),
+        (
+            "evaluation, checkpoints, samples",
+            format!(
+                "--init base.json --data base.jsonl --eval-data base.jsonl --sample-answers 2 --eval-steps 1 {}",
+                run.replace("--save-steps 0", "--save-steps 1")
+            ),
+        ),
+    ];
+    for (what, words) in &cases {
+        assert_within_a_tenth(what, planned_and_measured(&shell, words));
+    }
+    copy_folder(&shell.path().join("run"), &shell.path().join("model"));
+    assert_within_a_tenth(
+        "weights of a folder",
+        planned_and_measured(&shell, &format!("--model model --data base.jsonl {run}")),
+    );
 }
 
 /// Meta-Llama-3-8B's sizes.

@@ -46,7 +46,7 @@ pub fn file(lines: &[&str]) -> (TempDir, PathBuf) {
 
 /// A group of made-up tokens.
 pub fn group(row: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Group {
-    let answer = |role, ids: &[u32]| Answer { role, ids: ids.to_vec(), text: None };
+    let answer = |role, ids: &[u32]| Answer { role, ids: ids.to_vec(), scored: None, text: None };
     let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
     Group { row, prompt: prompt.to_vec(), answers, reference: None }
 }

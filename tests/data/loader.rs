@@ -178,7 +178,8 @@ fn senseless_settings_are_refused() {
     assert_eq!(refused(dataset(0), config(1), 1), "the data set has no rows to make steps of");
     for hollow in [group_of(0, 0, 1, 1), group_of(0, 1, 0, 1), group_of(0, 1, 1, 0)] {
         let data = Arc::new(Dataset::new(vec![group_of(0, 1, 1, 1), hollow], LoadReport::default()));
-        assert_eq!(refused(data, config(1), 1), "the data set has a prompt or an answer without tokens");
+        let expected = "the data set has a prompt without tokens or an answer without scored tokens";
+        assert_eq!(refused(data, config(1), 1), expected);
     }
     assert_eq!(refused(dataset(1), config(0), 1), "the batch size must be at least 1");
     let no_parts = LoaderConfig { parts: Some(0), ..config(1) };

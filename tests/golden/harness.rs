@@ -71,8 +71,8 @@ pub fn oracle_groups(path: &Path) -> Vec<Group> {
             row,
             prompt: ids(&pair["prompt"]),
             answers: vec![
-                Answer { role: Role::Chosen, ids: ids(&pair["chosen"]), text: None },
-                Answer { role: Role::Rejected, ids: ids(&pair["rejected"]), text: None },
+                Answer { role: Role::Chosen, ids: ids(&pair["chosen"]), scored: None, text: None },
+                Answer { role: Role::Rejected, ids: ids(&pair["rejected"]), scored: None, text: None },
             ],
             reference: None,
         })
