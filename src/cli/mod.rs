@@ -6,15 +6,19 @@
 mod bench;
 mod bench_kernels;
 mod bench_step;
+mod completions;
 mod config;
 mod device;
 mod exit;
 mod export;
 mod info;
+mod man;
 mod names;
 mod objectives;
 pub mod output;
 mod plan;
+mod plan_json;
+mod plan_table;
 mod progress;
 mod score;
 mod signals;
@@ -62,6 +66,10 @@ enum Command {
     Bench(Box<bench::BenchArguments>),
     /// What this program is, what it finds on this machine, and which device it would take
     Info(info::InfoArguments),
+    /// A script that lets a shell complete commands, flags and values
+    Completions(completions::CompletionsArguments),
+    /// The manual as pages for man
+    Man(man::ManArguments),
 }
 
 const PLACES: &str = "A setting is taken from its flag, else from the environment (ASFT_BATCH_SIZE for --batch-size), \
@@ -108,6 +116,8 @@ impl Cli {
             Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
         }
     }
 }
