@@ -6,6 +6,7 @@ use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;
 use crate::config::Difference;
 use crate::data::DataError;
+use crate::generate::DecodeError;
 use crate::model::ConfigError;
 use crate::objective::ObjectiveError;
 use crate::train::log::LogError;
@@ -32,6 +33,9 @@ pub enum TrainError {
     /// The device.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Answers of the trained model.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     /// The run's record.
     #[error(transparent)]
     Log(#[from] LogError),
