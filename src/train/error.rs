@@ -8,6 +8,7 @@ use crate::checkpoint::CheckpointError;
 use crate::config::Difference;
 use crate::data::DataError;
 use crate::data::template_source::Origin;
+use crate::generate::DecodeError;
 use crate::model::ConfigError;
 use crate::objective::ObjectiveError;
 use crate::train::log::LogError;
@@ -34,6 +35,9 @@ pub enum TrainError {
     /// The device.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Answers of the trained model.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     /// The run's record.
     #[error(transparent)]
     Log(#[from] LogError),
