@@ -12,9 +12,9 @@ const TEMPLATE: &str = "{#- one -#}
 {%- if message.content == 'refused' %}
 {{- raise_exception('not this one') }}
 {%- endif %}
-{{- '<|im_start|>' + message.role + ': ' + message.content + '<|im_end|>' }}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' }}
 {%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant: ' }}{% endif %}";
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 /// Two conversations, a configuration for the tokenizer of the data tests, and the template.
 fn folder() -> Shell {
