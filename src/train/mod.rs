@@ -1,26 +1,32 @@
 //! Training, in the order in which it happens: [`Prepared`] checks and plans everything, [`mod@reference`] fills in
-//! reference log-probs, [`run()`] loops over [`Trainer::step`], and what a run writes about itself is [`log`], [`curves`],
-//! [`card`] and the samples.
+//! reference log-probs, [`run()`] loops over [`Trainer::step`] from where [`start`] says, and what a run writes about itself is
+//! [`log`] (also to a [`log_command`]), [`curves`], [`card`] and the samples.
 
+mod best;
 pub mod card;
 pub mod curves;
 mod error;
+mod history;
 mod interrupt;
 mod layout;
 pub mod log;
+pub mod log_command;
 mod prepare;
+pub mod record;
 pub mod reference;
 mod resume;
 mod run;
 mod sample;
+mod save;
 mod step;
 mod target;
 
 pub use error::TrainError;
+pub use history::BeforeAndAfter;
 pub use interrupt::{Interrupts, Uninterrupted};
 pub use layout::{InferenceLayout, Layout, LayoutSettings};
 pub use prepare::{Prepared, plan_without_data};
-pub use resume::adopt;
+pub use resume::{Start, start};
 pub use run::{Ended, Outcome, Stopped, run};
 pub use sample::Sample;
 pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};

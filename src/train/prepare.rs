@@ -15,7 +15,8 @@ use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
 use crate::objective::{Objective, registry};
-use crate::optim::{AdamwSettings, Schedule, schedule};
+use crate::optim::schedule::warmup_steps;
+use crate::optim::{AdamwSettings, Schedule};
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
@@ -94,16 +95,7 @@ impl Prepared {
                 "--batch-size {batch} is more than the {pairs} pairs there are: every epoch is one step"
             );
         }
-        let warmup_steps = match config.schedule.warmup {
-            Warmup::Steps(steps) => steps,
-            Warmup::Ratio(ratio) => schedule::warmup_steps(steps, ratio),
-        };
-        let schedule = Schedule {
-            kind: config.schedule.scheduler.into(),
-            learning_rate: config.optimizer.learning_rate,
-            warmup_steps,
-            total_steps: steps,
-        };
+        let schedule = schedule(&config, steps);
         let loader = LoaderConfig {
             seed: config.run.seed,
             shuffle: config.data.shuffle,
@@ -176,6 +168,20 @@ fn check_reference(
             Err(TrainError::Memory { needed, available, tokens: budget.tokens, longest })
         }
         _ => Ok(()),
+    }
+}
+
+/// The learning rate over a run of so many steps.
+pub(super) fn schedule(config: &TrainConfig, steps: usize) -> Schedule {
+    let warmup_steps = match config.schedule.warmup {
+        Warmup::Steps(steps) => steps,
+        Warmup::Ratio(ratio) => warmup_steps(steps, ratio),
+    };
+    Schedule {
+        kind: config.schedule.scheduler.into(),
+        learning_rate: config.optimizer.learning_rate,
+        warmup_steps,
+        total_steps: steps,
     }
 }
 
