@@ -37,6 +37,7 @@ impl Default for Patience {
 pub struct LogCommand {
     /// `None` once it is finished.
     lines: Option<SyncSender<String>>,
+    /// How the child ended; nothing where the thread has said so already.
     ended: Receiver<Option<ExitStatus>>,
     process: u32,
     patience: Patience,
@@ -69,11 +70,10 @@ impl LogCommand {
             let written = stdin.map(|stdin| write_lines(stdin, &waiting));
             // From here on nothing is taken from the loop any more.
             drop(waiting);
-            if written == Some(Written::Refused) {
-                report_refusal(&mut child);
-            }
+            let is_told = written == Some(Written::Refused) && report_refusal(&mut child);
+            let status = child.wait().ok().filter(|_| !is_told);
             // Nobody listens where the time was up.
-            let _ = tell.send(child.wait().ok());
+            let _ = tell.send(status);
         };
         std::thread::Builder::new().name("log command".to_owned()).spawn(work).map_err(refused)?;
         Ok(Self { lines: Some(lines), ended, process, patience, dropped: 0 })
@@ -150,20 +150,22 @@ fn write_lines(mut stdin: ChildStdin, lines: &Receiver<String>) -> Written {
     Written::All
 }
 
-/// Says that the child reads no more: because it has ended (a shell that is about to may take a moment), or of itself.
-fn report_refusal(child: &mut Child) {
+/// Says that the child reads no more: because it has ended (a shell that is about to may take a moment), or of itself. Gives
+/// whether it has ended.
+fn report_refusal(child: &mut Child) -> bool {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(1) {
         match child.try_wait() {
             Ok(None) => std::thread::sleep(Duration::from_millis(10)),
             Ok(Some(status)) => {
                 tracing::warn!("the log command has ended ({status}); the run goes on without it");
-                return;
+                return true;
             }
             Err(_) => break,
         }
     }
     tracing::warn!("the log command has closed its stdin; the run goes on without it");
+    false
 }
 
 #[cfg(all(test, unix))]

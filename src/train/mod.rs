@@ -2,6 +2,7 @@
 //! reference log-probs, [`run()`] loops over [`Trainer::step`] from where [`start`] says, and what a run writes about itself is
 //! [`log`] (also to a [`log_command`]), [`curves`], [`card`] and the samples.
 
+mod begin;
 mod best;
 pub mod card;
 pub mod curves;

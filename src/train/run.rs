@@ -12,23 +12,21 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
-use super::best;
 use super::history::{BeforeAndAfter, History};
 use super::log::{EvalMetrics, MetricsLog, RunShape, Skipped, StepMetrics};
 use super::log_command::{LogCommand, Patience};
-use super::record::{Record, truncate_after};
+use super::record::Record;
 use super::resume::{self, Inputs, Start};
 use super::save::Reason;
 use super::{Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, sample};
+use super::{begin, best};
 use crate::backend::{Backend, STEP_STATE_LEN};
-use crate::checkpoint::resume::{OptimizerFile, ResumeState, Slot, checkpoint_path};
+use crate::checkpoint::ModelFolder;
+use crate::checkpoint::resume::checkpoint_path;
 use crate::checkpoint::run_folder::{prepare as prepare_folder, write_run_file};
-use crate::checkpoint::{CheckpointError, ModelFolder};
 use crate::config::{EvalSource, ModelSource};
 use crate::data::{Loader, Step};
 use crate::eval::{Progress, Scorer};
-use crate::model::Parameter;
-use crate::optim::Moment;
 
 /// Rows named when a step was not finite.
 const SHOWN_ROWS: usize = 8;
@@ -37,7 +35,7 @@ const SHOWN_SAMPLES: usize = 2;
 /// Steps in a row that may be skipped: one fewer than ends the run.
 const MOST_SKIPPED: usize = 9;
 /// The run's record.
-const METRICS_FILE: &str = "metrics.jsonl";
+pub(super) const METRICS_FILE: &str = "metrics.jsonl";
 
 /// What a finished run has to say.
 #[derive(Clone, Debug)]
@@ -125,10 +123,10 @@ pub fn run<B: Backend>(
         crate::objective::build(&prepared.config.objective.name, &prepared.config.objective.parameters)?,
         prepared.config.optimizer.max_grad_norm,
     )?;
-    let first = load(prepared, &start, &mut trainer)?;
-    announce(prepared, &trainer);
+    let first = begin::load(prepared, &start, &mut trainer)?;
+    begin::announce(prepared, &trainer);
     write_run_file(&folder, &prepared.config.to_toml())?;
-    let (log, samples, history) = records(prepared, &start, &trainer, first)?;
+    let (log, samples, history) = begin::records(prepared, &start, first)?;
     let run = Run {
         log_command: log_command(prepared)?,
         last_saved: start.checkpoint,
@@ -201,7 +199,7 @@ fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     paths
 }
 
-fn shape(prepared: &Prepared) -> RunShape {
+pub(super) fn shape(prepared: &Prepared) -> RunShape {
     let config = &prepared.config;
     RunShape {
         max_steps: prepared.steps,
@@ -213,123 +211,10 @@ fn shape(prepared: &Prepared) -> RunShape {
     }
 }
 
-/// Weights, and the optimizer's state where there is a checkpoint; gives the first step to be done.
-fn load<B: Backend>(
-    prepared: &Prepared,
-    start: &Start,
-    trainer: &mut Trainer<B>,
-) -> Result<usize, TrainError> {
-    let Some(checkpoint) = &start.checkpoint else {
-        load_initial(prepared, trainer)?;
-        return Ok(1);
-    };
-    let state = ResumeState::read(checkpoint)?;
-    load_checkpoint(prepared, trainer, checkpoint)?;
-    trainer.skipped = state.skipped_steps;
-    resume::set_later_aside(&prepared.config.run.output, state.step)?;
-    tracing::info!("resuming after step {} from {}", state.step, checkpoint.display());
-    Ok(state.step + 1)
-}
-
-/// The run's records, new or cut where the run goes on, and what they say.
-fn records<B: Backend>(
-    prepared: &Prepared,
-    start: &Start,
-    trainer: &Trainer<B>,
-    first: usize,
-) -> Result<(MetricsLog, Option<Record>, History), TrainError> {
-    let config = &prepared.config;
-    let (run, done) = (&config.run.output, first - 1);
-    if let Some(checkpoint) = &start.checkpoint {
-        resume::bring_records(checkpoint, run, [METRICS_FILE, sample::FILE])?;
-    }
-    let (metrics, samples) = (run.join(METRICS_FILE), run.join(sample::FILE));
-    let is_sampled = config.evaluation.sample_answers > 0 && prepared.eval.is_some();
-    let (log, samples) = if done == 0 {
-        if samples.exists() {
-            std::fs::remove_file(&samples).map_err(CheckpointError::io("remove", &samples))?;
-        }
-        (MetricsLog::create(&metrics)?, is_sampled.then(|| Record::create(&samples)))
-    } else {
-        truncate_after(&samples, done)?;
-        (MetricsLog::resume(&metrics, done)?, is_sampled.then(|| Record::resume(&samples, done)))
-    };
-    let mut history = History::read(shape(prepared), config.evaluation.best.clone(), &metrics)?;
-    if let Some(checkpoint) = &start.checkpoint {
-        let state = &mut history.state;
-        state.num_input_tokens_seen = ResumeState::read(checkpoint)?.tokens_seen;
-        if let Some(step) = state.best_global_step {
-            let best = checkpoint_path(run, step);
-            let name = best.file_name().map(|name| name.to_string_lossy().into_owned());
-            state.best_model_checkpoint = name.filter(|_| best.is_dir());
-        }
-    }
-    if history.result_step() != history.state.global_step {
-        resume::check_best(run, history.result_step())?;
-    }
-    debug_assert_eq!(trainer.skipped, history.skipped(), "state and record agree");
-    Ok((log, samples.transpose()?, history))
-}
-
 fn log_command(prepared: &Prepared) -> Result<Option<LogCommand>, TrainError> {
     let run = &prepared.config.run;
     let start = |command: &String| LogCommand::start(command, &run.output, Patience::default());
     run.log_command.as_ref().map(start).transpose()
-}
-
-/// What computes, and in which formats.
-fn announce<B: Backend>(prepared: &Prepared, trainer: &Trainer<B>) {
-    let precision = prepared.precision;
-    tracing::info!(
-        "{} parameters on {}: weights and activations in {}, optimizer state in {}; the backward pass computes again: {}",
-        trainer.model.table.count(),
-        trainer.backend.name(),
-        precision.storage.name(),
-        precision.optimizer.name(),
-        trainer.activations.recompute.name()
-    );
-}
-
-fn load_initial<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Result<(), TrainError> {
-    match (&prepared.folder, &prepared.config.model) {
-        (Some(folder), _) => trainer.model.load(&mut trainer.backend, folder)?,
-        (None, ModelSource::Init { seed, .. }) => trainer.model.initialise(&mut trainer.backend, *seed),
-        (None, ModelSource::Folder(path)) => {
-            trainer.model.load(&mut trainer.backend, &ModelFolder::open(path)?)?
-        }
-    }
-    Ok(())
-}
-
-/// Name and shape of every parameter, in the order of the files.
-pub(super) fn parameters(prepared: &Prepared) -> Vec<(String, Vec<usize>)> {
-    prepared.layout.model.table.forward_order().map(|p| (p.name.clone(), p.shape.clone())).collect()
-}
-
-/// Weights and moments of a checkpoint.
-fn load_checkpoint<B: Backend>(
-    prepared: &Prepared,
-    trainer: &mut Trainer<B>,
-    checkpoint: &Path,
-) -> Result<(), TrainError> {
-    let slots = Slot::of_export(prepared.save_dtype());
-    let file = OptimizerFile::open(checkpoint, &parameters(prepared), slots)?;
-    let Trainer { backend, model, optimizer, .. } = trainer;
-    for (slot, moment) in [(Slot::M, Moment::First), (Slot::V, Moment::Second)] {
-        let read = |parameter: &Parameter, values: &mut [f32]| file.read(slot, &parameter.name, values);
-        optimizer.write_moment(backend, &model.table, moment, read)?;
-    }
-    if slots.contains(&Slot::Master) {
-        let mut values = Vec::new();
-        for parameter in model.table.forward_order() {
-            values.resize(parameter.elements(), 0.0f32);
-            file.read(Slot::Master, &parameter.name, &mut values)?;
-            model.write_weight(backend, parameter, &values);
-        }
-    } else {
-        model.load(backend, &ModelFolder::open(checkpoint)?)?;
-    }
-    Ok(())
 }
 
 /// A step that has been enqueued but not looked at.
@@ -608,7 +493,7 @@ impl<B: Backend> Run<'_, B> {
         let (step, last) = (self.history.result_step(), self.history.state.global_step);
         if step != last {
             let checkpoint = resume::check_best(&self.prepared.config.run.output, step)?;
-            load_checkpoint(self.prepared, &mut self.trainer, &checkpoint)?;
+            begin::load_checkpoint(self.prepared, &mut self.trainer, &checkpoint)?;
             tracing::info!("the result is the best model, that of {}", checkpoint.display());
         }
         Ok(step)

@@ -86,7 +86,7 @@ impl<B: Backend> Run<'_, B> {
             }
             Ok(())
         };
-        Ok(write_resume(folder, &state, &super::run::parameters(prepared), slots, &mut values)?)
+        Ok(write_resume(folder, &state, &super::begin::parameters(prepared), slots, &mut values)?)
     }
 
     /// The result at the top of the run folder: the model on the device, which is that after `step`.
