@@ -73,6 +73,7 @@ fn is_usage(error: &TrainError) -> bool {
         error,
         TrainError::Output(_)
             | TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+            | TrainError::Disk { .. }
             | TrainError::ReferenceNotFinite { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }

@@ -61,6 +61,7 @@ impl TrainArguments {
             model: self.model_source(seed)?,
             data: DataConfig {
                 files: self.data.data.clone().unwrap_or_default(),
+                template: self.data.template.resolve(),
                 max_length: at_least("max_length", self.data.max_length, 2)?.unwrap_or(1024),
                 shuffle: !self.data.no_shuffle.unwrap_or(false),
             },
@@ -101,6 +102,11 @@ impl TrainArguments {
                 "a --model folder brings its own tokenizer: leave --tokenizer out",
             )),
             ModelArguments { model: Some(folder), .. } => Ok(ModelSource::Folder(folder.clone())),
+            ModelArguments { init: Some(_), tokenizer: None, .. }
+                if self.data.template.chat_template.is_some() =>
+            {
+                Err(needs("chat_template", "--tokenizer"))
+            }
             ModelArguments { init: Some(config), tokenizer, .. } => {
                 Ok(ModelSource::Init { config: config.clone(), tokenizer: tokenizer.clone(), seed })
             }

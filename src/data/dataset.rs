@@ -27,7 +27,7 @@ pub struct Dataset {
     pub groups: Vec<Group>,
     /// What became of all rows.
     pub report: LoadReport,
-    /// xxh3 of the token ids of all groups in order, their borders included.
+    /// xxh3 of the token ids of all groups in order, of their borders and of which are scored.
     pub fingerprint: u64,
 }
 
@@ -196,8 +196,14 @@ fn fingerprint(groups: &[Group]) -> u64 {
     for group in groups {
         add(&group.prompt);
         for answer in &group.answers {
-            // The role as a one-id list: two answers exchanged make other data.
-            add(&[answer.role as u32]);
+            // The role as a one-id list: two answers exchanged make other data. With a mask it has two ids.
+            match answer.scored.as_ref().filter(|scored| scored.contains(&false)) {
+                None => add(&[answer.role as u32]),
+                Some(scored) => {
+                    add(&[answer.role as u32, 0]);
+                    add(&scored.iter().map(|scored| u32::from(*scored)).collect::<Vec<_>>());
+                }
+            }
             add(&answer.ids);
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Boundary: token ids and plain facts; how a group is laid out in memory is [`super::batch`]'s business.
 
+use std::ops::Range;
+
 /// What an answer is to its prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
@@ -29,16 +31,39 @@ pub struct Answer {
     pub role: Role,
     /// Its tokens, the end token included; never empty in a loaded dataset.
     pub ids: Vec<u32>,
+    /// `[ids]` which of them are scored, at least one in a loaded dataset; `None`: all. The others (the user's words
+    /// in a conversation that goes on) are context: later tokens see them, nothing is learnt from predicting them.
+    pub scored: Option<Vec<bool>>,
     /// The answer as rendered, before truncation, for display; kept only where the encoder was told to.
     pub text: Option<String>,
+}
+
+impl Answer {
+    /// Whether the token at this position is scored.
+    pub fn is_scored(&self, position: usize) -> bool {
+        self.scored.as_ref().is_none_or(|scored| scored[position])
+    }
+
+    /// How many tokens are scored.
+    pub fn scored_tokens(&self) -> usize {
+        self.scored.as_ref().map_or(self.ids.len(), |scored| scored.iter().filter(|scored| **scored).count())
+    }
+
+    /// The first run of scored tokens: the turn that a model given everything before it is to write.
+    pub fn first_turn(&self) -> Range<usize> {
+        let positions = 0..self.ids.len();
+        let start = positions.clone().find(|position| self.is_scored(*position)).unwrap_or(positions.end);
+        let end = (start..positions.end).find(|position| !self.is_scored(*position)).unwrap_or(positions.end);
+        start..end
+    }
 }
 
 /// Summed log-probabilities under the reference model, filled in before training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reference {
-    /// Of the chosen answer's tokens.
+    /// Of the chosen answer's scored tokens.
     pub chosen: f64,
-    /// Of the rejected answer's tokens.
+    /// Of the rejected answer's scored tokens.
     pub rejected: f64,
 }
 
@@ -59,5 +84,12 @@ impl Group {
     /// The answer in this role, if the group has one.
     pub fn answer(&self, role: Role) -> Option<&Answer> {
         self.answers.iter().find(|answer| answer.role == role)
+    }
+
+    /// What a model is given to write the [first turn](Answer::first_turn) of the answer in this role: the prompt, and
+    /// whatever the answer begins with that is not scored.
+    pub fn context(&self, role: Role) -> Vec<u32> {
+        let before = self.answer(role).map_or(&[][..], |answer| &answer.ids[..answer.first_turn().start]);
+        [&self.prompt, before].concat()
     }
 }

@@ -15,8 +15,9 @@ use std::thread::JoinHandle;
 use super::batch::{Batch, Spans, Step, StepTotals, pack};
 use super::dataset::Dataset;
 use super::error::DataError;
-use super::group::Group;
+use super::group::{Answer, Group};
 use super::order::permutation;
+use super::work::Work;
 
 /// Steps packed ahead of the one in use.
 const AHEAD: usize = 2;
@@ -41,7 +42,7 @@ pub struct LoaderConfig {
     pub spans: Spans,
 }
 
-/// The largest micro-batch of a run in each respect, for the memory plan.
+/// What a run's steps come to: the largest micro-batch in each respect, for the memory plan, and the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Tokens T.
@@ -52,6 +53,10 @@ pub struct Extent {
     pub groups: usize,
     /// Micro-batches of one step.
     pub batches: usize,
+    /// Micro-batches of all steps.
+    pub all_batches: usize,
+    /// What is in them.
+    pub work: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -91,7 +96,7 @@ impl Loader {
         Ok(Self { steps: Some(receiver), thread: Some(thread) })
     }
 
-    /// The largest micro-batch that a loader of these steps would yield, without making one.
+    /// The largest micro-batch that a loader of these steps would yield and the sum of all, without making one.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -162,9 +167,18 @@ impl Plan {
             false => Ok(()),
         };
         setting(dataset.groups.is_empty(), "the data set has no rows to make steps of")?;
-        let hollow =
-            |group: &Group| group.prompt.is_empty() || group.answers.iter().any(|a| a.ids.is_empty());
-        setting(dataset.groups.iter().any(hollow), "the data set has a prompt or an answer without tokens")?;
+        let silent = |answer: &Answer| answer.scored_tokens() == 0;
+        let hollow = |group: &Group| group.prompt.is_empty() || group.answers.iter().any(silent);
+        setting(
+            dataset.groups.iter().any(hollow),
+            "the data set has a prompt without tokens or an answer without scored tokens",
+        )?;
+        let lopsided =
+            |answer: &Answer| answer.scored.as_ref().is_some_and(|scored| scored.len() != answer.ids.len());
+        setting(
+            dataset.groups.iter().flat_map(|group| &group.answers).any(lopsided),
+            "the data set has an answer whose mask is not as long as its tokens",
+        )?;
         setting(config.batch_size == 0, "the batch size must be at least 1")?;
         setting(config.parts == Some(0), "a step must have at least 1 micro-batch")?;
         setting(*steps.start() == 0, "steps are counted from 1")?;
@@ -200,6 +214,7 @@ impl Plan {
             let groups = self.groups(step, &mut epoch);
             let parts = cut(&groups, &self.config);
             extent.batches = extent.batches.max(parts.len());
+            extent.all_batches += parts.len();
             for part in &parts {
                 let sum =
                     |size: &dyn Fn(&Group) -> usize| part.iter().map(|place| size(groups[*place])).sum();
@@ -223,6 +238,8 @@ impl Plan {
                 extent.rows = extent.rows.max(rows);
                 extent.groups = extent.groups.max(part.len());
             }
+            extent.work =
+                groups.iter().fold(extent.work, |sum, group| sum + Work::of_group(group, self.config.spans));
         }
         Ok(extent)
     }

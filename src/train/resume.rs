@@ -12,8 +12,8 @@ use crate::checkpoint::resume::{
     Fingerprint, RESUME_FOLDER, ResumeState, checkpoint_path, checkpoints, find_newest,
 };
 use crate::checkpoint::run_folder::{self, ExistingRun, RUN_FILE, is_run};
-use crate::checkpoint::{CheckpointError, atomic};
-use crate::config::{Difference, ExistingFolder, TrainArguments, TrainConfig};
+use crate::checkpoint::{CheckpointError, atomic, hub};
+use crate::config::{Difference, ExistingFolder, ModelSource, TrainArguments, TrainConfig};
 use crate::objective::registry;
 
 /// Hugging Face's name for the record of a run, which is written with its result.
@@ -57,6 +57,7 @@ pub fn start(config: &mut TrainConfig, command: &[String]) -> Result<Start, Trai
         let device = &mut config.device;
         device.max_tokens_per_batch = device.max_tokens_per_batch.or(recorded.device.max_tokens_per_batch);
         device.head_rows = device.head_rows.or(recorded.device.head_rows);
+        adopt_commits(config, recorded);
         let differences = config.differences(recorded);
         if !differences.is_empty() {
             let checkpoint = checkpoint.unwrap_or_else(|| config.run.output.clone());
@@ -133,6 +134,21 @@ pub(super) fn is_finished(prepared: &Prepared, start: &Start, stopped: bool) -> 
     Ok(finished)
 }
 
+/// A model of the Hugging Face cache stays the one that the run began with, even if its branch has moved since.
+fn adopt_commits(config: &mut TrainConfig, recorded: &TrainConfig) {
+    match (&mut config.model, &recorded.model) {
+        (ModelSource::Folder(typed), ModelSource::Folder(recorded))
+        | (
+            ModelSource::Init { tokenizer: Some(typed), .. },
+            ModelSource::Init { tokenizer: Some(recorded), .. },
+        ) => hub::adopt_commit(typed, recorded),
+        _ => {}
+    }
+    if let (Some(typed), Some(recorded)) = (&mut config.objective.reference, &recorded.objective.reference) {
+        hub::adopt_commit(typed, recorded);
+    }
+}
+
 /// Whether a checkpoint was made with these settings and of these inputs, and lies before the end; says what becomes of the
 /// schedule where the end has moved.
 pub(super) fn check(prepared: &Prepared, start: &Start, inputs: &Inputs) -> Result<(), TrainError> {
@@ -167,6 +183,9 @@ pub(super) fn inputs(prepared: &Prepared) -> Inputs {
     let architecture = serde_json::Value::Object(prepared.model.to_json()).to_string();
     add("model", xxhash_rust::xxh3::xxh3_64(architecture.as_bytes()));
     add("data", prepared.train.fingerprint);
+    if let Some(template) = prepared.encoder.template_fingerprint() {
+        add("chat_template", template);
+    }
     if let Some(eval) = &prepared.eval {
         add("eval_data", eval.fingerprint);
     }

@@ -19,7 +19,7 @@ use super::record::Record;
 use super::resume::{self, Inputs, Start};
 use super::save::Reason;
 use super::{Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, sample};
-use super::{begin, best};
+use super::{begin, best, disk};
 use crate::backend::{Backend, STEP_STATE_LEN};
 use crate::checkpoint::ModelFolder;
 use crate::checkpoint::resume::checkpoint_path;
@@ -114,6 +114,7 @@ pub fn run<B: Backend>(
     let inputs = resume::inputs(&prepared);
     resume::check(&prepared, &start, &inputs)?;
     best::check_metric(&prepared)?;
+    disk::check(&prepared)?;
     let existing = resume::existing(&prepared.config);
     prepare_folder(&folder, existing, &paths_read(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;

@@ -61,7 +61,8 @@ pub fn samples<B: Backend>(
     let tokenizer = prepared.encoder.tokenizer();
     let mut stop = prepared.model.eos_token_ids.clone();
     stop.extend(tokenizer.and_then(Tokenizer::eos_id));
-    let prompts: Vec<&[u32]> = groups.iter().map(|group| group.prompt.as_slice()).collect();
+    let contexts: Vec<Vec<u32>> = groups.iter().map(|group| group.context(Role::Chosen)).collect();
+    let prompts: Vec<&[u32]> = contexts.iter().map(Vec::as_slice).collect();
     let Trainer { backend, model, activations, .. } = trainer;
     let mut greedy = Greedy { backend, model, activations, cache };
     let answers = greedy.generate(&prompts, sample_length(groups), &stop)?;
@@ -69,11 +70,12 @@ pub fn samples<B: Backend>(
         Some(text) => text,
         None => format!("{ids:?}"),
     };
-    let samples = groups.iter().zip(answers).map(|(group, answer)| {
-        let expected = group.answer(Role::Chosen).map_or(&[][..], |answer| &answer.ids);
+    let samples = groups.iter().zip(&contexts).zip(answers).map(|((group, context), answer)| {
+        let chosen = group.answer(Role::Chosen);
+        let expected = chosen.map_or(&[][..], |answer| &answer.ids[answer.first_turn()]);
         Sample {
             step,
-            prompt: text(&group.prompt),
+            prompt: text(context),
             answer: text(&answer),
             expected: text(expected),
             exact: answer == expected,

@@ -9,8 +9,9 @@ use super::run::Run;
 use super::{TrainError, Trainer, resume};
 use crate::backend::Backend;
 use crate::checkpoint::export::is_weight_file;
+use crate::checkpoint::hub::HubName;
 use crate::checkpoint::resume::{ResumeState, Slot, checkpoint_path, prune, write_resume};
-use crate::checkpoint::{CheckpointError, ModelExport, atomic};
+use crate::checkpoint::{CheckpointError, ModelExport, atomic, space};
 use crate::config::{EvalSource, ModelSource};
 use crate::objective::Parameters;
 use crate::optim::Moment;
@@ -58,7 +59,10 @@ impl<B: Backend> Run<'_, B> {
     fn write_model(&mut self, folder: &Path) -> Result<(), CheckpointError> {
         let prepared = self.prepared;
         let Trainer { backend, model, .. } = &mut self.trainer;
-        let export = ModelExport::new(&prepared.model, prepared.save_dtype(), prepared.tokenizer.as_deref());
+        let export = ModelExport {
+            template: prepared.encoder.given_template(),
+            ..ModelExport::new(&prepared.model, prepared.save_dtype(), prepared.tokenizer.as_deref())
+        };
         export.write(folder, &mut |name: &str, start: usize, out: &mut [f32]| {
             Ok(model.read_weight(backend, name, start, out)?)
         })
@@ -123,7 +127,7 @@ impl<B: Backend> Run<'_, B> {
             EvalSource::None | EvalSource::Split(_) => Vec::new(),
         };
         let base = match &config.model {
-            ModelSource::Folder(path) => Some(name_of(path)),
+            ModelSource::Folder(path) => Some(base_name(path)),
             ModelSource::Init { .. } => None,
         };
         let name = name_of(&config.run.output);
@@ -178,10 +182,12 @@ impl<B: Backend> Run<'_, B> {
         result.map_err(|error| {
             let Some(kind) = refused(&error) else { return error };
             let run = self.prepared.config.run.output.display();
-            let needed = bytesize::ByteSize(self.checkpoint_bytes());
+            let needed = bytesize::ByteSize(self.prepared.disk.folders.checkpoint);
+            let free = space::available(&self.prepared.config.run.output).map(bytesize::ByteSize);
+            let free = free.map_or_else(String::new, |free| format!(", and {free} are free"));
             let remedy = match kind {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    format!("There is no space left for {run}; a checkpoint takes {needed} there, beside the older ones")
+                    format!("There is no space left for {run}; a checkpoint takes {needed} there beside the older ones{free}")
                 }
                 io::ErrorKind::FileTooLarge => {
                     format!("A limit on the size of files (ulimit -f) is in the way; a checkpoint takes {needed}")
@@ -191,13 +197,6 @@ impl<B: Backend> Run<'_, B> {
             };
             TrainError::Save { what: what(), remedy, last: self.last_saved.clone(), source: Box::new(error) }
         })
-    }
-
-    /// Bytes of a checkpoint's tensors.
-    fn checkpoint_bytes(&self) -> u64 {
-        let dtype = self.prepared.save_dtype();
-        let each = dtype.size() + 4 * Slot::of_export(dtype).len();
-        (self.trainer.model.table.count() * each) as u64
     }
 }
 
@@ -217,6 +216,12 @@ fn refused(error: &TrainError) -> Option<io::ErrorKind> {
 fn objective_parameters(parameters: &Parameters) -> Vec<(&'static str, String)> {
     let values = serde_json::to_value(parameters).unwrap_or_default();
     parameters.typed().into_iter().map(|name| (name, values[name].to_string().replace('"', ""))).collect()
+}
+
+/// The name of the Hub where the model came under one, else that of its folder.
+fn base_name(path: &Path) -> String {
+    let of_hub = HubName::parse(path).filter(|_| !path.exists());
+    of_hub.map_or_else(|| name_of(path), |name| name.repository)
 }
 
 fn name_of(path: &Path) -> String {

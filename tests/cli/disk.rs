@@ -67,17 +67,23 @@ fn a_limit_on_files_costs_the_run_and_no_checkpoint() {
 #[test]
 fn a_full_disk_costs_the_run_and_no_checkpoint() {
     let shell = Shell::new();
-    let mount = "mkdir -p small && mount -t tmpfs -o size=2m none small 2>&1";
+    let mount = "mkdir -p small && mount -t tmpfs -o size=24m none small 2>&1";
     let probe = script(&shell, &format!("unshare -rm sh -c '{mount}'"));
     if probe.code != 0 {
         let why = format!("{}{}", probe.stdout.trim(), probe.stderr.trim());
         return skip("cli::disk::a_full_disk_costs_the_run_and_no_checkpoint", "a mount of its own", &why);
     }
-    done(&shell, &line("whole/run", "--max-steps 60"));
-    // What is in the mount is gone with the process: it is copied out.
-    let more = "--max-steps 60 --save-steps 2";
-    let train = line("small/run", more).replacen("--save-steps 4", "", 1);
-    let inside = format!("{mount} && {{ \"$ASFT\" {train}; code=$?; cp -r small/run kept; exit $code; }}");
+    let train =
+        |output: &str| line(output, "--max-steps 600").replacen("--save-steps 4", "--save-steps 10", 1);
+    done(&shell, &train("whole/run"));
+    // There is room for all of it at first, until somebody else takes the rest. What is in the mount is gone with the process:
+    // it is copied out.
+    let fill =
+        "while [ ! -d small/run/checkpoint-20 ]; do sleep 0.01; done; cat /dev/zero > small/other 2>&-";
+    let small = train("small/run");
+    let inside = format!(
+        "{mount} && {{ {{ {fill}; }} & \"$ASFT\" {small}; code=$?; wait; cp -r small/run kept; exit $code; }}"
+    );
     let ran = script(&shell, &format!("unshare -rm sh -c '{inside}'"));
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     for words in [
@@ -99,7 +105,7 @@ fn a_full_disk_costs_the_run_and_no_checkpoint() {
     // On a larger disk it goes on to the same bits.
     std::fs::create_dir(shell.path().join("large")).unwrap();
     std::fs::rename(&kept, shell.path().join("large/run")).unwrap();
-    done(&shell, &line("large/run", "--max-steps 60 --resume"));
+    done(&shell, &(train("large/run") + " --resume"));
     let [whole, large] = ["whole/run", "large/run"].map(|run| shell.path().join(run));
     assert_eq!(timeless(&whole), timeless(&large));
     let weights = |run: &Path| std::fs::read(run.join("model.safetensors")).unwrap();

@@ -159,6 +159,20 @@ fn the_fingerprint_is_of_the_tokens_and_their_borders() {
     assert_eq!(base, REFERENCE);
 }
 
+#[test]
+fn the_fingerprint_is_of_the_masks_too() {
+    let print = |mask: Option<&[bool]>| {
+        let mut group = group(0, &[1, 2], &[3, 4], &[4]);
+        group.answers[0].scored = mask.map(<[bool]>::to_vec);
+        Dataset::new(vec![group], LoadReport::default()).fingerprint
+    };
+    assert_eq!(print(None), print(Some(&[true, true])), "a mask of every token is none");
+    let masked = [print(None), print(Some(&[false, true])), print(Some(&[true, false]))];
+    assert!(masked[0] != masked[1] && masked[1] != masked[2] && masked[2] != masked[0]);
+    // As above, of 2,1,2, 2,0,0, 2,0,1, 2,3,4, 1,1, 1,4: a masked answer's role has a 0 beside it and the mask after it.
+    assert_eq!(masked[1], 0x3b40_f9a4_6af3_17c4);
+}
+
 /// `xxhash.xxh3_64_intdigest` of 2,1,2, 1,0, 1,3, 1,1, 1,4: lengths as u64, ids and roles as u32, little-endian.
 const REFERENCE: u64 = 0xa2a3_592a_4fb9_0c68;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use asft::data::dataset::{FileRows, LoadReport};
 use asft::data::order::permutation;
-use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Spans, Step, StepTotals};
+use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Spans, Step, StepTotals, Work};
 use proptest::prelude::*;
 
 use crate::fixture::group_of;
@@ -178,7 +178,8 @@ fn senseless_settings_are_refused() {
     assert_eq!(refused(dataset(0), config(1), 1), "the data set has no rows to make steps of");
     for hollow in [group_of(0, 0, 1, 1), group_of(0, 1, 0, 1), group_of(0, 1, 1, 0)] {
         let data = Arc::new(Dataset::new(vec![group_of(0, 1, 1, 1), hollow], LoadReport::default()));
-        assert_eq!(refused(data, config(1), 1), "the data set has a prompt or an answer without tokens");
+        let expected = "the data set has a prompt without tokens or an answer without scored tokens";
+        assert_eq!(refused(data, config(1), 1), expected);
     }
     assert_eq!(refused(dataset(1), config(0), 1), "the batch size must be at least 1");
     let no_parts = LoaderConfig { parts: Some(0), ..config(1) };
@@ -233,7 +234,7 @@ proptest! {
         let per_epoch = Loader::steps_per_epoch(groups.len(), batch_size);
         let extent = Loader::measure(data.clone(), config.clone(), 1, 2 * per_epoch).unwrap();
         let loader = Loader::new(data, config, 1, 2 * per_epoch).unwrap();
-        let mut largest = (0, 0, 0, 0);
+        let (mut largest, mut all_batches, mut work) = ((0, 0, 0, 0), 0, Work::default());
         let mut seen = vec![0; groups.len()];
         for step in loader {
             let rows = rows(&step);
@@ -249,6 +250,8 @@ proptest! {
                 largest.0 = largest.0.max(batch.ids.len());
                 largest.1 = largest.1.max(batch.gather.len());
                 largest.2 = largest.2.max(batch.groups.len());
+                all_batches += 1;
+                work = work + Work::of_batch(batch);
             }
             largest.3 = largest.3.max(step.batches.len());
             for row in rows {
@@ -257,5 +260,6 @@ proptest! {
         }
         prop_assert!(seen.iter().all(|times| *times == 2), "two epochs");
         prop_assert_eq!((extent.tokens, extent.rows, extent.groups, extent.batches), largest);
+        prop_assert_eq!((extent.all_batches, extent.work), (all_batches, work));
     }
 }

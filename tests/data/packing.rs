@@ -20,6 +20,9 @@ fn expected(group: &Group, spans: Spans) -> Vec<Prediction> {
             continue;
         }
         for (end, target) in answer.ids.iter().enumerate() {
+            if answer.scored.as_ref().is_some_and(|scored| !scored[end]) {
+                continue;
+            }
             predictions.push(([&group.prompt, &answer.ids[..end]].concat(), *target));
         }
     }
@@ -40,6 +43,11 @@ fn context(batch: &Batch, row: u32) -> Vec<u32> {
     seen.into_iter().map(|row| batch.ids[row]).collect()
 }
 
+fn scored_tokens(group: &Group, role: Role) -> usize {
+    let answer = group.answer(role).unwrap();
+    (0..answer.ids.len()).filter(|at| answer.scored.as_ref().is_none_or(|scored| scored[*at])).count()
+}
+
 fn scored(batch: &Batch, span: Option<Span>) -> Vec<Prediction> {
     let rows = span.map_or(0..0, Span::range);
     rows.map(|row| (context(batch, batch.gather[row]), batch.targets[row])).collect()
@@ -49,11 +57,20 @@ fn ids(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
     proptest::collection::vec(0u32..12, len)
 }
 
+/// Which tokens of an answer are scored: all, or some of as many as an answer can have.
+fn mask() -> impl Strategy<Value = Option<Vec<bool>>> {
+    proptest::option::of(proptest::collection::vec(any::<bool>(), 9))
+}
+
 fn groups() -> impl Strategy<Value = Vec<Group>> {
-    let one = (ids(1..9), ids(1..9), ids(1..9), any::<bool>());
+    let one = (ids(1..9), ids(1..9), ids(1..9), [mask(), mask()], any::<bool>());
     proptest::collection::vec(one, 0..7).prop_map(|all| {
-        let each = all.into_iter().enumerate().map(|(row, (prompt, chosen, rejected, swap))| {
+        let each = all.into_iter().enumerate().map(|(row, (prompt, chosen, rejected, masks, swap))| {
             let mut group = group(row * 3, &prompt, &chosen, &rejected);
+            for (answer, mask) in group.answers.iter_mut().zip(masks) {
+                let fitted = mask.map(|mask| mask[..answer.ids.len()].to_vec());
+                answer.scored = fitted.filter(|scored| scored.contains(&true));
+            }
             if swap {
                 group.answers.reverse();
             }
@@ -86,12 +103,12 @@ proptest! {
             let mut expected = expected(group, spans);
             if group.answers[0].role == Role::Rejected && spans.rejected {
                 // Spans are laid out chosen first, whatever the order in the group.
-                let chosen = group.answer(Role::Chosen).unwrap().ids.len();
-                let at = expected.len() - chosen - group.answer(Role::Rejected).unwrap().ids.len();
+                let [chosen, rejected] = [Role::Chosen, Role::Rejected].map(|role| scored_tokens(group, role));
+                let at = expected.len() - chosen - rejected;
                 expected[at..].rotate_right(chosen);
             }
             prop_assert_eq!(found, expected);
-            let role = |role| group.answer(role).unwrap().ids.len() as u32;
+            let role = |role| scored_tokens(group, role) as u32;
             prop_assert_eq!(entry.chosen.unwrap().len, role(Role::Chosen));
             prop_assert_eq!(entry.rejected.map(|span| span.len), spans.rejected.then(|| role(Role::Rejected)));
             prop_assert_eq!(entry.prompt.map(|span| span.len), spans.prompt.then(|| group.prompt.len() as u32 - 1));
@@ -225,6 +242,22 @@ fn a_small_batch_written_out() {
     let entry = batch.groups[1];
     assert_eq!((entry.prompt, entry.chosen, entry.rejected), (span(5, 0), span(5, 1), span(6, 2)));
     assert_eq!((entry.group, entry.row), (1, 9));
+}
+
+#[test]
+fn a_masked_answer_written_out() {
+    let mut group = group(0, &[10, 11], &[20, 21, 22, 23], &[30, 31]);
+    group.answers[0].scored = Some(vec![false, true, false, true]);
+    group.answers[1].scored = Some(vec![true, false]);
+    let batch = pack(&[&group], Spans { prompt: false, rejected: true });
+    assert_eq!(batch.ids, [10, 11, 20, 21, 22, 23, 30, 31]);
+    assert_eq!((batch.gather, batch.targets), (vec![2, 4, 1], vec![21, 23, 30]));
+    let span = |start, len| Some(Span { start, len });
+    assert_eq!((batch.groups[0].chosen, batch.groups[0].rejected), (span(0, 2), span(2, 1)));
+    let totals = StepTotals::of([&group]);
+    assert_eq!((totals.chosen_tokens, totals.rejected_tokens), (2, 1));
+    assert_eq!((group.context(Role::Chosen), group.answers[0].first_turn()), (vec![10, 11, 20], 1..2));
+    assert_eq!((group.context(Role::Rejected), group.answers[1].first_turn()), (vec![10, 11], 0..1));
 }
 
 #[test]

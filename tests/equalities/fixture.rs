@@ -94,6 +94,7 @@ pub fn group(row: usize, prompt: usize, chosen: usize, rejected: usize) -> Group
     let answers = [(Role::Chosen, chosen), (Role::Rejected, rejected)].map(|(role, len)| Answer {
         role,
         ids: ids(len),
+        scored: None,
         text: None,
     });
     Group { row, prompt, answers: answers.to_vec(), reference: None }

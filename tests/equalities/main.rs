@@ -6,6 +6,7 @@
 //! - [`step`]: a step cut into micro-batches; threads; seeds; what is not finite.
 //! - [`objectives`]: ASFT without its align term = SFT; DPO's first loss.
 //! - [`memory`]: recomputing and padding change no bit; [`cuda`]: nor on a GPU in bf16.
+//! - [`masks`]: tokens that are only context; a mask of every token.
 //! - [`twin`]: the whole model's gradients = the f64 twin's.
 
 #[path = "../reference/mod.rs"]
@@ -15,6 +16,7 @@ mod cuda;
 mod fixture;
 
 mod head;
+mod masks;
 mod memory;
 mod objectives;
 mod packing;

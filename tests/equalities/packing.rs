@@ -53,7 +53,7 @@ fn alone(group: &Group, role: Role) -> Group {
     let mut ids = group.prompt.clone();
     ids.extend(&group.answer(role).unwrap().ids);
     let rest = ids.split_off(1);
-    let answers = vec![Answer { role: Role::Chosen, ids: rest, text: None }];
+    let answers = vec![Answer { role: Role::Chosen, ids: rest, scored: None, text: None }];
     Group { row: group.row, prompt: ids, answers, reference: None }
 }
 

@@ -54,8 +54,13 @@ pub fn objective(name: &str) -> Box<dyn Objective> {
 
 /// The pre-tokenised pairs of a JSONL file.
 pub fn groups(path: &Path) -> Vec<Group> {
-    let config =
-        EncodeConfig { vocab_size: usize::MAX >> 33, max_length: None, eos_ids: vec![], keep_text: false };
+    let config = EncodeConfig {
+        vocab_size: usize::MAX >> 33,
+        max_length: None,
+        eos_ids: vec![],
+        keep_text: false,
+        template: Default::default(),
+    };
     load(&[path.to_owned()], &Encoder::new(None, None, config)).unwrap().groups
 }
 
@@ -71,8 +76,8 @@ pub fn oracle_groups(path: &Path) -> Vec<Group> {
             row,
             prompt: ids(&pair["prompt"]),
             answers: vec![
-                Answer { role: Role::Chosen, ids: ids(&pair["chosen"]), text: None },
-                Answer { role: Role::Rejected, ids: ids(&pair["rejected"]), text: None },
+                Answer { role: Role::Chosen, ids: ids(&pair["chosen"]), scored: None, text: None },
+                Answer { role: Role::Rejected, ids: ids(&pair["rejected"]), scored: None, text: None },
             ],
             reference: None,
         })
