@@ -64,6 +64,10 @@ impl Request {
             data: DataArguments {
                 data: Some(vec![folder.join("pairs.jsonl")]),
                 max_length: Some(integer(self.workload.longest().max(2))),
+                max_samples: None,
+                strict: None,
+                no_cache: Some(true),
+                data_cache: None,
                 no_shuffle: Some(true),
             },
             objective: ObjectiveArguments {

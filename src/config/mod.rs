@@ -16,6 +16,7 @@ mod file;
 mod layers;
 mod resolve;
 mod score;
+mod source;
 mod train;
 
 pub use arguments::{

@@ -10,12 +10,15 @@ use crate::DType;
 use crate::backend::DeviceKind;
 use crate::checkpoint::ModelFolder;
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
-use crate::data::{Dataset, EncodeConfig, Encoder, Group, Loader, LoaderConfig, Role, Spans, load};
+use crate::data::{
+    Dataset, EncodeConfig, Encoder, Group, LoadConfig, Loader, LoaderConfig, Role, Spans, WeightedFile,
+};
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
 use crate::objective::{Objective, registry};
 use crate::optim::{AdamwSettings, Schedule, schedule};
+use crate::progress::{Progress, Silent};
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
@@ -71,6 +74,15 @@ pub struct Prepared {
 impl Prepared {
     /// Loads and checks everything, for a device of the target's kind and memory.
     pub fn new(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
+        Self::with_progress(config, target, &mut Silent)
+    }
+
+    /// [`Prepared::new`], showing how far it has come.
+    pub fn with_progress(
+        config: &TrainConfig,
+        target: Target,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, TrainError> {
         let mut config = config.clone();
         let entry = registry::find(&config.objective.name)?;
         config.objective.name = entry.name.to_owned();
@@ -81,7 +93,7 @@ impl Prepared {
         let precision = target.precision(config.device.formats)?;
         let reference = open_reference(&config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
-        let (train, eval) = load_data(&config, &encoder)?;
+        let (train, eval) = load_data(&config, &encoder, progress)?;
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -242,48 +254,36 @@ fn encoder(
     })
 }
 
-fn load_data(config: &TrainConfig, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>), TrainError> {
-    let data = load(&config.data.files, encoder)?;
-    report("training data", &data);
+fn load_data(
+    config: &TrainConfig,
+    encoder: &Encoder,
+    progress: &mut dyn Progress,
+) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let load = LoadConfig {
+        sources: config.data.files.clone(),
+        max_rows: config.data.max_samples,
+        strict: config.data.strict,
+        seed: config.run.seed,
+        cache: config.data.cache.clone(),
+    };
+    let data = load.load(encoder, progress)?;
+    data.report.log("training data", data.groups.len());
     Ok(match &config.evaluation.source {
         EvalSource::None => (data, None),
         EvalSource::Files(files) => {
-            let eval = load(files, encoder)?;
-            report("evaluation data", &eval);
+            let sources = files.iter().map(WeightedFile::whole).collect();
+            let load = LoadConfig { sources, max_rows: config.evaluation.max_samples, ..load };
+            let eval = load.load(encoder, progress)?;
+            eval.report.log("evaluation data", eval.groups.len());
             (data, Some(eval))
         }
         EvalSource::Split(share) => {
             let (train, eval) = data.split(*share, config.run.seed)?;
-            tracing::info!(
-                "held out {} of {} pairs",
-                eval.groups.len(),
-                eval.groups.len() + train.groups.len()
-            );
+            let (held_out, left) = (eval.groups.len(), train.groups.len());
+            tracing::info!("held out {held_out} pairs; {left} are trained on");
             (train, Some(eval))
         }
     })
-}
-
-/// Says what loading did; nothing is cut or dropped silently.
-fn report(what: &str, data: &Dataset) {
-    let report = &data.report;
-    let kinds = [
-        (report.kinds.conversation, "conversations"),
-        (report.kinds.text, "plain text"),
-        (report.kinds.tokens, "token ids"),
-    ];
-    let kinds: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, name)| *name).collect();
-    tracing::info!(
-        "{what}: {} pairs of {} rows ({}), longest sequence {} tokens",
-        data.groups.len(),
-        report.rows,
-        kinds.join(", "),
-        report.longest
-    );
-    if !report.dropped.is_empty() {
-        tracing::warn!("{what}: {} rows dropped: {}", report.dropped.len(), report.dropped_summary());
-    }
-    report.warn(what);
 }
 
 /// The search for micro-batches and a recompute level whose plan fits.

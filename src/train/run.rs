@@ -184,7 +184,7 @@ fn finished(prepared: &Prepared) -> Result<Outcome, TrainError> {
 /// Files and folders that the run reads, which it must not delete.
 fn inputs(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut inputs: Vec<&Path> = config.data.files.iter().map(PathBuf::as_path).collect();
+    let mut inputs: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         inputs.extend(files.iter().map(PathBuf::as_path));
     }
@@ -417,7 +417,7 @@ impl<B: Backend> Run<'_, B> {
         let mut rows = rows.to_vec();
         rows.sort_unstable();
         let shown = rows.iter().take(SHOWN_ROWS).map(|&row| match self.prepared.train.report.locate(row) {
-            Some((path, line)) => format!("{}:{line}", path.display()),
+            Some(place) => place.to_string(),
             None => format!("row {row}"),
         });
         let mut shown: Vec<String> = shown.collect();
@@ -521,7 +521,7 @@ impl<B: Backend> Run<'_, B> {
             .iter()
             .map(|(metric, before, after)| Evaluated { metric, before: *before, after: *after })
             .collect();
-        let files: Vec<&Path> = config.data.files.iter().map(PathBuf::as_path).collect();
+        let files: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
         let eval_files: Vec<&Path> = match &config.evaluation.source {
             EvalSource::Files(files) => files.iter().map(PathBuf::as_path).collect(),
             EvalSource::None | EvalSource::Split(_) => Vec::new(),

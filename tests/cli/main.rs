@@ -6,6 +6,8 @@ mod bad_input;
 mod bench;
 /// `--device cuda`, without a GPU.
 mod cuda;
+/// Forms of data files, weights, rows that cannot be used, kept tokens.
+mod data;
 /// Golden files and run folders.
 mod golden;
 /// Where settings come from, and which place wins.

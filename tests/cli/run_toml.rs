@@ -84,6 +84,12 @@ fn run_toml_gives_the_configuration_back() {
         ],
         &[
             "--data=x \"quoted\" \\ name\n",
+            "--data=y:0.7",
+            "--data=z:0.5:1",
+            "--max-samples=8",
+            "--max-eval-samples=9",
+            "--strict",
+            "--no-cache",
             "--eval-data=e",
             "--eval-data=f",
             "--eval-steps=2",
@@ -172,9 +178,14 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         "--threads=9",
         "--resume",
         "--overwrite-output-dir",
+        "--strict",
+        "--no-cache",
+        "--data-cache=9",
     ];
     let other = [
         "--data=9",
+        "--data=d:0.5",
+        "--max-samples=9",
         "--max-length=9",
         "--no-shuffle",
         "--c=9",
@@ -251,8 +262,15 @@ fn the_help_text_tells_the_defaults() {
         }
         compared.push(key);
     }
-    let words =
-        ["reference", "reference_cache", "learning_rate", "save_total_limit", "save_dtype", "threads"];
+    let words = [
+        "data_cache",
+        "reference",
+        "reference_cache",
+        "learning_rate",
+        "save_total_limit",
+        "save_dtype",
+        "threads",
+    ];
     let device =
         ["dtype", "optimizer_state", "head_logits", "recompute", "max_tokens_per_batch", "head_rows"];
     assert_eq!(in_words, [&words[..], &device].concat());
