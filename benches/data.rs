@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use asft::data::{Dataset, EncodeConfig, Encoder, LoadConfig, Rows};
+use asft::data::{Dataset, EncodeConfig, Encoder, LoadConfig, Rows, TemplateConfig};
 use asft::progress::Silent;
 use tempfile::TempDir;
 
@@ -69,8 +69,13 @@ fn write_rows(path: &Path, rows: usize) -> std::io::Result<u64> {
 }
 
 fn encoder(folder: &Path) -> Encoder {
-    let settings =
-        EncodeConfig { vocab_size: usize::MAX, max_length: Some(1024), eos_ids: vec![0], keep_text: false };
+    let settings = EncodeConfig {
+        vocab_size: usize::MAX,
+        max_length: Some(1024),
+        eos_ids: vec![0],
+        keep_text: false,
+        template: TemplateConfig::default(),
+    };
     Encoder::from_folder(folder, settings).expect("a folder with a tokenizer")
 }
 

@@ -64,11 +64,9 @@ impl Request {
             data: DataArguments {
                 data: Some(vec![folder.join("pairs.jsonl")]),
                 max_length: Some(integer(self.workload.longest().max(2))),
-                max_samples: None,
-                strict: None,
                 no_cache: Some(true),
-                data_cache: None,
                 no_shuffle: Some(true),
+                ..DataArguments::default()
             },
             objective: ObjectiveArguments {
                 objective: Some(self.objective.clone()),

@@ -48,6 +48,9 @@ pub struct ResumeState {
     /// Fingerprint of the token ids of the training data.
     #[serde(with = "hex")]
     pub data_fingerprint: u64,
+    /// Fingerprint of the chat template's text, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_fingerprint: Option<String>,
     /// The best evaluation so far, where the best model is kept.
     pub best: Option<BestEvaluation>,
     /// Further entries of later versions, kept as they are.
@@ -77,6 +80,7 @@ impl ResumeState {
             tokens_seen: 0,
             config_fingerprint,
             data_fingerprint,
+            template_fingerprint: None,
             best: None,
             more: Map::new(),
         }

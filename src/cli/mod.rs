@@ -9,6 +9,7 @@ mod bench_step;
 mod config;
 mod device;
 mod exit;
+mod export;
 mod info;
 mod names;
 mod objectives;
@@ -55,6 +56,8 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// A model for another program: one GGUF file for llama.cpp
+    Export(export::ExportArguments),
     /// How fast this machine is: training steps and single operations on random weights
     Bench(Box<bench::BenchArguments>),
     /// What this program is, what it finds on this machine, and which device it would take
@@ -102,6 +105,7 @@ impl Cli {
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),
         }

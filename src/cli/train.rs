@@ -71,6 +71,7 @@ fn is_usage(error: &TrainError) -> bool {
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }
             | TrainError::OtherData { .. }
+            | TrainError::OtherTemplate { .. }
             | TrainError::RunFile { .. }
     )
 }

@@ -97,6 +97,11 @@ impl TrainArguments {
                 "a --model folder brings its own tokenizer: leave --tokenizer out",
             )),
             ModelArguments { model: Some(folder), .. } => Ok(ModelSource::Folder(folder.clone())),
+            ModelArguments { init: Some(_), tokenizer: None, .. }
+                if self.data.template.chat_template.is_some() =>
+            {
+                Err(needs("chat_template", "--tokenizer"))
+            }
             ModelArguments { init: Some(config), tokenizer, .. } => {
                 Ok(ModelSource::Init { config: config.clone(), tokenizer: tokenizer.clone(), seed })
             }
@@ -113,6 +118,7 @@ impl TrainArguments {
         let cache = || arguments.data_cache.clone().or_else(|| user_cache("tokens"));
         Ok(DataConfig {
             files: typed.iter().map(|typed| source::parse(typed)).collect::<Result<_, _>>()?,
+            template: arguments.template.resolve(),
             max_length: at_least("max_length", arguments.max_length, 2)?.unwrap_or(1024),
             max_samples: at_least("max_samples", arguments.max_samples, 1)?,
             strict: arguments.strict.unwrap_or(false),

@@ -8,12 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
 use super::source;
 use crate::backend::Element;
-use crate::data::WeightedFile;
+use crate::data::{TemplateConfig, WeightedFile};
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -61,6 +61,8 @@ pub enum ModelSource {
 pub struct DataConfig {
     /// Files of preference pairs, in order, with their weights. Empty only in a configuration for a plan.
     pub files: Vec<WeightedFile>,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
     /// Rows read of each file; `None`: all.
@@ -292,6 +294,7 @@ impl TrainConfig {
             data: DataArguments {
                 data: Some(self.data.files.iter().map(source::typed).collect())
                     .filter(|files: &Vec<PathBuf>| !files.is_empty()),
+                template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
                 max_samples: self.data.max_samples.map(integer),
                 strict: Some(self.data.strict),

@@ -6,6 +6,7 @@ use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;
 use crate::config::Difference;
 use crate::data::DataError;
+use crate::data::template_source::Origin;
 use crate::model::ConfigError;
 use crate::objective::ObjectiveError;
 use crate::train::log::LogError;
@@ -128,6 +129,17 @@ pub enum TrainError {
     OtherData {
         /// The checkpoint.
         checkpoint: PathBuf,
+    },
+    /// A resume with another chat template.
+    #[error(
+        "{} was trained with another chat template{}. Start a new run, or restore the template", checkpoint.display(),
+        template.as_ref().map(|origin| format!(": {origin} has changed since")).unwrap_or_default()
+    )]
+    OtherTemplate {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Where the template is found now, if there is one.
+        template: Option<Origin>,
     },
     /// The run file of a run that is to be resumed cannot be understood.
     #[error("{}: {problem}", path.display())]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::{InferenceLayout, Layout, LayoutSettings, Target, TrainError};
 use crate::DType;
 use crate::backend::DeviceKind;
-use crate::checkpoint::ModelFolder;
+use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{
     Dataset, EncodeConfig, Encoder, Group, LoadConfig, Loader, LoaderConfig, Role, Spans, WeightedFile,
@@ -88,10 +88,10 @@ impl Prepared {
         config.objective.name = entry.name.to_owned();
         config.objective.parameters = entry.resolve(&config.objective.parameters)?;
         let objective = entry.build(&config.objective.parameters)?;
-        let Source { model, folder, tokenizer } = open_source(&config.model)?;
+        let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
-        let reference = open_reference(&config, objective.as_ref(), &model)?;
+        let reference = open_reference(&mut config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
         let train = Arc::new(train);
@@ -208,28 +208,31 @@ struct Source {
     tokenizer: Option<PathBuf>,
 }
 
-fn open_source(source: &ModelSource) -> Result<Source, TrainError> {
+/// Opens the model; a name of the Hub becomes pinned to the snapshot that was found.
+fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     Ok(match source {
         ModelSource::Folder(path) => {
-            let folder = ModelFolder::open(path)?;
-            Source { model: folder.config().clone(), folder: Some(folder), tokenizer: Some(path.clone()) }
+            let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
+            let tokenizer = Some(folder.dir().to_owned());
+            Source { model: folder.config().clone(), folder: Some(folder), tokenizer }
         }
         ModelSource::Init { config, tokenizer, .. } => {
-            Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer: tokenizer.clone() }
+            let tokenizer = tokenizer.as_mut().map(hub::locate_and_pin).transpose()?;
+            Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer }
         }
     })
 }
 
 fn open_reference(
-    config: &TrainConfig,
+    config: &mut TrainConfig,
     objective: &dyn Objective,
     model: &LlamaConfig,
 ) -> Result<Option<ModelFolder>, TrainError> {
-    let Some(path) = &config.objective.reference else { return Ok(None) };
+    let Some(path) = &mut config.objective.reference else { return Ok(None) };
     if !objective.needs_reference() {
         return Err(TrainError::NoUseForReference { objective: objective.name() });
     }
-    let folder = ModelFolder::open(path)?;
+    let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
     let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
     if ours != theirs {
         return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
@@ -247,6 +250,7 @@ fn encoder(
         max_length: Some(config.data.max_length),
         eos_ids: model.eos_token_ids.clone(),
         keep_text: false,
+        template: config.data.template.clone(),
     };
     Ok(match tokenizer {
         Some(folder) => Encoder::from_folder(folder, settings)?,
@@ -432,7 +436,7 @@ pub fn sample_length(groups: &[Group]) -> usize {
 /// The layout of a run whose data are not known yet: sequences of the full `--max-length`, micro-batches as large as they
 /// would be at most. Where nothing fits, the smallest.
 pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Layout, TrainError> {
-    let model = open_source(&config.model)?.model;
+    let model = open_source(&mut config.model.clone())?.model;
     target.check(&model)?;
     let precision = target.precision(config.device.formats)?;
     let group = 2 * config.data.max_length;

@@ -117,6 +117,8 @@ fn run_toml_gives_the_configuration_back() {
             "--no-shuffle",
             "--seed=9223372036854775807",
         ],
+        &["--chat-template=chatml", "--template-date=2024-07-26"],
+        &["--chat-template=./chatml"],
         &[
             "--device=cpu",
             "--threads=3",
@@ -187,6 +189,8 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         "--data=d:0.5",
         "--max-samples=9",
         "--max-length=9",
+        "--chat-template=9",
+        "--template-date=2009-09-09",
         "--no-shuffle",
         "--c=9",
         "--lambda=9",
@@ -263,6 +267,7 @@ fn the_help_text_tells_the_defaults() {
         compared.push(key);
     }
     let words = [
+        "template_date",
         "data_cache",
         "reference",
         "reference_cache",

@@ -6,7 +6,7 @@ use asft::data::{ChatTemplate, Dataset, EncodeConfig, Encoder, LoadConfig};
 use asft::progress::Silent;
 use tempfile::TempDir;
 
-use crate::fixture::{config, encoder, golden, tokenizer};
+use crate::fixture::{config, encoder, template, tokenizer};
 
 struct Cached {
     folder: TempDir,
@@ -102,13 +102,9 @@ fn whatever_decides_the_tokens_makes_another_entry() {
     let with_template = |template: ChatTemplate| {
         Encoder::new(Some(tokenizer()), Some(template), EncodeConfig { max_length: Some(16), ..config() })
     };
-    let llama3 = golden().join("templates/llama3.jinja");
-    let source = std::fs::read_to_string(&llama3).unwrap();
-    let same = ChatTemplate::new(source.clone(), &llama3, &tokenizer()).unwrap();
-    cached.load(&path, &with_template(same));
+    cached.load(&path, &with_template(template("llama3", &tokenizer())));
     assert_eq!(cached.entries().len(), 1, "the same parts are the same encoder");
-    let spaced = ChatTemplate::new(source + " ", &llama3, &tokenizer()).unwrap();
-    cached.load(&path, &with_template(spaced));
+    cached.load(&path, &with_template(template("built-in chatml", &tokenizer())));
     cached.load(&path, &bounded(17));
     cached
         .load(&path, &encoder("llama3", EncodeConfig { max_length: Some(16), eos_ids: vec![5], ..config() }));
