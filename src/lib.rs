@@ -14,6 +14,7 @@
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
 //! - [`eval`]: log-probs of whole data sets.
 //! - [`generate`]: greedy answers with a key/value cache.
+//! - [`progress`]: how far long work has come.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
@@ -29,6 +30,7 @@ pub mod model;
 pub mod objective;
 pub mod optim;
 pub mod plan;
+pub mod progress;
 pub mod train;
 
 pub use dtype::DType;

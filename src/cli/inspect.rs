@@ -11,6 +11,7 @@ use super::exit::OrUsage;
 use super::inspect_stats;
 use super::inspect_text;
 use super::output::MessageArguments;
+use super::progress::Bars;
 use super::train::default_learning_rate;
 use super::{ExitStatus, Layers};
 
@@ -45,7 +46,7 @@ pub fn run(arguments: &InspectArguments, messages: &MessageArguments) -> anyhow:
     let inspection = Inspection::new(config).or_usage()?;
     let mut stdout = anstream::AutoStream::new(io::stdout().lock(), messages.stdout_color());
     if arguments.stats {
-        let figures = inspection.figures().or_usage()?;
+        let figures = inspection.figures(&mut Bars::default()).or_usage()?;
         let text = match arguments.json {
             true => format!("{}\n", inspect_stats::json(&figures)),
             false => inspect_stats::text(&figures),

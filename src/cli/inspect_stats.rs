@@ -17,12 +17,15 @@ const NAME: usize = 26;
 pub fn text(figures: &Figures) -> String {
     let mut text = String::new();
     let Figures { report, stats, max_length, .. } = figures;
-    let used = stats.prompt.rows;
+    let used = report.rows - report.dropped.len();
     // Writing to a String cannot fail.
     let _ =
         writeln!(text, "{LABEL}{} rows{LABEL:#}, {used} used, {} dropped", report.rows, report.dropped.len());
     for (reason, rows) in report.dropped_by_reason() {
         let _ = writeln!(text, "  {:>8}  {reason}: {}", rows.len(), figures.places(&rows));
+    }
+    for line in report.table() {
+        let _ = writeln!(text, "{line}");
     }
     if used > 0 {
         text.push_str(&lengths(figures));
@@ -121,7 +124,7 @@ pub fn json(figures: &Figures) -> Value {
     tokens.insert("sequence".to_owned(), lengths(&stats.sequence));
     json!({
         "rows": report.rows,
-        "used": stats.prompt.rows,
+        "used": report.rows - report.dropped.len(),
         "dropped": dropped,
         "max_length": max_length,
         "truncated_answers": report.truncated_answers,

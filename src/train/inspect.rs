@@ -2,16 +2,16 @@
 //!
 //! Boundary: opens and encodes; what is shown of it is the command's, what it means [`crate::inspect`]'s.
 
-use std::path::{Path, PathBuf};
-
 use super::TrainError;
-use super::prepare::{encoder, open_tokenizer};
+use super::prepare::{encoder, load_config, open_tokenizer};
 use crate::config::InspectConfig;
 use crate::data::{
-    DataError, Encoded, Encoder, JsonlReader, LoadReport, PreferenceRow, Reason, Skipped, Spans, load_rows,
+    DataError, Encoded, Encoder, LoadConfig, LoadReport, Place, PreferenceRow, Reason, Rows, Skipped, Spans,
+    WeightedFile,
 };
 use crate::inspect::{RowTokens, Stats};
 use crate::objective::registry;
+use crate::progress::Progress;
 
 /// Rows of one reason that are named.
 const SHOWN: usize = 5;
@@ -28,7 +28,7 @@ pub struct Inspection {
 #[derive(Clone, Debug)]
 pub struct InspectedRow {
     /// File and line.
-    pub place: String,
+    pub place: Place,
     /// 0-based; rows of a second file go on counting.
     pub row: usize,
     /// Why it is not used.
@@ -68,12 +68,12 @@ impl Inspection {
         end: usize,
     ) -> Result<(Vec<InspectedRow>, usize), TrainError> {
         let Self { config, encoder, spans } = self;
-        let files = &config.train.data.files;
-        let (bounded, _) = encoded(files, &encoder, &wanted, end)?;
+        let load = load_config(&config.train);
+        let (bounded, _) = encoded(&load, &encoder, &wanted, end)?;
         let max_length = encoder.config().max_length;
         let unbounded = encoder.config().clone().unbounded();
         let encoder = encoder.with_config(unbounded);
-        let (whole, read) = encoded(files, &encoder, &wanted, end)?;
+        let (whole, read) = encoded(&load, &encoder, &wanted, end)?;
         let both = bounded.into_iter().zip(whole).map(|(bounded, whole)| {
             let dropped = match bounded.encoded {
                 Encoded::Group(..) => None,
@@ -90,39 +90,45 @@ impl Inspection {
         Ok((both.collect(), read))
     }
 
-    /// Figures about all rows.
-    pub fn figures(&self) -> Result<Figures, TrainError> {
-        let path: &Path = &self.config.train.data.files[0];
-        let (rows, report) = load_rows(path, &self.encoder)?;
-        let stats = Stats::of(rows.iter().filter_map(|row| row.as_ref().ok()), self.spans);
-        Ok(Figures { report, stats, max_length: self.encoder.config().max_length })
+    /// Figures about all rows that make an epoch.
+    ///
+    /// # Errors
+    /// As [`LoadConfig::load`], but rows that cannot be used are never an error by themselves.
+    pub fn figures(&self, progress: &mut dyn Progress) -> Result<Figures, TrainError> {
+        let load = LoadConfig { strict: false, ..load_config(&self.config.train) };
+        let data = load.load(&self.encoder, progress)?;
+        let stats = Stats::of(&data.groups, self.spans);
+        Ok(Figures { report: data.report, stats, max_length: self.encoder.config().max_length })
     }
 }
 
 /// A row of a file, encoded.
 struct EncodedRow {
-    place: String,
+    place: Place,
     row: usize,
     encoded: Encoded,
 }
 
 /// The wanted rows among the first `end` of these files, and how many rows there were.
 fn encoded(
-    files: &[PathBuf],
+    load: &LoadConfig,
     encoder: &Encoder,
     wanted: impl Fn(usize) -> bool,
     end: usize,
 ) -> Result<(Vec<EncodedRow>, usize), DataError> {
     let (mut rows, mut number) = (Vec::new(), 0);
-    for path in files {
-        for row in JsonlReader::open(path)?.take(end - number) {
+    for WeightedFile { path, .. } in &load.sources {
+        let file = Rows::open(path)?;
+        let numbering = file.numbering();
+        for row in file.take(load.max_rows.unwrap_or(usize::MAX).min(end - number)) {
             let row = row?;
             if wanted(number) {
+                let place = Place::new(path, numbering, row.line);
                 let example = PreferenceRow::from_columns(&row.columns);
-                let encoded = example.and_then(|example| encoder.encode(number, example));
-                let failed = |problem| DataError::Row { path: path.clone(), line: row.line, problem };
-                let place = format!("{}:{}", path.display(), row.line);
-                rows.push(EncodedRow { place, row: number, encoded: encoded.map_err(failed)? });
+                match example.and_then(|example| encoder.encode(number, example)) {
+                    Ok(encoded) => rows.push(EncodedRow { place, row: number, encoded }),
+                    Err(problem) => return Err(DataError::Row { place, problem }),
+                }
             }
             number += 1;
         }
@@ -133,11 +139,8 @@ fn encoded(
 impl Figures {
     /// The first of these rows by file and line.
     pub fn places(&self, rows: &[Skipped]) -> String {
-        let place = |skipped: &Skipped| match self.report.locate(skipped.row) {
-            Some((path, line)) => format!("{}:{line}", path.display()),
-            None => format!("row {}", skipped.row),
-        };
-        let places: Vec<String> = rows.iter().take(SHOWN).map(place).collect();
+        let place = |skipped: &Skipped| self.report.locate(skipped.row).map(|place| place.to_string());
+        let places: Vec<String> = rows.iter().take(SHOWN).filter_map(place).collect();
         let more = if rows.len() > SHOWN { ", ..." } else { "" };
         format!("{}{more}", places.join(", "))
     }
