@@ -82,16 +82,19 @@ mod tests {
 
     use super::*;
     use crate::bench::Shape;
-    use crate::data::{Answer, Group, Role, Spans, pack};
+    use crate::data::{Answer, Group, Role, Roles, Spans, pack};
 
     fn group(prompt: usize, chosen: usize, rejected: usize) -> Group {
         let answer = |role, len| Answer { role, ids: vec![1; len], scored: None, text: None };
         let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
-        Group { row: 0, prompt: vec![2; prompt], answers, reference: None }
+        Group { row: 0, prompt: vec![2; prompt], answers, annotations: None }
     }
 
     fn packed(rejected: bool) -> Batch {
-        pack(&[&group(2, 3, 1), &group(1, 1, 2)], Spans { prompt: false, rejected })
+        pack(
+            &[&group(2, 3, 1), &group(1, 1, 2)],
+            Spans { prompt: false, answers: Roles::CHOSEN.with(Role::Rejected, rejected) },
+        )
     }
 
     /// By hand. First pair: the prompt sees 1 + 2 keys; chosen row i sees 2 + (i + 1): 3 + 4 + 5; rejected 3. Second: 1;

@@ -13,7 +13,8 @@ use std::path::Path;
 
 use super::columns::{Message, PreferenceRow};
 use super::error::{DataError, RowError};
-use super::group::{Answer, Group, Role};
+use super::group::{Answer, Group};
+use super::role::Role;
 use super::template::{ChatTemplate, RenderError};
 use super::tokenizer::Tokenizer;
 
@@ -251,7 +252,7 @@ impl Encoder {
             }
             answers.push(Answer { role, ids, scored: None, text });
         }
-        Encoded::Group(Group { row, prompt, answers, reference: None }, notes)
+        Encoded::Group(Group { row, prompt, answers, annotations: None }, notes)
     }
 
     /// Any special token counts: the template's end of turn need not be the tokenizer's EOS.

@@ -10,11 +10,11 @@ use crate::DType;
 use crate::backend::DeviceKind;
 use crate::checkpoint::ModelFolder;
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
-use crate::data::{Dataset, EncodeConfig, Encoder, Group, Loader, LoaderConfig, Role, Spans, load};
+use crate::data::{Dataset, EncodeConfig, Encoder, Group, Loader, LoaderConfig, Role, Roles, Spans, load};
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
-use crate::objective::{Objective, registry};
+use crate::objective::{self, Objective, Selection};
 use crate::optim::{AdamwSettings, Schedule, schedule};
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
@@ -42,8 +42,8 @@ pub struct Prepared {
     pub folder: Option<ModelFolder>,
     /// Where the tokenizer files lie, if anywhere.
     pub tokenizer: Option<PathBuf>,
-    /// The model whose log-probs are the reference, where it is not the one that is trained.
-    pub reference: Option<ModelFolder>,
+    /// The models whose log-probs are the references; none where that is the one that is trained.
+    pub references: Vec<ModelFolder>,
     /// Text to tokens.
     pub encoder: Encoder,
     /// What is trained on.
@@ -72,14 +72,14 @@ impl Prepared {
     /// Loads and checks everything, for a device of the target's kind and memory.
     pub fn new(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
         let mut config = config.clone();
-        let entry = registry::find(&config.objective.name)?;
-        config.objective.name = entry.name.to_owned();
-        config.objective.parameters = entry.resolve(&config.objective.parameters)?;
-        let objective = entry.build(&config.objective.parameters)?;
+        let selection = objective::select(&config.objective.name)?;
+        config.objective.name = selection.name();
+        config.objective.parameters = selection.resolve(&config.objective.parameters)?;
+        let objective = selection.build(&config.objective.parameters)?;
         let Source { model, folder, tokenizer } = open_source(&config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
-        let reference = open_reference(&config, objective.as_ref(), &model)?;
+        let references = open_references(&config, &selection, &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder)?;
         let train = Arc::new(train);
@@ -111,7 +111,8 @@ impl Prepared {
             token_budget: 0,
             row_budget: 0,
             parts: config.batch.parts,
-            spans: objective.spans(),
+            spans: Spans { answers: objective.learns_from(), ..objective.spans() },
+            scored: (objective.learns_from() != objective.spans().answers).then(|| objective.spans()),
         };
         let fitting = Fitting {
             config: &config,
@@ -123,7 +124,7 @@ impl Prepared {
             precision,
         };
         let Fitted { loader, layout, head_rows } = fitting.choose(loader)?;
-        if let Some(reference) = &reference {
+        for reference in &references {
             check_reference(reference, layout.activations.budget, precision, target)?;
         }
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
@@ -134,7 +135,7 @@ impl Prepared {
             model,
             folder,
             tokenizer,
-            reference,
+            references,
             encoder,
             train,
             eval,
@@ -208,21 +209,28 @@ fn open_source(source: &ModelSource) -> Result<Source, TrainError> {
     })
 }
 
-fn open_reference(
+fn open_references(
     config: &TrainConfig,
-    objective: &dyn Objective,
+    selection: &Selection,
     model: &LlamaConfig,
-) -> Result<Option<ModelFolder>, TrainError> {
-    let Some(path) = &config.objective.reference else { return Ok(None) };
-    if !objective.needs_reference() {
-        return Err(TrainError::NoUseForReference { objective: objective.name() });
+) -> Result<Vec<ModelFolder>, TrainError> {
+    let (paths, most) = (&config.objective.references, selection.max_references());
+    if paths.len() > most {
+        let objective = selection.name();
+        return Err(match most {
+            0 => TrainError::NoUseForReference { objective },
+            most => TrainError::TooManyReferences { objective, given: paths.len(), most },
+        });
     }
-    let folder = ModelFolder::open(path)?;
-    let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
-    if ours != theirs {
-        return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
-    }
-    Ok(Some(folder))
+    let open = |path: &PathBuf| {
+        let folder = ModelFolder::open(path)?;
+        let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
+        if ours != theirs {
+            return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
+        }
+        Ok(folder)
+    };
+    paths.iter().map(open).collect()
 }
 
 fn encoder(
@@ -308,7 +316,7 @@ struct Fitted {
 
 impl Fitting<'_> {
     fn choose(&self, loader: LoaderConfig) -> Result<Fitted, TrainError> {
-        let spans = Spans { rejected: true, ..loader.spans };
+        let spans = Spans { answers: Roles::ALL, ..loader.spans };
         let (least_tokens, least_rows, longest) = largest(&self.train.groups, spans);
         let held_out: &[Group] = self.eval.map_or(&[], |eval| &eval.groups);
         let (eval_tokens, eval_rows, eval_longest) = largest(held_out, spans);

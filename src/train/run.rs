@@ -193,7 +193,7 @@ fn inputs(prepared: &Prepared) -> Vec<&Path> {
     }
     inputs.extend(prepared.folder.as_ref().map(ModelFolder::dir));
     inputs.extend(prepared.tokenizer.as_deref());
-    inputs.extend(prepared.reference.as_ref().map(ModelFolder::dir));
+    inputs.extend(prepared.references.iter().map(ModelFolder::dir));
     inputs
 }
 
@@ -301,7 +301,7 @@ impl<B: Backend> Run<'_, B> {
         let mut in_flight = VecDeque::new();
         for step in Loader::new(prepared.train.clone(), prepared.loader.clone(), first, last)? {
             let index = step.index;
-            in_flight.push_back(self.enqueue(&step));
+            in_flight.push_back(self.enqueue(&step)?);
             let due = |every: Option<usize>| every.is_some_and(|every| index.is_multiple_of(every));
             let (evaluate, save) =
                 (due(prepared.config.evaluation.every), due(prepared.config.run.save_every));
@@ -329,10 +329,10 @@ impl<B: Backend> Run<'_, B> {
         Ok(None)
     }
 
-    fn enqueue(&mut self, step: &Step) -> InFlight<B::Ticket> {
+    fn enqueue(&mut self, step: &Step) -> Result<InFlight<B::Ticket>, TrainError> {
         let learning_rate = self.prepared.schedule.learning_rate(step.index);
-        let pending = self.trainer.step(step, learning_rate);
-        InFlight {
+        let pending = self.trainer.step(step, learning_rate)?;
+        Ok(InFlight {
             pending,
             seconds: self.lap(),
             step: step.index,
@@ -340,7 +340,7 @@ impl<B: Backend> Run<'_, B> {
             learning_rate,
             tokens: step.batches.iter().map(|batch| batch.ids.len()).sum(),
             rows: step.batches.iter().flat_map(|batch| batch.groups.iter().map(|group| group.row)).collect(),
-        }
+        })
     }
 
     /// Seconds since the clock was last looked at.
@@ -391,18 +391,20 @@ impl<B: Backend> Run<'_, B> {
         Ok(())
     }
 
-    /// With the initial weights as reference, DPO's first loss is ln 2 whatever the data: a check of the whole path.
+    /// With the initial weights as reference the first loss is the same whatever the data (DPO's is ln 2): a check of the
+    /// whole path.
     fn check_first_loss(&self, outcome: &StepOutcome) {
-        let config = &self.prepared.config.objective;
-        if !self.prepared.objective.needs_reference() || config.reference.is_some() {
+        let Some(expected) = self.trainer.objective.loss_at_reference() else { return };
+        if !self.prepared.config.objective.references.is_empty() {
             return;
         }
-        let (loss, expected) = (outcome.loss, std::f64::consts::LN_2);
-        if (loss - expected).abs() < 1e-6 {
-            tracing::info!("first loss {loss:.6}, ln 2 = {expected:.6}: policy and reference agree");
+        let loss = outcome.loss;
+        let name = if expected == std::f64::consts::LN_2 { "ln 2 = " } else { "" };
+        if (loss - expected).abs() < 1e-6 * expected.abs().max(1.0) {
+            tracing::info!("first loss {loss:.6}, {name}{expected:.6}: policy and reference agree");
         } else {
             tracing::warn!(
-                "first loss {loss:.6} instead of ln 2 = {expected:.6}: policy and reference differ"
+                "first loss {loss:.6} instead of {name}{expected:.6}: policy and reference differ"
             );
         }
     }
