@@ -113,6 +113,8 @@ pub trait Parameter: Sync + Debug {
     fn accepts(&self) -> String;
     /// One sentence, lower case, without a full stop.
     fn help(&self) -> &'static str;
+    /// The parameters with this one at every end of what it accepts: both ends of a range, or every choice.
+    fn extremes(&self, parameters: &Parameters) -> Vec<Parameters>;
     /// Checks what was typed and fills in the default where nothing was.
     ///
     /// # Errors
@@ -159,6 +161,10 @@ impl Parameter for Number {
 
     fn help(&self) -> &'static str {
         self.help
+    }
+
+    fn extremes(&self, parameters: &Parameters) -> Vec<Parameters> {
+        self.range.ends().map(|end| with(parameters, self.slot, end)).into()
     }
 
     fn resolve(&self, objective: &'static str, parameters: &mut Parameters) -> Result<(), ObjectiveError> {
@@ -212,6 +218,10 @@ impl<T: Copy + PartialEq + Display + Debug + Sync> Parameter for Choice<T> {
         self.help
     }
 
+    fn extremes(&self, parameters: &Parameters) -> Vec<Parameters> {
+        self.choices.iter().map(|&choice| with(parameters, self.slot, choice)).collect()
+    }
+
     fn resolve(&self, objective: &'static str, parameters: &mut Parameters) -> Result<(), ObjectiveError> {
         let value = self.get(parameters);
         if !self.choices.contains(&value) {
@@ -221,6 +231,12 @@ impl<T: Copy + PartialEq + Display + Debug + Sync> Parameter for Choice<T> {
         *(self.slot)(parameters) = Some(value);
         Ok(())
     }
+}
+
+fn with<T>(parameters: &Parameters, slot: fn(&mut Parameters) -> &mut Option<T>, value: T) -> Parameters {
+    let mut changed = *parameters;
+    *slot(&mut changed) = Some(value);
+    changed
 }
 
 /// `a`, `a or b`, `a, b or c`.
@@ -298,6 +314,19 @@ impl Range {
     /// `low <= x < high`
     pub const fn half_open(low: f64, high: f64) -> Range {
         Range { low: Bound::Including(low), high: Bound::Excluding(high) }
+    }
+
+    /// The smallest and the largest number inside.
+    pub fn ends(&self) -> [f64; 2] {
+        let low = match self.low {
+            Bound::Including(low) => low,
+            Bound::Excluding(low) => low.next_up(),
+        };
+        let high = match self.high {
+            Bound::Including(high) => high,
+            Bound::Excluding(high) => high.next_down(),
+        };
+        [low, high]
     }
 
     /// Whether `value` lies inside; NaN never does.

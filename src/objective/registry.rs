@@ -50,7 +50,6 @@ pub static OBJECTIVES: &[&Entry] = &[
 ];
 
 /// What a listing says about an objective, and how to make one.
-#[derive(Debug)]
 pub struct Entry {
     /// In snake case.
     pub name: &'static str,
@@ -85,6 +84,12 @@ pub struct LearningRate {
     pub value: f64,
     /// Who uses it, for what.
     pub source: &'static str,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 impl Entry {

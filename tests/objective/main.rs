@@ -1,14 +1,18 @@
 //! Objectives against independent values: golden cases in high precision, finite differences over the whole range,
 //! published identities and limits, and (where a folder of it is given) an oracle's losses from PyTorch.
 
+mod every;
+mod family;
 mod golden;
 mod identities;
 mod limits;
 mod metrics;
 mod oracle;
 mod registry;
+mod rows;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod trl;
 
 use std::f64::consts::LN_2;
 

@@ -56,7 +56,7 @@ fn errors_name_what_was_typed_and_what_would_do() {
         assert!(matches!(error, ObjectiveError::OutOfRange { parameter: "beta", .. }), "{error}");
     }
     let error = "tokens".parse::<NllReduction>().unwrap_err();
-    assert_eq!(error.to_string(), "--nll-reduction = `tokens`, but it must be sequence or token");
+    assert_eq!(error.to_string(), "--nll-reduction = `tokens`, but it must be sequence, token or sum");
     assert_eq!("prompt_and_response".parse(), Ok(NllOn::PromptAndResponse));
 }
 

@@ -258,11 +258,7 @@ impl<L: PairLoss + 'static> Objective for Pairwise<L> {
     }
 
     fn loss_at_reference(&self) -> Option<f64> {
-        let same = self.reward.has_reference()
-            && self.nll.is_none()
-            && self.weighting == Weighting::None
-            // BMC's weights depend on the data, but not where policy and reference are one.
-            && self.entry.max_references == 1;
+        let same = self.reward.has_reference() && self.nll.is_none() && self.weighting == Weighting::None;
         let pair = Pair { chosen: 0.0, rejected: 0.0, soft_label: Some(0.5) };
         same.then(|| self.loss.term(&pair).value)
     }
@@ -345,6 +341,7 @@ pub const DIVERGENCES: [&dyn Parameter; 2] = [&DIVERGENCE, &F_ALPHA];
 /// What most entries of this family have in common.
 pub const DEFAULTS: Entry = Entry {
     reference: true,
+    max_references: 1,
     learning_rate: LearningRate { value: 1e-6, source: "TRL 1.16's DPOConfig" },
     ..Entry::REFERENCE_FREE
 };
