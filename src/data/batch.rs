@@ -131,7 +131,7 @@ pub struct Spans {
 
 impl Spans {
     /// The answers of a group that are packed, in the order of their roles.
-    fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
+    pub(super) fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
         self.answers.iter().filter_map(|role| group.answer(role))
     }
 

@@ -17,6 +17,7 @@ use super::dataset::Dataset;
 use super::error::DataError;
 use super::group::{Answer, Group};
 use super::order::permutation;
+use super::work::Work;
 
 /// Steps packed ahead of the one in use.
 const AHEAD: usize = 2;
@@ -43,7 +44,7 @@ pub struct LoaderConfig {
     pub scored: Option<Spans>,
 }
 
-/// The largest micro-batch of a run in each respect, for the memory plan.
+/// What a run's steps come to: the largest micro-batch in each respect, for the memory plan, and the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Tokens T.
@@ -54,6 +55,10 @@ pub struct Extent {
     pub groups: usize,
     /// Micro-batches of one step.
     pub batches: usize,
+    /// Micro-batches of all steps.
+    pub all_batches: usize,
+    /// What is in them.
+    pub work: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -93,7 +98,7 @@ impl Loader {
         Ok(Self { steps: Some(receiver), thread: Some(thread) })
     }
 
-    /// The largest micro-batch that a loader of these steps would yield, without making one.
+    /// The largest micro-batch that a loader of these steps would yield and the sum of all, without making one.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -212,6 +217,7 @@ impl Plan {
             let groups = self.groups(step, &mut epoch);
             for (spans, parts, part) in self.parts(&groups) {
                 extent.batches = extent.batches.max(parts);
+                extent.all_batches += 1;
                 let sum =
                     |size: &dyn Fn(&Group) -> usize| part.iter().map(|place| size(groups[*place])).sum();
                 let tokens: usize = sum(&|group| spans.tokens(group));
@@ -233,6 +239,8 @@ impl Plan {
                 extent.rows = extent.rows.max(rows);
                 extent.groups = extent.groups.max(part.len());
             }
+            extent.work =
+                groups.iter().fold(extent.work, |sum, group| sum + Work::of_group(group, self.config.spans));
         }
         Ok(extent)
     }

@@ -2,7 +2,8 @@
 //!
 //! - [`rows`]: JSONL lines -> rows of named columns, each with its line number;
 //! - [`columns`]: a row -> a typed preference row (text, conversation or token ids);
-//! - [`template`] (with [`mod@tojson`]): a conversation -> text, by the model folder's chat template;
+//! - [`template_source`]: which chat template: the one asked for, built in or a file, else the model folder's;
+//! - [`template`] (with [`mod@tojson`], [`template_date`]): a conversation -> text, by that template;
 //! - [`tokenizer`]: text -> token ids, by the folder's tokenizer;
 //! - [`encode`]: a typed row -> a [`Group`], or the [`Reason`] why it is unusable;
 //! - [`dataset`]: files -> a [`Dataset`] with its [`LoadReport`], or every row in order for scoring;
@@ -10,6 +11,7 @@
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
+//! - [`work`]: how much of what is in a group or a batch, for counting operations;
 //! - [`loader`]: a dataset -> optimizer steps of micro-batches, packed ahead on a thread;
 //! - [`error`]: what can go wrong, with file, line and remedy.
 //!
@@ -28,18 +30,24 @@ pub mod order;
 pub mod role;
 pub mod rows;
 pub mod template;
+pub mod template_date;
+pub mod template_source;
 pub mod tojson;
 pub mod tokenizer;
+pub mod work;
 
 pub use annotations::{Annotation, Annotations, AnswerAnnotations, Reference};
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{Message, PreferenceRow};
 pub use dataset::{Dataset, LoadReport, Skipped, load, load_rows};
-pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason};
+pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, TemplateConfig};
 pub use error::{DataError, RowError};
 pub use group::{Answer, Group};
 pub use loader::{Extent, Loader, LoaderConfig};
 pub use role::{ByRole, Role, Roles};
 pub use rows::{JsonlReader, Row};
-pub use template::ChatTemplate;
+pub use template::{ChatTemplate, GivenTemplate};
+pub use template_date::TemplateDate;
+pub use template_source::{BuiltIn, TemplateChoice, TemplateText};
 pub use tokenizer::Tokenizer;
+pub use work::Work;

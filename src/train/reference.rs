@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{InferenceLayout, Prepared, TrainError};
 use crate::backend::Backend;
@@ -26,6 +26,44 @@ struct Source<'a> {
     seed: u64,
 }
 
+impl<'a> Source<'a> {
+    /// The reference models; where none is named, the one that training starts from.
+    fn all(
+        references: &'a [ModelFolder],
+        folder: Option<&'a ModelFolder>,
+        model: &'a LlamaConfig,
+        trained: &ModelSource,
+    ) -> Vec<Self> {
+        let seed = match *trained {
+            ModelSource::Init { seed, .. } => seed,
+            ModelSource::Folder(_) => 0,
+        };
+        let of = |folder: Option<&'a ModelFolder>| Source {
+            config: folder.map_or(model, ModelFolder::config),
+            folder,
+            seed,
+        };
+        match references {
+            [] => vec![of(folder)],
+            references => references.iter().map(|folder| of(Some(folder))).collect(),
+        }
+    }
+}
+
+/// The fingerprint of the reference models' weights, if the objective needs a reference.
+pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
+    let Prepared { references, folder, model, config, .. } = prepared;
+    let sources = Source::all(references, folder.as_ref(), model, &config.model);
+    let fingerprints = || match &sources[..] {
+        [only] => weights_fingerprint(only),
+        several => {
+            let bytes = several.iter().flat_map(|source| weights_fingerprint(source).to_le_bytes());
+            xxh3_64(&bytes.collect::<Vec<u8>>())
+        }
+    };
+    prepared.objective.needs_reference().then(fingerprints)
+}
+
 /// Fills in the reference log-probs of training and evaluation data, as far as the objective needs them and the data do
 /// not bring them.
 pub fn fill<B: Backend>(
@@ -37,18 +75,12 @@ pub fn fill<B: Backend>(
     if need == ReferenceNeed::None {
         return Ok(());
     }
-    let seed = match prepared.config.model {
-        ModelSource::Init { seed, .. } => seed,
-        ModelSource::Folder(_) => 0,
-    };
-    let mut sources: Vec<Source> = prepared
-        .references
-        .iter()
-        .map(|folder| Source { config: folder.config(), folder: Some(folder), seed })
-        .collect();
-    if sources.is_empty() {
-        sources.push(Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed });
-    }
+    let sources = Source::all(
+        &prepared.references,
+        prepared.folder.as_ref(),
+        &prepared.model,
+        &prepared.config.model,
+    );
     let mut datasets = vec![("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train))];
     datasets.extend(prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval)));
     datasets.retain(|(what, data)| {
