@@ -11,9 +11,7 @@ use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, T
 use crate::DType;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
-use crate::data::{
-    Dataset, EncodeConfig, Encoder, Extent, Group, Loader, LoaderConfig, Role, Spans, load,
-};
+use crate::data::{Dataset, EncodeConfig, Encoder, Extent, Group, Loader, LoaderConfig, Role, Spans, load};
 use crate::model::{Budget, LlamaConfig, Precision};
 use crate::objective::{self, Objective, Selection};
 use crate::optim::schedule::warmup_steps;

@@ -75,12 +75,8 @@ pub fn fill<B: Backend>(
     if need == ReferenceNeed::None {
         return Ok(());
     }
-    let sources = Source::all(
-        &prepared.references,
-        prepared.folder.as_ref(),
-        &prepared.model,
-        &prepared.config.model,
-    );
+    let sources =
+        Source::all(&prepared.references, prepared.folder.as_ref(), &prepared.model, &prepared.config.model);
     let mut datasets = vec![("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train))];
     datasets.extend(prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval)));
     datasets.retain(|(what, data)| {

@@ -69,11 +69,7 @@ impl<B: Backend> Trainer<B> {
 
     /// Enqueues an optimizer step. Waits for the device only where the objective couples the groups of a step: then every
     /// group is scored first, without gradients, and the coefficients follow from all of them.
-    pub fn step(
-        &mut self,
-        step: &Step,
-        learning_rate: f64,
-    ) -> Result<PendingStep<B::Ticket>, BackendError> {
+    pub fn step(&mut self, step: &Step, learning_rate: f64) -> Result<PendingStep<B::Ticket>, BackendError> {
         let mut log_probs = Vec::with_capacity(step.batches.len());
         if self.objective.coupling() == Coupling::Step {
             let (losses, scored) = self.score_step(step)?;

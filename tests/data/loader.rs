@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use asft::data::dataset::{FileRows, LoadReport};
 use asft::data::order::permutation;
-use asft::data::{
-    DataError, Dataset, Loader, LoaderConfig, Role, Roles, Spans, Step, StepTotals, Work,
-};
+use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Roles, Spans, Step, StepTotals, Work};
 use proptest::prelude::*;
 
 use crate::fixture::group_of;
