@@ -60,7 +60,8 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
         keep_text: false,
         template: config.template.clone(),
     };
-    let (rows, report) = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
+    let (rows, report) =
+        load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?, &mut Bars::default())?;
     report.warn("rows");
     let positions = model.max_position_embeddings;
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.as_ref().ok().cloned()).collect();

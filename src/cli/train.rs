@@ -54,8 +54,8 @@ fn train<B: Backend>(
     backend: B,
     command: &[String],
 ) -> anyhow::Result<Ended> {
-    let prepared = Prepared::new(config, Target::of(&backend)).or_usage()?;
     let (mut bars, mut signals) = (Bars::default(), Signals::default());
+    let prepared = Prepared::new(config, Target::of(&backend), &mut bars).or_usage()?;
     match asft::train::run(prepared, start, backend, command, &mut bars, &mut signals) {
         Err(error) if is_usage(&error) => Err(error).or_usage(),
         outcome => outcome.context("training failed"),

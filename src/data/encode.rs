@@ -77,7 +77,7 @@ pub struct Notes {
 }
 
 /// Why a row cannot be used. Displayed as in `score`'s output: `empty chosen`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Reason {
     /// No prompt token: nothing predicts an answer's first token.
@@ -88,6 +88,17 @@ pub enum Reason {
     PromptTooLong,
     /// The template shows nothing of the answer.
     NoResponseToken(Role),
+}
+
+impl Reason {
+    /// What somebody can do who wants such rows to be used.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::PromptTooLong => "raise --max-length",
+            Reason::EmptyPrompt | Reason::Empty(_) => "are these the columns that were meant?",
+            Reason::NoResponseToken(_) => "does the chat template fit this data?",
+        }
+    }
 }
 
 impl fmt::Display for Reason {

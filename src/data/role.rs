@@ -6,7 +6,7 @@
 use std::ops::{Index, IndexMut};
 
 /// What an answer is to its prompt, in the order in which a group's answers are packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Role {
     /// The preferred answer.

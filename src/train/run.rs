@@ -187,7 +187,7 @@ fn outcome(prepared: &Prepared, history: &History, skipped: usize) -> Result<Out
 /// Files and folders that the run reads, which it must not delete.
 fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut paths: Vec<&Path> = config.data.files.iter().map(PathBuf::as_path).collect();
+    let mut paths: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         paths.extend(files.iter().map(PathBuf::as_path));
     }
@@ -446,7 +446,7 @@ impl<B: Backend> Run<'_, B> {
         let mut rows = rows.to_vec();
         rows.sort_unstable();
         let shown = rows.iter().take(SHOWN_ROWS).map(|&row| match self.prepared.train.report.locate(row) {
-            Some((path, line)) => format!("{}:{line}", path.display()),
+            Some(place) => place.to_string(),
             None => format!("row {row}"),
         });
         let mut shown: Vec<String> = shown.collect();
