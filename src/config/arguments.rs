@@ -135,16 +135,19 @@ impl TemplateArguments {
 #[serde(default)]
 #[command(next_help_heading = "Objective")]
 pub struct ObjectiveArguments {
-    /// What to train for: asft, sft, dpo, orpo; `asft objectives` explains them [default: asft]
+    /// What to train for: asft, sft, dpo, orpo, ... (`asft objectives` lists and explains them), or a weighted sum such as
+    /// dpo:0.8,sft:0.2 [default: asft]
     #[arg(long, value_name = "NAME", visible_alias = "loss-type")]
     pub objective: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub parameters: Parameters,
-    /// Reference model (a folder or ORG/NAME), for objectives that need one [default: the initial weights]
+    /// Reference model (a folder or ORG/NAME), for objectives that need one; may be repeated for mrpo [default: the initial
+    /// weights]
     #[arg(long, value_name = "DIR")]
-    pub reference: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub reference: Option<Vec<PathBuf>>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub reference_cache: Option<PathBuf>,

@@ -162,7 +162,7 @@ impl TrainArguments {
         ObjectiveConfig {
             name: arguments.objective.clone().unwrap_or_else(|| "asft".to_owned()),
             parameters: arguments.parameters,
-            reference: arguments.reference.clone(),
+            references: arguments.reference.clone().unwrap_or_default(),
             reference_cache: arguments
                 .reference_cache
                 .clone()

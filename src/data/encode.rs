@@ -15,7 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::columns::{Message, PreferenceRow};
 use super::error::{DataError, RowError};
-use super::group::{Answer, Group, Role};
+use super::group::{Answer, Group};
+use super::role::Role;
 use super::template::{ChatTemplate, GivenTemplate, RenderError};
 use super::template_date::TemplateDate;
 use super::template_source::{TemplateChoice, TemplateText};
@@ -307,7 +308,7 @@ impl Encoder {
             }
             answers.push(Answer { role, ids, scored: None, text });
         }
-        Encoded::Group(Group { row, prompt, answers, reference: None }, notes)
+        Encoded::Group(Group { row, prompt, answers, annotations: None }, notes)
     }
 
     /// Any special token counts: the template's end of turn need not be the tokenizer's EOS.

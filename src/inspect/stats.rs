@@ -116,7 +116,7 @@ impl Stats {
             }
             let packed = spans.tokens(group);
             // Every answer that is packed beside the prompt brings the prompt once more if it stands alone.
-            let alone = group.answers.iter().filter(|answer| spans.packs(answer.role)).count();
+            let alone = group.answers.iter().filter(|answer| spans.answers.contains(answer.role)).count();
             stats.packed += packed;
             stats.separate += packed + alone.saturating_sub(1) * group.prompt.len();
             stats.scored += spans.rows(group);
@@ -140,7 +140,7 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Answer;
+    use crate::data::{Answer, Roles};
 
     #[test]
     fn percentiles_are_lengths_that_occur() {
@@ -174,15 +174,15 @@ mod tests {
             row: 0,
             prompt: vec![1; prompt],
             answers: vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)],
-            reference: None,
+            annotations: None,
         };
         let groups = [group(10, 5, 3), group(20, 1, 1)];
-        let both = Stats::of(&groups, Spans { prompt: false, rejected: true });
+        let both = Stats::of(&groups, Spans { prompt: false, answers: Roles::PAIR });
         assert_eq!((both.packed, both.separate, both.scored), (40, 70, 10));
         assert!((both.saved() - 30.0 / 70.0).abs() < 1e-12);
         assert_eq!((both.prompt.total, both.sequence.max, both.answers.len()), (30, 21, 2));
-        let chosen = Stats::of(&groups, Spans { prompt: true, rejected: false });
+        let chosen = Stats::of(&groups, Spans { prompt: true, answers: Roles::CHOSEN });
         assert_eq!((chosen.packed, chosen.separate, chosen.scored), (36, 36, 9 + 5 + 19 + 1));
-        assert_eq!(Stats::of([], Spans { prompt: false, rejected: true }).saved(), 0.0);
+        assert_eq!(Stats::of([], Spans::default()).saved(), 0.0);
     }
 }

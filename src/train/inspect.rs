@@ -10,7 +10,7 @@ use crate::data::{
     WeightedFile,
 };
 use crate::inspect::{RowTokens, Stats};
-use crate::objective::registry;
+use crate::objective;
 use crate::progress::Progress;
 
 /// Rows of one reason that are named.
@@ -51,8 +51,8 @@ pub struct Figures {
 impl Inspection {
     /// Opens tokenizer and template, and looks up the objective.
     pub fn new(mut config: InspectConfig) -> Result<Self, TrainError> {
-        let entry = registry::find(&config.train.objective.name)?;
-        let objective = entry.build(&entry.resolve(&config.train.objective.parameters)?)?;
+        let selection = objective::select(&config.train.objective.name)?;
+        let objective = selection.build(&selection.resolve(&config.train.objective.parameters)?)?;
         let (folder, model) = open_tokenizer(&mut config.train.model, config.has_model)?;
         let encoder = encoder(&config.train, model.as_ref(), folder.as_deref())?;
         Ok(Self { config, encoder, spans: objective.spans() })
