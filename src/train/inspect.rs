@@ -55,7 +55,8 @@ impl Inspection {
         let objective = selection.build(&selection.resolve(&config.train.objective.parameters)?)?;
         let (folder, model) = open_tokenizer(&mut config.train.model, config.has_model)?;
         let encoder = encoder(&config.train, model.as_ref(), folder.as_deref())?;
-        Ok(Self { config, encoder, spans: objective.spans() })
+        let spans = Spans { answers: objective.learns_from(), ..objective.spans() };
+        Ok(Self { config, encoder, spans })
     }
 
     /// The rows that are `wanted` by their numbers, up to number `end` at most, and how many rows were there to look at.
