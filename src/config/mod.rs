@@ -14,9 +14,11 @@ mod best;
 mod choice;
 mod error;
 mod file;
+mod generate;
 mod layers;
 mod resolve;
 mod score;
+mod source;
 mod train;
 
 pub use arguments::{
@@ -26,6 +28,7 @@ pub use arguments::{
 pub use best::{BestConfig, EarlyStopping};
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
+pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{

@@ -7,7 +7,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
+use tokenizers::tokenizer::DecodeStream;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::error::DataError;
 
@@ -26,6 +30,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     adds_bos: bool,
+    fingerprint: u128,
 }
 
 impl Tokenizer {
@@ -40,6 +45,7 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DataError::Read { path, source }),
         };
+        let file = xxh3_128(&bytes);
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| tokenizer_error(&path, error.as_ref()))?;
         // The file may carry the settings of whoever saved it; a row is never cut or padded behind our back.
@@ -67,7 +73,7 @@ impl Tokenizer {
         let special_tokens: Vec<_> =
             special_tokens.into_iter().map(|(role, token, _)| (role.to_owned(), token)).collect();
         let adds_bos = config.get("add_bos_token").and_then(Value::as_bool);
-        Self::assemble(inner, special_tokens, adds_bos)
+        Self::assemble(inner, special_tokens, adds_bos, file)
             .map(Some)
             .map_err(|message| DataError::Tokenizer { path, message })
     }
@@ -77,6 +83,7 @@ impl Tokenizer {
         inner: tokenizers::Tokenizer,
         special_tokens: Vec<(String, String)>,
         adds_bos: Option<bool>,
+        file: u128,
     ) -> Result<Self, String> {
         let id_of = |wanted: &str| {
             let (_, token) = special_tokens.iter().find(|(role, _)| role == wanted)?;
@@ -93,7 +100,13 @@ impl Tokenizer {
         };
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        Ok(Self { inner, special_tokens, special_ids, bos, eos, adds_bos })
+        let fingerprint = xxh3_128(format!("{file:x} {special_tokens:?} {adds_bos}").as_bytes());
+        Ok(Self { inner, special_tokens, special_ids, bos, eos, adds_bos, fingerprint })
+    }
+
+    /// xxh3 of tokenizer.json and of what the other files say that decides token ids.
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
     }
 
     /// (role, token) of the special tokens the folder names, for the chat template.
@@ -152,12 +165,39 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// A decoder of tokens that come one by one; special tokens are left out.
+    pub fn text_stream(&self) -> TextStream<'_> {
+        TextStream(self.inner.decode_stream(true))
+    }
+
     /// The text of ids; special tokens are left out or written.
     ///
     /// # Errors
     /// The library's message.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| error.to_string())
+    }
+}
+
+/// Tokens that come one by one, as text.
+pub struct TextStream<'a>(
+    DecodeStream<
+        'a,
+        ModelWrapper,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >,
+);
+
+impl TextStream<'_> {
+    /// The text that a token completes; `None` where a character is not whole yet, or the token shows nothing.
+    ///
+    /// # Errors
+    /// The library's message.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, String> {
+        self.0.step(id).map_err(|error| error.to_string())
     }
 }
 

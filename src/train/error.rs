@@ -7,6 +7,7 @@ use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;
 use crate::config::Difference;
 use crate::data::DataError;
+use crate::generate::DecodeError;
 use crate::model::ConfigError;
 use crate::objective::ObjectiveError;
 use crate::train::log::LogError;
@@ -33,6 +34,9 @@ pub enum TrainError {
     /// The device.
     #[error(transparent)]
     Backend(#[from] BackendError),
+    /// Answers of the trained model.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
     /// The run's record.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -125,7 +129,19 @@ pub enum TrainError {
     )]
     NoUseForReference {
         /// The objective.
-        objective: &'static str,
+        objective: String,
+    },
+    /// More reference models than the objective combines.
+    #[error(
+        "--reference is given {given} times, and {objective} uses at most {most}; mrpo is the objective that combines several"
+    )]
+    TooManyReferences {
+        /// The objective.
+        objective: String,
+        /// Folders given.
+        given: usize,
+        /// Folders used.
+        most: usize,
     },
     /// A reference cache that is not what its name says.
     #[error("the reference cache {} is damaged ({problem}); delete it, and it will be computed again", path.display())]

@@ -188,7 +188,7 @@ fn outcome(prepared: &Prepared, history: &History, skipped: usize) -> Result<Out
 /// Files and folders that the run reads, which it must not delete.
 fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut paths: Vec<&Path> = config.data.files.iter().map(PathBuf::as_path).collect();
+    let mut paths: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         paths.extend(files.iter().map(PathBuf::as_path));
     }
@@ -197,7 +197,7 @@ fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     }
     paths.extend(prepared.folder.as_ref().map(ModelFolder::dir));
     paths.extend(prepared.tokenizer.as_deref());
-    paths.extend(prepared.reference.as_ref().map(ModelFolder::dir));
+    paths.extend(prepared.references.iter().map(ModelFolder::dir));
     paths
 }
 
@@ -268,7 +268,7 @@ impl<B: Backend> Run<'_, B> {
         let mut in_flight = VecDeque::new();
         for step in Loader::new(prepared.train.clone(), prepared.loader.clone(), first, last)? {
             let index = step.index;
-            in_flight.push_back(self.enqueue(&step));
+            in_flight.push_back(self.enqueue(&step)?);
             let due = |every: Option<usize>| every.is_some_and(|every| index.is_multiple_of(every));
             let evaluate = due(prepared.config.evaluation.every) || index == last;
             let save = due(prepared.config.run.save_every);
@@ -310,13 +310,13 @@ impl<B: Backend> Run<'_, B> {
         loads_best && self.history.is_best(step)
     }
 
-    fn enqueue(&mut self, step: &Step) -> InFlight<B::Ticket> {
+    fn enqueue(&mut self, step: &Step) -> Result<InFlight<B::Ticket>, TrainError> {
         let learning_rate = self.prepared.schedule.learning_rate(step.index);
         if self.prepared.config.optimizer.skip_nonfinite {
             self.trainer.clear_bad();
         }
-        let pending = self.trainer.step(step, learning_rate);
-        InFlight {
+        let pending = self.trainer.step(step, learning_rate)?;
+        Ok(InFlight {
             pending,
             seconds: self.lap(),
             step: step.index,
@@ -324,7 +324,7 @@ impl<B: Backend> Run<'_, B> {
             learning_rate,
             tokens: step.batches.iter().map(|batch| batch.ids.len()).sum(),
             rows: step.batches.iter().flat_map(|batch| batch.groups.iter().map(|group| group.row)).collect(),
-        }
+        })
     }
 
     /// Seconds since the clock was last looked at.
@@ -397,18 +397,20 @@ impl<B: Backend> Run<'_, B> {
         self.history.take(line)
     }
 
-    /// With the initial weights as reference, DPO's first loss is ln 2 whatever the data: a check of the whole path.
+    /// With the initial weights as reference the first loss is the same whatever the data (DPO's is ln 2): a check of the
+    /// whole path.
     fn check_first_loss(&self, outcome: &StepOutcome) {
-        let config = &self.prepared.config.objective;
-        if !self.prepared.objective.needs_reference() || config.reference.is_some() {
+        let Some(expected) = self.trainer.objective.loss_at_reference() else { return };
+        if !self.prepared.config.objective.references.is_empty() {
             return;
         }
-        let (loss, expected) = (outcome.loss, std::f64::consts::LN_2);
-        if (loss - expected).abs() < 1e-6 {
-            tracing::info!("first loss {loss:.6}, ln 2 = {expected:.6}: policy and reference agree");
+        let loss = outcome.loss;
+        let name = if expected == std::f64::consts::LN_2 { "ln 2 = " } else { "" };
+        if (loss - expected).abs() < 1e-6 * expected.abs().max(1.0) {
+            tracing::info!("first loss {loss:.6}, {name}{expected:.6}: policy and reference agree");
         } else {
             tracing::warn!(
-                "first loss {loss:.6} instead of ln 2 = {expected:.6}: policy and reference differ"
+                "first loss {loss:.6} instead of {name}{expected:.6}: policy and reference differ"
             );
         }
     }
@@ -445,7 +447,7 @@ impl<B: Backend> Run<'_, B> {
         let mut rows = rows.to_vec();
         rows.sort_unstable();
         let shown = rows.iter().take(SHOWN_ROWS).map(|&row| match self.prepared.train.report.locate(row) {
-            Some((path, line)) => format!("{}:{line}", path.display()),
+            Some(place) => place.to_string(),
             None => format!("row {row}"),
         });
         let mut shown: Vec<String> = shown.collect();
