@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::CheckpointError;
 use super::folder::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
-use super::tensor_writer::{TensorSource, TensorSpec, write_tensors};
+use super::tensor_writer::{TensorSource, TensorSpec, file_bytes, write_tensors};
 use crate::DType;
 use crate::data::GivenTemplate;
 use crate::data::template_source::{CONFIG_KEY, TEMPLATE_FILE};
@@ -19,6 +19,9 @@ use crate::model::LlamaConfig;
 
 /// Bytes of a shard at most, unless one tensor alone is larger: transformers' 5 GB.
 pub const SHARD_BYTES: usize = 5_000_000_000;
+
+/// transformers 4 refuses a file that does not say so.
+const METADATA: [(&str, &str); 1] = [("format", "pt")];
 
 const GENERATION_FILE: &str = "generation_config.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
@@ -105,23 +108,31 @@ impl<'a> ModelExport<'a> {
         generation
     }
 
+    /// Bytes of what [`write`](Self::write) would write: weights and tokenizer files, without the small JSON files.
+    pub fn bytes(&self) -> Result<u64, CheckpointError> {
+        let tensors = self.tensors();
+        let shards = cut_into_shards(&tensors, self.shard_bytes);
+        let weights = shards.iter().map(|shard| file_bytes(Path::new(WEIGHTS_FILE), shard, &METADATA));
+        let weights = weights.sum::<Result<u64, _>>()?;
+        let copied = self.source.into_iter().flat_map(|source| TOKENIZER_FILES.map(|name| source.join(name)));
+        Ok(weights + copied.filter_map(|path| Some(path.metadata().ok()?.len())).sum::<u64>())
+    }
+
+    fn tensors(&self) -> Vec<TensorSpec> {
+        let parameters = self.config.parameters().into_iter();
+        parameters.map(|(name, shape)| TensorSpec { name, dtype: self.dtype, shape }).collect()
+    }
+
     fn write_weights(&self, dir: &Path, values: &mut dyn TensorSource) -> Result<(), CheckpointError> {
-        let tensors: Vec<TensorSpec> = self
-            .config
-            .parameters()
-            .into_iter()
-            .map(|(name, shape)| TensorSpec { name, dtype: self.dtype, shape })
-            .collect();
-        // transformers 4 refuses a file that does not say so.
-        let metadata = [("format", "pt")];
+        let tensors = self.tensors();
         let shards = cut_into_shards(&tensors, self.shard_bytes);
         if let [_] = shards[..] {
-            return write_tensors(&dir.join(WEIGHTS_FILE), &tensors, &metadata, values);
+            return write_tensors(&dir.join(WEIGHTS_FILE), &tensors, &METADATA, values);
         }
         let mut weight_map = Map::new();
         for (number, shard) in shards.iter().enumerate() {
             let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-            write_tensors(&dir.join(&name), shard, &metadata, values)?;
+            write_tensors(&dir.join(&name), shard, &METADATA, values)?;
             weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(name))));
         }
         weight_map.sort_keys();

@@ -13,6 +13,7 @@
 //! - [`atomic`]: a folder or file appears whole or not at all.
 //! - [`resume`]: the `asft/` folder of a checkpoint; the newest checkpoint; pruning.
 //! - [`run_folder`]: whether a run may write where it was told to.
+//! - [`space`]: how much room there is.
 
 pub mod atomic;
 pub mod error;
@@ -22,6 +23,7 @@ pub mod gguf;
 pub mod hub;
 pub mod resume;
 pub mod run_folder;
+pub mod space;
 pub mod tensor_file;
 pub mod tensor_writer;
 

@@ -93,7 +93,8 @@ fn scores<B: Backend>(
     let layout = InferenceLayout::new(folder.config(), budget, precision, target.workspace());
     let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
     if let Some(available) = free.filter(|&free| free < needed) {
-        return Err(TrainError::Memory { needed, available, tokens, longest: positions }).or_usage();
+        let path = folder.dir().to_owned();
+        return Err(TrainError::ScoringMemory { path, needed, available, tokens }).or_usage();
     }
     layout.allocate(&mut backend)?;
     layout.model.load(&mut backend, folder)?;

@@ -48,7 +48,7 @@ pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
 }
 
 fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Ended> {
-    let prepared = Prepared::with_progress(config, Target::of(&backend), &mut Bars::default()).or_usage()?;
+    let prepared = Prepared::new(config, Target::of(&backend), &mut Bars::default()).or_usage()?;
     let command: Vec<String> = std::env::args().collect();
     match asft::train::run(prepared, backend, &command, &mut Bars::default(), &mut Signals::default()) {
         Err(error) if is_usage(&error) => Err(error).or_usage(),
@@ -67,6 +67,7 @@ fn is_usage(error: &TrainError) -> bool {
         error,
         TrainError::Output(_)
             | TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+            | TrainError::Disk { .. }
             | TrainError::ReferenceNotFinite { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }

@@ -13,6 +13,7 @@ mod arguments;
 mod choice;
 mod error;
 mod file;
+mod generate;
 mod layers;
 mod resolve;
 mod score;
@@ -25,6 +26,7 @@ pub use arguments::{
 };
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
+pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{

@@ -306,7 +306,7 @@ pub(super) fn at_least(key: &str, value: Option<i64>, minimum: i64) -> Result<Op
     count.map(Some).ok_or_else(|| range(key, value, format!("at least {minimum}")))
 }
 
-fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
+pub(super) fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
     if value >= 0.0 && value.is_finite() {
         Ok(value)
     } else {
@@ -318,10 +318,10 @@ pub(super) fn range(key: &str, value: impl Display, must: impl Into<String>) -> 
     ConfigError::Range { flag: flag(key), value: value.to_string(), must: must.into() }
 }
 
-fn conflict(first: &str, second: &str, hint: &'static str) -> ConfigError {
+pub(super) fn conflict(first: &str, second: &str, hint: &'static str) -> ConfigError {
     ConfigError::Conflict { first: flag(first), second: flag(second), hint }
 }
 
-fn needs(first: &str, second: &'static str) -> ConfigError {
+pub(super) fn needs(first: &str, second: &'static str) -> ConfigError {
     ConfigError::Needs { first: flag(first), second }
 }

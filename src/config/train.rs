@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Command};
+use clap::{Arg, Args, Command};
 use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -398,24 +398,35 @@ impl TrainConfig {
     /// The text of `run.toml`: every setting with its final value, under the headings of `--help`. It is a configuration
     /// file: `asft train --config run.toml` gives this configuration again.
     pub fn to_toml(&self) -> String {
-        self.to_annotated_toml(|_| None)
+        self.to_annotated_toml(|_| None, |_| None)
     }
 
-    /// [`to_toml`](Self::to_toml) with a comment after each value, such as where it came from.
-    pub fn to_annotated_toml(&self, comment: impl Fn(&str) -> Option<String>) -> String {
+    /// [`to_toml`](Self::to_toml) with a comment after each value, such as where it came from, and a comment in place of each
+    /// setting that has none.
+    pub fn to_annotated_toml(
+        &self,
+        comment: impl Fn(&str) -> Option<String>,
+        without_value: impl Fn(&Arg) -> Option<String>,
+    ) -> String {
         let table = self.table();
         let command = TrainArguments::augment_args(Command::new("asft"));
         let mut text = format!("# asft {}: the settings of a run.\n", env!("CARGO_PKG_VERSION"));
         let mut heading = None;
         for argument in command.get_arguments() {
             let key = argument.get_id().as_str();
-            let Some(value) = table.get(key) else { continue };
+            let comment = comment(key).map(|comment| format!("  # {comment}")).unwrap_or_default();
+            let line = match table.get(key) {
+                Some(value) => format!("{key} = {}{comment}\n", written(value)),
+                None => match without_value(argument) {
+                    Some(words) => format!("# {words}\n"),
+                    None => continue,
+                },
+            };
             if heading != argument.get_help_heading() {
                 heading = argument.get_help_heading();
                 text.push_str(&format!("\n# {}\n", heading.unwrap_or_default()));
             }
-            let comment = comment(key).map(|comment| format!("  # {comment}")).unwrap_or_default();
-            text.push_str(&format!("{key} = {}{comment}\n", written(value)));
+            text.push_str(&line);
         }
         text
     }

@@ -111,8 +111,11 @@ impl PreferenceRow {
     }
 }
 
-enum Content {
+/// A column that may be either.
+pub(crate) enum Content {
+    /// A string.
     Text(String),
+    /// A conversation.
     Messages(Vec<Message>),
 }
 
@@ -142,7 +145,10 @@ fn present(columns: &Map<String, Value>) -> String {
     list
 }
 
-fn text_or_messages(columns: &Map<String, Value>, name: &'static str) -> Result<Content, RowError> {
+pub(crate) fn text_or_messages(
+    columns: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Content, RowError> {
     match column(columns, name)? {
         Value::String(text) => Ok(Content::Text(text.clone())),
         Value::Array(list) => {
@@ -175,7 +181,7 @@ fn message(name: &'static str, index: usize, value: &Value) -> Result<Message, R
     Ok(Message(fields.clone()))
 }
 
-fn token_ids(columns: &Map<String, Value>, name: &'static str) -> Result<Vec<u32>, RowError> {
+pub(crate) fn token_ids(columns: &Map<String, Value>, name: &'static str) -> Result<Vec<u32>, RowError> {
     let list = match column(columns, name)? {
         Value::Array(list) => list,
         other => return Err(mistyped(name, String::new(), kind(other).to_owned(), TOKEN_IDS)),

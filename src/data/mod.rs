@@ -14,6 +14,7 @@
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
+//! - [`work`]: how much of what is in a group or a batch, for counting operations;
 //! - [`loader`]: a dataset -> optimizer steps of micro-batches, packed ahead on a thread;
 //! - [`error`]: what can go wrong, with file, line and remedy.
 //!
@@ -43,6 +44,7 @@ pub mod template_date;
 pub mod template_source;
 pub mod tojson;
 pub mod tokenizer;
+pub mod work;
 
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{Message, PreferenceRow};
@@ -61,3 +63,4 @@ pub use template::{ChatTemplate, GivenTemplate};
 pub use template_date::TemplateDate;
 pub use template_source::{BuiltIn, TemplateChoice, TemplateText};
 pub use tokenizer::Tokenizer;
+pub use work::Work;

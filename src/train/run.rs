@@ -13,7 +13,8 @@ use super::card::{Evaluated, ModelCard};
 use super::curves::Curves;
 use super::log::{EvalMetrics, MetricsLog, RunShape, StepMetrics, TrainerState};
 use super::{
-    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resume, sample,
+    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, disk, reference, resume,
+    sample,
 };
 use crate::backend::{Backend, STEP_STATE_LEN};
 use crate::checkpoint::export::is_weight_file;
@@ -105,6 +106,7 @@ pub fn run<B: Backend>(
     if let Some(checkpoint) = &checkpoint {
         resume::check(&prepared, checkpoint)?;
     }
+    disk::check(&prepared)?;
     prepare_folder(&folder, existing, &inputs(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;
     let prepared = &prepared;

@@ -8,7 +8,7 @@ use super::prepare::sample_length;
 use super::{Prepared, TrainError, Trainer};
 use crate::backend::Backend;
 use crate::data::{Group, Role, Tokenizer};
-use crate::generate::Greedy;
+use crate::generate::{Decoder, Request, Sampling, Settings, Unwatched};
 
 /// The file in the run folder, one line per sample.
 pub const FILE: &str = "samples.jsonl";
@@ -35,10 +35,13 @@ pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Res
     let mut stop = prepared.model.eos_token_ids.clone();
     stop.extend(tokenizer.and_then(Tokenizer::eos_id));
     let contexts: Vec<Vec<u32>> = groups.iter().map(|group| group.context(Role::Chosen)).collect();
-    let prompts: Vec<&[u32]> = contexts.iter().map(Vec::as_slice).collect();
+    let requests: Vec<Request> = contexts.iter().map(|prompt| Request { prompt, key: 0 }).collect();
+    let settings =
+        Settings { sampling: Sampling::GREEDY, samples: 1, max_new_tokens: sample_length(groups), stop };
     let Trainer { backend, model, activations, .. } = trainer;
-    let mut greedy = Greedy { backend, model, activations, cache };
-    let answers = greedy.generate(&prompts, sample_length(groups), &stop)?;
+    let mut decoder = Decoder::new(backend, model, activations, cache);
+    let answers = decoder.generate(&requests, &settings, &mut Unwatched)?;
+    let answers = answers.into_iter().flatten().map(|answer| answer.ids);
     let text = |ids: &[u32]| match tokenizer.and_then(|tokenizer| readable(tokenizer, ids)) {
         Some(text) => text,
         None => format!("{ids:?}"),
