@@ -201,6 +201,7 @@ impl TrainArguments {
             beta2: decay("adam_beta2", arguments.adam_beta2.unwrap_or(0.999))?,
             epsilon,
             max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
+            skip_nonfinite: arguments.skip_nonfinite.unwrap_or(false),
         })
     }
 
@@ -246,13 +247,14 @@ impl TrainArguments {
         }
         let every = at_least("eval_steps", arguments.eval_steps, 0)?.filter(|steps| *steps > 0);
         let sample_answers = at_least("sample_answers", arguments.sample_answers, 0)?.unwrap_or(0);
+        let best = arguments.best_config(source != EvalSource::None, every.is_some())?;
         if source == EvalSource::None {
             let asked = [("eval_steps", every.is_some()), ("sample_answers", sample_answers > 0)];
             if let Some((key, _)) = asked.iter().find(|(_, asked)| *asked) {
                 return Err(needs(key, "--eval-data or --eval-split"));
             }
         }
-        Ok(EvaluationConfig { source, max_samples, every, sample_answers })
+        Ok(EvaluationConfig { source, max_samples, every, sample_answers, best })
     }
 
     fn run_config(&self, output: PathBuf, seed: u64) -> Result<RunConfig, ConfigError> {
@@ -278,6 +280,7 @@ impl TrainArguments {
             keep: at_least("save_total_limit", arguments.save_total_limit, 1)?,
             save_dtype: arguments.save_dtype,
             log_every: at_least("logging_steps", arguments.logging_steps, 1)?.unwrap_or(10),
+            log_command: arguments.log_command.clone().filter(|command| !command.trim().is_empty()),
         })
     }
 }

@@ -157,9 +157,9 @@ impl Encoder {
         Some(GivenTemplate { source: template.source(), end_of_turn: template.end_of_turn(tokenizer) })
     }
 
-    /// xxh3 of the template's text in hexadecimal: what a resumed run must find again.
-    pub fn template_fingerprint(&self) -> Option<String> {
-        self.template.as_ref().map(|template| format!("{:016x}", xxh3_64(template.source().as_bytes())))
+    /// xxh3 of the template's text: what a resumed run must find again.
+    pub fn template_fingerprint(&self) -> Option<u64> {
+        self.template.as_ref().map(|template| xxh3_64(template.source().as_bytes()))
     }
 
     /// What the encoder was told.

@@ -16,7 +16,8 @@ use crate::data::{
 };
 use crate::model::{Budget, LlamaConfig, Precision};
 use crate::objective::{Objective, registry};
-use crate::optim::{AdamwSettings, Schedule, schedule};
+use crate::optim::schedule::warmup_steps;
+use crate::optim::{AdamwSettings, Schedule};
 use crate::progress::Progress;
 
 /// Tokens that a sampled answer may have beyond the longest one expected.
@@ -118,16 +119,7 @@ impl Prepared {
                 "--batch-size {batch} is more than the {pairs} pairs there are: every epoch is one step"
             );
         }
-        let warmup_steps = match config.schedule.warmup {
-            Warmup::Steps(steps) => steps,
-            Warmup::Ratio(ratio) => schedule::warmup_steps(steps, ratio),
-        };
-        let schedule = Schedule {
-            kind: config.schedule.scheduler.into(),
-            learning_rate: config.optimizer.learning_rate,
-            warmup_steps,
-            total_steps: steps,
-        };
+        let schedule = schedule(&config, steps);
         let mut loader = LoaderConfig {
             seed: config.run.seed,
             shuffle: config.data.shuffle,
@@ -208,6 +200,20 @@ fn check_reference(
             Err(TrainError::ScoringMemory { path, needed, available, tokens })
         }
         _ => Ok(needed),
+    }
+}
+
+/// The learning rate over a run of so many steps.
+pub(super) fn schedule(config: &TrainConfig, steps: usize) -> Schedule {
+    let warmup_steps = match config.schedule.warmup {
+        Warmup::Steps(steps) => steps,
+        Warmup::Ratio(ratio) => warmup_steps(steps, ratio),
+    };
+    Schedule {
+        kind: config.schedule.scheduler.into(),
+        learning_rate: config.optimizer.learning_rate,
+        warmup_steps,
+        total_steps: steps,
     }
 }
 
