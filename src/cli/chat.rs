@@ -9,7 +9,8 @@ use asft::checkpoint::ModelFolder;
 use asft::config::GenerateConfig;
 use asft::data::{Message, Tokenizer};
 use asft::generate::{
-    Answer, AnswerText, Decoder, Demand, End, GenerateError, GenerationLayout, PromptEncoder, Request, Watcher,
+    Answer, AnswerText, Decoder, Demand, End, GenerateError, GenerationLayout, PromptEncoder, Request,
+    Watcher,
 };
 use asft::train::Target;
 
@@ -24,7 +25,11 @@ const HELP: &str = "/reset begins a new conversation, /system TEXT sets what the
                     /exit or Ctrl-D ends";
 
 /// Talks until the input ends.
-pub fn run(config: &GenerateConfig, folder: &ModelFolder, encoder: PromptEncoder) -> anyhow::Result<ExitStatus> {
+pub fn run(
+    config: &GenerateConfig,
+    folder: &ModelFolder,
+    encoder: PromptEncoder,
+) -> anyhow::Result<ExitStatus> {
     if encoder.tokenizer().is_none() {
         return Err(GenerateError::NoTokenizer { path: config.model.clone() }).or_usage();
     }

@@ -14,8 +14,8 @@ use asft::config::{GenerateArguments, GenerateConfig, PromptSource};
 use asft::data::Tokenizer;
 use asft::eval::Progress;
 use asft::generate::{
-    Answer, AnswerText, Decoder, Demand, End, GenerateError, GenerationLayout, Prompt, PromptEncoder, Request,
-    Settings, Statistics, Watcher, prompts,
+    Answer, AnswerText, Decoder, Demand, End, GenerateError, GenerationLayout, Prompt, PromptEncoder,
+    Request, Settings, Statistics, Watcher, prompts,
 };
 use asft::train::Target;
 use serde_json::{Value, json};
@@ -123,7 +123,8 @@ fn bandwidth<B: Backend>(backend: &mut B) -> Option<f64> {
 
 /// Tokens per second, and how many the memory would allow.
 fn report(statistics: &Statistics, sequences: usize, bandwidth: Option<f64>) {
-    let Statistics { prompt_tokens, prompt_seconds, new_tokens, decode_seconds, decode_bytes, .. } = *statistics;
+    let Statistics { prompt_tokens, prompt_seconds, new_tokens, decode_seconds, decode_bytes, .. } =
+        *statistics;
     if new_tokens == 0 {
         return;
     }
@@ -199,7 +200,11 @@ impl Sink {
 }
 
 impl<'a> Answers<'a> {
-    fn new(config: &'a GenerateConfig, encoder: &'a PromptEncoder, prompts: &'a [Prompt]) -> anyhow::Result<Self> {
+    fn new(
+        config: &'a GenerateConfig,
+        encoder: &'a PromptEncoder,
+        prompts: &'a [Prompt],
+    ) -> anyhow::Result<Self> {
         let is_text = matches!(config.source, PromptSource::Text(_));
         let shown = match (is_text && !config.json && config.output.is_none(), config.samples) {
             (false, _) => None,
@@ -265,8 +270,7 @@ impl<'a> Answers<'a> {
         while let Some(line) = self.waiting.remove(&self.next) {
             self.sink.write(&line)?;
             let (prompt, sample) = self.next;
-            self.next =
-                if sample + 1 < self.config.samples { (prompt, sample + 1) } else { (prompt + 1, 0) };
+            self.next = if sample + 1 < self.config.samples { (prompt, sample + 1) } else { (prompt + 1, 0) };
         }
         Ok(())
     }

@@ -9,6 +9,8 @@ mod bench_step;
 mod chat;
 mod config;
 mod device;
+mod eval;
+mod eval_pairs;
 mod exit;
 mod generate;
 mod info;
@@ -24,7 +26,9 @@ mod train;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use asft::config::{Arguments, ConfigError, GenerateArguments, Merged, ScoreArguments, TrainArguments, merge};
+use asft::config::{
+    Arguments, ConfigError, GenerateArguments, Merged, ScoreArguments, TrainArguments, merge,
+};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use exit::ExitStatus;
@@ -52,6 +56,8 @@ enum Command {
     /// Answers to prompts, or a chat
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Generate(Box<Layers<GenerateArguments>>),
+    /// Whether it worked: metrics of models on data
+    Eval(eval::EvalArguments),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
@@ -105,6 +111,7 @@ impl Cli {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
             Command::Generate(arguments) => generate::run(&arguments),
+            Command::Eval(arguments) => eval::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),

@@ -176,7 +176,8 @@ impl GenerateArguments {
             return Err(range("stop", "\"\"", "a text of at least one character"));
         }
         let token = |&id: &i64| {
-            u32::try_from(id).map_err(|_| range("stop_token", id, "a token id: at least 0, at most 4294967295"))
+            u32::try_from(id)
+                .map_err(|_| range("stop_token", id, "a token id: at least 0, at most 4294967295"))
         };
         Ok(GenerateConfig {
             model,

@@ -12,6 +12,7 @@
 mod arguments;
 mod choice;
 mod error;
+mod eval;
 mod file;
 mod generate;
 mod layers;
@@ -25,6 +26,7 @@ pub use arguments::{
 };
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
+pub use eval::{EvalPairsArguments, EvalPairsConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};

@@ -140,7 +140,10 @@ fn present(columns: &Map<String, Value>) -> String {
     list
 }
 
-pub(crate) fn text_or_messages(columns: &Map<String, Value>, name: &'static str) -> Result<Content, RowError> {
+pub(crate) fn text_or_messages(
+    columns: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Content, RowError> {
     match column(columns, name)? {
         Value::String(text) => Ok(Content::Text(text.clone())),
         Value::Array(list) => {

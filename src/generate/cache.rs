@@ -173,6 +173,9 @@ mod tests {
         let mut free = FreeRows::new(10);
         let runs = [2, 3, 5].map(|len| free.take(len).unwrap());
         free.give(runs[1].clone());
-        assert_eq!((free.take(4), free.take(2), free.take(1), free.take(1)), (None, Some(2..4), Some(4..5), None));
+        assert_eq!(
+            (free.take(4), free.take(2), free.take(1), free.take(1)),
+            (None, Some(2..4), Some(4..5), None)
+        );
     }
 }

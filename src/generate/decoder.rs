@@ -161,12 +161,7 @@ struct Work<'r> {
 
 impl<'a, B: Backend> Decoder<'a, B> {
     /// A decoder that has done nothing yet.
-    pub fn new(
-        backend: &'a mut B,
-        model: &'a Llama,
-        activations: &'a Activations,
-        cache: &'a Cache,
-    ) -> Self {
+    pub fn new(backend: &'a mut B, model: &'a Llama, activations: &'a Activations, cache: &'a Cache) -> Self {
         Self { backend, model, activations, cache, statistics: Statistics::default(), resident: None }
     }
 
@@ -324,7 +319,8 @@ impl<'a, B: Backend> Decoder<'a, B> {
         let mut keys = 0;
         for (place, sequence) in work.active.iter().enumerate() {
             let (prompt, own) = (sequence.prompt_rows.len() as u32, sequence.cached as u32);
-            let shared = KeyRange { row: sequence.prompt_rows.start as u32, len: prompt, causal_offset: prompt };
+            let shared =
+                KeyRange { row: sequence.prompt_rows.start as u32, len: prompt, causal_offset: prompt };
             let own_keys = KeyRange { row: sequence.rows.start as u32, len: own + 1, causal_offset: own };
             batch.ids.push(sequence.last);
             batch.positions.push(prompt + own);

@@ -247,9 +247,8 @@ fn lines(path: &Path) -> Result<Vec<(usize, String)>, GenerateError> {
     let (mut found, mut bytes, mut number) = (Vec::new(), Vec::new(), 0);
     while input.read_until(b'\n', &mut bytes).map_err(failed)? > 0 {
         number += 1;
-        let text = std::str::from_utf8(&bytes).map_err(|error| {
-            at(path, number, RowError::InvalidUtf8 { byte: error.valid_up_to() + 1 })
-        })?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|error| at(path, number, RowError::InvalidUtf8 { byte: error.valid_up_to() + 1 }))?;
         let text = if number == 1 { text.trim_start_matches('\u{feff}') } else { text };
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.trim().is_empty() {

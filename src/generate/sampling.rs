@@ -27,14 +27,8 @@ pub struct Sampling {
 
 impl Sampling {
     /// The most probable token.
-    pub const GREEDY: Self = Self {
-        temperature: 0.0,
-        top_k: None,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        seed: 0,
-    };
+    pub const GREEDY: Self =
+        Self { temperature: 0.0, top_k: None, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 };
 
     /// Whether nothing but the head's argmax is needed.
     pub fn is_plain_greedy(&self) -> bool {
@@ -122,9 +116,8 @@ fn nucleus(logits: &[f32], mut ids: Vec<u32>, mass: f64) -> Vec<u32> {
     let largest = maximum(logits, &ids);
     let weight = |id: u32| f64::from(logits[id as usize] - largest).exp();
     let total: f64 = ids.iter().map(|&id| weight(id)).sum();
-    let descending = |a: &u32, b: &u32| {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| b.cmp(a))
-    };
+    let descending =
+        |a: &u32, b: &u32| logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| b.cmp(a));
     // The nucleus is mostly small and the vocabulary large: sort no more of it than is needed.
     let (mut sorted, mut sum, mut step) = (0, 0.0, 64);
     while sorted < ids.len() {

@@ -68,8 +68,7 @@ impl Layout {
         let purpose = Purpose::Training(recompute);
         let activations = Activations::plan(&mut plan, config, budget, precision, purpose);
         let tokens = activations.budget.tokens;
-        let cache =
-            cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
+        let cache = cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
         plan_workspace(&mut plan, workspace);
         Self { settings, plan, model, activations, optimizer, state, norm_partial, cache }
     }

@@ -6,6 +6,10 @@ mod bad_input;
 mod bench;
 /// `--device cuda`, without a GPU.
 mod cuda;
+/// `asft eval`.
+mod evaluating;
+/// `asft generate`.
+mod generating;
 /// Golden files and run folders.
 mod golden;
 /// Where settings come from, and which place wins.

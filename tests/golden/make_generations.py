@@ -57,8 +57,10 @@ def generations(folder, origin):
             answer = continued(exact, prompt, penalty)
             if answer is None:
                 continue
-            hf = plain.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False,
-                                repetition_penalty=penalty, pad_token_id=0)[0].tolist()
+            # A mask of its own, or a 0 of the prompt would count as padding.
+            hf = plain.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                                max_new_tokens=NEW_TOKENS, do_sample=False, repetition_penalty=penalty,
+                                pad_token_id=0)[0].tolist()
             assert hf == prompt + answer[0], folder
             entries.append({"origin": origin, "checkpoint": folder.name, "repetition_penalty": penalty,
                             "prompt": prompt, "continuation": answer[0], "smallest_logit_gap": answer[1]})
