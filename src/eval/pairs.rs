@@ -80,6 +80,15 @@ fn mean<T>(name: &'static str, seed: u64, rows: &[T], value: impl Fn(&T) -> f64)
     ratio(name, seed, &rows)
 }
 
+/// `exp(-sum of log-probs / tokens)` over all answers.
+fn perplexity(name: &'static str, seed: u64, answers: &[&AnswerScore]) -> Metric {
+    let rows: Vec<(f64, f64)> =
+        answers.iter().map(|answer| (-answer.sum(), answer.tokens.len() as f64)).collect();
+    let Estimate { value, low, high } = ratio(name, seed, &rows).estimate;
+    // The exponential is monotone, so the exponential of a bound is the bound of the exponential.
+    Metric { name, estimate: Estimate { value: value.exp(), low: low.exp(), high: high.exp() } }
+}
+
 /// 1 for more, 0 for less, a half for a tie.
 fn wins(ours: f64, theirs: f64) -> f64 {
     match ours.total_cmp(&theirs) {
@@ -106,16 +115,10 @@ pub fn metrics(pairs: &[PairScore], seed: u64) -> Vec<Metric> {
     ];
     let mut metrics: Vec<Metric> =
         means.into_iter().map(|(name, value)| mean(name, seed, pairs, value)).collect();
-    let answers: [(&'static str, fn(&PairScore) -> &AnswerScore); 2] =
-        [("perplexity/chosen", |pair| &pair.chosen), ("perplexity/rejected", |pair| &pair.rejected)];
-    for (name, answer) in answers {
-        let rows: Vec<(f64, f64)> =
-            pairs.iter().map(|pair| (-answer(pair).sum(), answer(pair).tokens.len() as f64)).collect();
-        let Metric { estimate: Estimate { value, low, high }, .. } = ratio(name, seed, &rows);
-        // Monotone: the exponential of a bound is the bound of the exponential.
-        let estimate = Estimate { value: value.exp(), low: low.exp(), high: high.exp() };
-        metrics.push(Metric { name, estimate });
-    }
+    let chosen: Vec<&AnswerScore> = pairs.iter().map(|pair| &pair.chosen).collect();
+    let rejected: Vec<&AnswerScore> = pairs.iter().map(|pair| &pair.rejected).collect();
+    metrics.push(perplexity("perplexity/chosen", seed, &chosen));
+    metrics.push(perplexity("perplexity/rejected", seed, &rejected));
     metrics
 }
 
