@@ -10,6 +10,7 @@ mod chat;
 mod config;
 mod device;
 mod eval;
+mod eval_mt_bench;
 mod eval_pairs;
 mod exit;
 mod generate;

@@ -1,4 +1,4 @@
-//! The settings of `asft eval pairs`.
+//! The settings of `asft eval pairs` and `asft eval mt-bench`.
 
 use std::path::PathBuf;
 
@@ -140,6 +140,93 @@ impl EvalPairsArguments {
                 head_logits: self.head_logits.map(Into::into).or(Some(crate::backend::Element::F32)),
             },
             max_tokens_per_batch: at_least("max_tokens_per_batch", self.max_tokens_per_batch, 1)?,
+        })
+    }
+}
+
+/// What somebody typed for `asft eval mt-bench`.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[command(next_help_heading = "Evaluation")]
+pub struct MtBenchArguments {
+    /// Hugging Face folder of a Llama with a chat template. May be repeated
+    #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
+    pub model: Option<Vec<PathBuf>>,
+    /// FastChat's question.jsonl
+    #[arg(long, value_name = "FILE.jsonl")]
+    pub questions: Option<PathBuf>,
+    /// Folder for the answers, one file per model; answers that are there are kept
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Most tokens of an answer [default: 1024]
+    #[arg(long, value_name = "TOKENS")]
+    pub max_new_tokens: Option<i64>,
+    /// Seed of the draws [default: 42]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<i64>,
+    /// Where to compute [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceName>,
+    /// Threads of the CPU backend; the results do not depend on it [default: every core]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<i64>,
+    /// What weights, activations and the cache are stored in [default: bf16 on a GPU, f32 on the CPU]
+    #[arg(long, value_name = "DTYPE")]
+    pub dtype: Option<Dtype>,
+}
+
+/// Everything that `asft eval mt-bench` needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MtBenchConfig {
+    /// Hugging Face folders of the models; at least one.
+    pub models: Vec<PathBuf>,
+    /// File of questions.
+    pub questions: PathBuf,
+    /// Folder for the answers.
+    pub output: PathBuf,
+    /// Most tokens of an answer.
+    pub max_new_tokens: usize,
+    /// Seed of the draws.
+    pub seed: u64,
+    /// The device.
+    pub device: Device,
+    /// Threads of the CPU backend; `None`: every core.
+    pub threads: Option<usize>,
+    /// Number formats.
+    pub formats: FormatConfig,
+}
+
+impl MtBenchArguments {
+    /// The configuration of a run of MT-Bench.
+    ///
+    /// # Errors
+    /// A missing model, file or folder, or a value out of range.
+    pub fn resolve(&self) -> Result<MtBenchConfig, ConfigError> {
+        let models = self.model.clone().filter(|models| !models.is_empty()).ok_or(ConfigError::Missing {
+            what: "--model",
+            hint: "give the folder of the model that answers: --model DIR",
+        })?;
+        let questions = self.questions.clone().ok_or(ConfigError::Missing {
+            what: "--questions",
+            hint: "give FastChat's file of questions: --questions question.jsonl",
+        })?;
+        let output = self.output.clone().ok_or(ConfigError::Missing {
+            what: "--output",
+            hint: "give the folder for the answers, FastChat's data/mt_bench/model_answer: --output DIR",
+        })?;
+        Ok(MtBenchConfig {
+            models,
+            questions,
+            output,
+            max_new_tokens: at_least("max_new_tokens", self.max_new_tokens, 1)?.unwrap_or(1024),
+            seed: at_least("seed", self.seed, 0)?.unwrap_or(42) as u64,
+            device: device(self.device)?,
+            threads: at_least("threads", self.threads, 1)?,
+            formats: FormatConfig {
+                dtype: self.dtype.map(Into::into),
+                optimizer_state: None,
+                head_logits: None,
+            },
         })
     }
 }

@@ -26,7 +26,7 @@ pub use arguments::{
 };
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
-pub use eval::{EvalPairsArguments, EvalPairsConfig};
+pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};

@@ -3,9 +3,11 @@
 //!
 //! - [`Scorer`]: log-probs of data sets, for `asft score`, for evaluations during training, for a reference model;
 //! - [`pairs`]: the metrics of `asft eval pairs`, with [`bootstrap`] intervals;
+//! - [`mt_bench`]: MT-Bench's questions and FastChat's format of answers;
 //! - [`text`]: BLEU, ROUGE and how varied texts are.
 
 pub mod bootstrap;
+pub mod mt_bench;
 pub mod pairs;
 mod scorer;
 pub mod text;

@@ -144,14 +144,14 @@ pub fn against_reference(pairs: &[PairScore], reference: &[PairScore], seed: u64
 }
 
 /// The estimators k1 and k3 of KL(model | reference) per token (Schulman, "Approximating KL Divergence", 2020): with
-/// `r = log p_ref - log p`, the means of `-r` and of `e^r - 1 - r`. They estimate the divergence on tokens that the model
+/// `d = log p_ref - log p`, the means of `-d` and of `e^d - 1 - d`. They estimate the divergence on tokens that the model
 /// drew at temperature 1; on other tokens they say how far the two models are apart there.
 pub fn divergences(
     names: [&'static str; 2],
     answers: &[(&AnswerScore, &AnswerScore)],
     seed: u64,
 ) -> [Metric; 2] {
-    let estimators: [fn(f64) -> f64; 2] = [|r| -r, |r| r.exp_m1() - r];
+    let estimators: [fn(f64) -> f64; 2] = [|d| -d, |d| d.exp_m1() - d];
     [0, 1].map(|index| {
         let rows: Vec<(f64, f64)> = answers
             .iter()

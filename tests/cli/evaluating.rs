@@ -148,3 +148,68 @@ fn what_cannot_be_evaluated() {
     shell.write("empty.jsonl", format!("{other}\n"));
     refused(&format!("--model {model} --data empty.jsonl"), "none of the 1 rows");
 }
+
+/// FastChat's format, by its own field names; both turns in one conversation; a second run answers only what is left.
+#[test]
+fn mt_bench_answers_both_turns_and_goes_on() {
+    let shell = Shell::new();
+    let folder = repository("examples/quickstart");
+    let row = json!({ "prompt": "a", "chosen": "b", "rejected": "c" });
+    shell.write("row.jsonl", format!("{row}\n"));
+    done(
+        &shell,
+        &format!(
+            "train --init {folder}/config.json --tokenizer {folder} --data row.jsonl --batch-size 1 --max-steps 1 \
+             --output noise"
+        ),
+    );
+    let question = |id: u64, category: &str| json!({ "question_id": id, "category": category, "turns": ["cow oak", "and now?"], "reference": ["x"] });
+    let all = [question(9, "writing"), question(3, "math"), question(5, "stem")];
+    shell.write("all.jsonl", all.clone().map(|line| format!("{line}\n")).concat());
+    shell.write("two.jsonl", all[..2].iter().map(|line| format!("{line}\n")).collect::<String>());
+    let words = |questions: &str, output: &str| {
+        format!("eval mt-bench --model noise --questions {questions} --output {output} --max-new-tokens 6")
+    };
+    let ran = done(&shell, &words("all.jsonl", "at-once"));
+    assert_eq!(ran.stdout, "at-once/noise.jsonl\n");
+    let answers = lines(shell.path().join("at-once/noise.jsonl"));
+    let ids: Vec<u64> = answers.iter().map(|line| line["question_id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [3, 5, 9], "sorted as FastChat sorts them");
+    for answer in &answers {
+        assert_eq!(answer["model_id"], "noise");
+        assert!(answer["answer_id"].is_string() && answer["tstamp"].is_f64());
+        let choice = &answer["choices"][0];
+        assert_eq!((&choice["index"], choice["turns"].as_array().unwrap().len()), (&json!(0), 2));
+    }
+    // The second turn is the answer to the conversation that holds the first.
+    let turns = |answer: &Map<String, Value>| answer["choices"][0]["turns"].clone();
+    let first = turns(&answers[0])[0].clone();
+    let message = |role: &str, text: &Value| json!({ "role": role, "content": text });
+    let conversation = json!({ "messages": [message("user", &json!("cow oak")), message("assistant", &first),
+                                            message("user", &json!("and now?"))] });
+    shell.write("conversation.jsonl", format!("{conversation}\n"));
+    let again = done(&shell, "generate --model noise --prompts conversation.jsonl --max-new-tokens 6").stdout;
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(again["text"].as_str().unwrap().trim(), turns(&answers[0])[1]);
+    // In two parts.
+    done(&shell, &words("two.jsonl", "in-parts"));
+    let before = lines(shell.path().join("in-parts/noise.jsonl"));
+    done(&shell, &words("all.jsonl", "in-parts"));
+    let after = lines(shell.path().join("in-parts/noise.jsonl"));
+    assert_eq!((before.len(), after.len()), (2, 3));
+    assert!(before.iter().all(|line| after.contains(line)), "kept as they were");
+    assert_eq!(after.iter().map(turns).collect::<Vec<_>>(), answers.iter().map(turns).collect::<Vec<_>>());
+
+    let refused = |line: &str, message: &str| {
+        let ran = typed(&shell, line);
+        assert_eq!(ran.code, 2, "{line}: {}", ran.stderr);
+        assert!(ran.stderr.contains(message), "{line}: {}", ran.stderr);
+    };
+    refused("eval mt-bench --model noise --output o", "--questions is missing");
+    shell.write("bad.jsonl", "{\"question_id\": 1}\n");
+    refused(&words("bad.jsonl", "o"), "bad.jsonl:1: missing field `category`");
+    let bare = checkpoint("gqa-llama3");
+    refused(&format!("eval mt-bench --model {bare} --questions all.jsonl --output o"), "no tokenizer.json");
+    shell.write("in-parts/noise.jsonl", "{\"a\": 1}\n");
+    refused(&words("all.jsonl", "in-parts"), "in-parts/noise.jsonl:1: missing field");
+}
