@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, ensure};
 use asft::backend::Backend;
-use asft::checkpoint::ModelFolder;
+use asft::checkpoint::{ModelFolder, hub};
 use asft::config::{MtBenchArguments, MtBenchConfig};
 use asft::data::{Message, Tokenizer};
 use asft::eval::Progress;
@@ -57,8 +57,9 @@ impl Subject {
     }
 
     fn open(path: &Path, config: &MtBenchConfig) -> anyhow::Result<Self> {
-        let folder = ModelFolder::open(path)?;
-        let encoder = PromptEncoder::from_folder(path, folder.config().vocab_size)?;
+        let folder = ModelFolder::open(&hub::locate(path)?.folder)?;
+        let vocabulary = folder.config().vocab_size;
+        let encoder = PromptEncoder::from_folder(folder.dir(), vocabulary, config.template.clone())?;
         if encoder.tokenizer().is_none() {
             return Err(GenerateError::NoTokenizer { path: path.to_owned() }.into());
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::ensure;
 use asft::backend::Backend;
-use asft::checkpoint::{CheckpointError, ModelFolder, atomic};
+use asft::checkpoint::{CheckpointError, ModelFolder, atomic, hub};
 use asft::config::{EvalPairsArguments, EvalPairsConfig};
 use asft::data::{self, Dataset, EncodeConfig, Encoder, Group, Role, Spans, Tokenizer, load};
 use asft::eval::pairs::{
@@ -73,13 +73,14 @@ struct Own {
 
 impl Subject {
     fn open(path: &Path, config: &EvalPairsConfig) -> Result<Self, TrainError> {
-        let folder = ModelFolder::open(path)?;
+        let folder = ModelFolder::open(&hub::locate(path)?.folder)?;
         let model = folder.config();
         let settings = EncodeConfig {
             vocab_size: model.vocab_size,
             max_length: config.max_length,
             eos_ids: model.eos_token_ids.clone(),
             keep_text: false,
+            template: config.template.clone(),
         };
         let encoder = Encoder::from_folder(folder.dir(), settings)?;
         let data = load(std::slice::from_ref(&config.data), &encoder)?;
@@ -120,7 +121,8 @@ impl Subject {
         let layout = InferenceLayout::new(self.folder.config(), budget, precision, target.workspace());
         let (needed, free) = (layout.plan.total_bytes() as u64, target.memory);
         if let Some(available) = free.filter(|&free| free < needed) {
-            return Err(TrainError::Memory { needed, available, tokens, longest: positions }).or_usage();
+            let path = self.folder.dir().to_owned();
+            return Err(TrainError::ScoringMemory { path, needed, available, tokens }).or_usage();
         }
         layout.allocate(backend)?;
         layout.model.load(backend, &self.folder)?;

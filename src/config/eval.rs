@@ -6,9 +6,11 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
+use super::arguments::TemplateArguments;
 use super::choice::{DeviceName, Dtype};
 use super::resolve::{at_least, device, needs, not_negative};
 use super::{ConfigError, Device, FormatConfig};
+use crate::data::TemplateConfig;
 use crate::generate::Sampling;
 
 /// What somebody typed for `asft eval pairs`.
@@ -25,6 +27,10 @@ pub struct EvalPairsArguments {
     /// Model that rewards and divergence are measured against
     #[arg(long, value_name = "DIR")]
     pub reference: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Longest prompt plus answer in tokens; what is beyond it is cut [default: nothing is cut]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
@@ -73,6 +79,8 @@ pub struct EvalPairsConfig {
     pub data: PathBuf,
     /// Folder of the reference.
     pub reference: Option<PathBuf>,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer in tokens, at least 2; `None`: no bound.
     pub max_length: Option<usize>,
     /// Prompts that are answered.
@@ -122,6 +130,7 @@ impl EvalPairsArguments {
             models,
             data,
             reference: self.reference.clone(),
+            template: self.template.resolve(),
             max_length: at_least("max_length", self.max_length, 2)?,
             generate,
             max_new_tokens: at_least("max_new_tokens", self.max_new_tokens, 1)?.unwrap_or(512),
@@ -158,6 +167,10 @@ pub struct MtBenchArguments {
     /// Folder for the answers, one file per model; answers that are there are kept
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Most tokens of an answer [default: 1024]
     #[arg(long, value_name = "TOKENS")]
     pub max_new_tokens: Option<i64>,
@@ -184,6 +197,8 @@ pub struct MtBenchConfig {
     pub questions: PathBuf,
     /// Folder for the answers.
     pub output: PathBuf,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Most tokens of an answer.
     pub max_new_tokens: usize,
     /// Seed of the draws.
@@ -218,6 +233,7 @@ impl MtBenchArguments {
             models,
             questions,
             output,
+            template: self.template.resolve(),
             max_new_tokens: at_least("max_new_tokens", self.max_new_tokens, 1)?.unwrap_or(1024),
             seed: at_least("seed", self.seed, 0)?.unwrap_or(42) as u64,
             device: device(self.device)?,

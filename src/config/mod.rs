@@ -10,6 +10,7 @@
 //! objective makes of its parameters is checked where the objectives are.
 
 mod arguments;
+mod best;
 mod choice;
 mod error;
 mod eval;
@@ -18,12 +19,14 @@ mod generate;
 mod layers;
 mod resolve;
 mod score;
+mod source;
 mod train;
 
 pub use arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
     OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
 };
+pub use best::{BestConfig, EarlyStopping};
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};

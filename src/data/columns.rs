@@ -10,7 +10,7 @@ use super::rows::kind;
 
 /// One message of a conversation: an object with at least the strings `role` and `content`. Further fields
 /// (`name`, ...) are kept for the chat template.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Message(Map<String, Value>);
 
@@ -29,6 +29,11 @@ impl Message {
     /// What is said.
     pub fn content(&self) -> &str {
         self.field("content")
+    }
+
+    /// All its fields, in the order of the row.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     fn field(&self, key: &str) -> &str {

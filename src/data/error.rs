@@ -5,6 +5,9 @@
 
 use std::path::PathBuf;
 
+use super::place::Place;
+use super::template_source::Origin;
+
 /// Why data cannot be loaded. All of these are found before the first training step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,13 +20,47 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A row that is not what it must be.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        /// The data file.
+    /// A file could be read up to the end of a line and no further.
+    #[error("cannot read {} beyond line {line}", path.display())]
+    BrokenOff {
+        /// The file.
         path: PathBuf,
-        /// 1-based line.
+        /// 1-based line that was the last to be read.
         line: usize,
+        /// What the system, or the decompressor, said.
+        source: std::io::Error,
+    },
+    /// A folder where a file must be.
+    #[error("{} is a folder; give the data files in it, each with --data FILE", path.display())]
+    IsAFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file in a form that is not read.
+    #[error("{} is {found}; {remedy}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A Parquet file that is damaged, cut off, or packed in a way that is not read.
+    #[error("{}{}: Parquet: {problem}", path.display(), row.map(|row| format!(" row {row}")).unwrap_or_default())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// 1-based row that could not be read; `None` where the file could not be opened.
+        row: Option<usize>,
+        /// What the library said.
+        problem: String,
+    },
+    /// A row that is not what it must be.
+    #[error("{place}: {problem}")]
+    Row {
+        /// Where it is.
+        place: Place,
         /// What is wrong with it.
         problem: RowError,
     },
@@ -38,6 +75,16 @@ pub enum DataError {
     AllDropped {
         /// The files.
         paths: Vec<PathBuf>,
+        /// Rows read.
+        rows: usize,
+        /// Counts by reason with the first lines of each.
+        summary: String,
+    },
+    /// There are rows that cannot be used, where none may be.
+    #[error("{dropped} of {rows} rows cannot be used, and --strict allows none: {summary}")]
+    Unusable {
+        /// Rows that cannot be used.
+        dropped: usize,
         /// Rows read.
         rows: usize,
         /// Counts by reason with the first lines of each.
@@ -79,10 +126,10 @@ pub enum DataError {
         message: String,
     },
     /// A chat template that does not parse.
-    #[error("{}: chat template, line {line}: {message}", path.display())]
+    #[error("{origin}: chat template, line {line}: {message}")]
     Template {
-        /// The file the template is in.
-        path: PathBuf,
+        /// Where the template was found.
+        origin: Origin,
         /// 1-based line of the template.
         line: usize,
         /// What the parser said.
@@ -147,6 +194,26 @@ pub enum RowError {
         /// 1-based byte column.
         column: usize,
     },
+    /// A file that is one JSON list, but not JSON throughout.
+    #[error("malformed JSON: {message} (column {column}); the file begins as one list of JSON objects")]
+    MalformedList {
+        /// What is wrong.
+        message: String,
+        /// 1-based byte column.
+        column: usize,
+    },
+    /// An element of a file that is one JSON list, but no object.
+    #[error("expected a JSON object, found {found}; the file's list must hold one object per row")]
+    ElementNotAnObject {
+        /// What was found, with its article.
+        found: &'static str,
+    },
+    /// A row that is longer than any row can be.
+    #[error("the row is longer than {} MiB; is this a file of data?", limit >> 20)]
+    TooLong {
+        /// Bytes that a row may have.
+        limit: usize,
+    },
     /// JSON, but no object.
     #[error("expected a JSON object, found {found}; each line must hold one whole JSON object")]
     NotAnObject {
@@ -205,8 +272,8 @@ pub enum RowError {
     NoTokenizer,
     /// A conversation without a chat template.
     #[error(
-        "the row holds a conversation, but the model folder has no chat template \
-         (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        "the row holds a conversation, but the model folder has no chat template (chat_template.jinja, or chat_template in \
+         tokenizer_config.json); give one with --chat-template: llama3, chatml or a file"
     )]
     NoTemplate,
     /// A plain-text answer and no token to end it with.
@@ -215,12 +282,14 @@ pub enum RowError {
     )]
     NoEndToken,
     /// The chat template called `raise_exception`.
-    #[error("the chat template refuses column \"{column}\": {message}")]
+    #[error("the chat template refuses column \"{column}\": {message} (line {line} of the template)")]
     TemplateRaised {
         /// The column that was being rendered.
         column: &'static str,
         /// The template's words.
         message: String,
+        /// 1-based line of the template, 0 where unknown.
+        line: usize,
     },
     /// The chat template failed in another way.
     #[error("the chat template cannot render column \"{column}\": {message} (line {line} of the template)")]

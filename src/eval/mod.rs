@@ -12,4 +12,6 @@ pub mod pairs;
 mod scorer;
 pub mod text;
 
-pub use scorer::{Progress, Scorer, Silent, largest};
+pub use scorer::{Scorer, largest};
+
+pub use crate::progress::{Progress, Silent};

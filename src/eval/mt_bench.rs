@@ -11,7 +11,7 @@ use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::checkpoint::{CheckpointError, atomic};
-use crate::data::{DataError, JsonlReader, RowError};
+use crate::data::{DataError, Numbering, Place, RowError, Rows};
 
 /// One line of `question.jsonl`; other columns are not looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -80,11 +80,10 @@ impl ModelAnswer {
 /// A file that cannot be read, a line that is no question, or none at all.
 pub fn questions(path: &Path) -> Result<Vec<Question>, DataError> {
     let mut questions = Vec::new();
-    for row in JsonlReader::open(path)? {
+    for row in Rows::open(path)? {
         let row = row?;
         let question = Question::deserialize(Value::Object(row.columns)).map_err(|error| DataError::Row {
-            path: path.to_owned(),
-            line: row.line,
+            place: Place::new(path, Numbering::Lines, row.line),
             problem: RowError::NotAQuestion { message: error.to_string() },
         })?;
         questions.push(question);
@@ -104,12 +103,11 @@ pub fn answers(path: &Path) -> Result<BTreeMap<u64, ModelAnswer>, DataError> {
     if !path.exists() {
         return Ok(answers);
     }
-    for row in JsonlReader::open(path)? {
+    for row in Rows::open(path)? {
         let row = row?;
         let answer =
             ModelAnswer::deserialize(Value::Object(row.columns)).map_err(|error| DataError::Row {
-                path: path.to_owned(),
-                line: row.line,
+                place: Place::new(path, Numbering::Lines, row.line),
                 problem: RowError::NotAnAnswer { message: error.to_string() },
             })?;
         answers.insert(answer.question_id, answer);

@@ -97,6 +97,7 @@ impl Layout {
             max_grad_norm,
             state: self.state,
             norm_partial: self.norm_partial,
+            skipped: 0,
         })
     }
 }

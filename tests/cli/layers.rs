@@ -17,6 +17,10 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("nll_on", "prompt-and-response", "\"prompt-and-response\""),
         ("label_smoothing", "0.1", "0.1"),
         ("reference", "other", "\"other\""),
+        ("max_samples", "100", "100"),
+        ("strict", "true", "true"),
+        ("no_cache", "false", "false"),
+        ("data_cache", "tokens", "\"tokens\""),
         ("reference_cache", "kept", "\"kept\""),
         ("batch_size", "32", "32"),
         ("learning_rate", "0.001", "0.001"),
@@ -30,6 +34,7 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("warmup_steps", "12", "12"),
         ("seed", "7", "7"),
         ("eval_data", "held.jsonl", "[\"held.jsonl\"]"),
+        ("max_eval_samples", "60", "60"),
         ("eval_steps", "50", "50"),
         ("sample_answers", "20", "20"),
         ("output", "out", "\"out\""),
@@ -222,6 +227,7 @@ fn score_has_the_same_layers() {
     assert_eq!(merged.origins["data"], Origin::Environment("ASFT_DATA".to_owned()));
     assert_eq!(merged.origins["max_length"], Origin::File(path, 3));
     let expected = ScoreConfig {
+        template: Default::default(),
         model: "flag".into(),
         data: "environment".into(),
         output: None,

@@ -125,11 +125,12 @@ def main():
     folders = [(folder, "golden") for folder in sorted((out / "checkpoints").iterdir())]
     if oracle:
         folders += [(folder, "oracle") for folder in sorted((oracle / "checkpoints").iterdir())]
-    entries = [entry for folder, origin in folders for entry in generations(folder, origin)]
-    compact = [json.dumps(entry) for entry in entries]
-    (out / "generations.json").write_text("[\n" + ",\n".join(compact) + "\n]\n")
     cases = [json.dumps(case) for case in sampling()]
     (out / "sampling.json").write_text("[\n" + ",\n".join(cases) + "\n]\n")
+    entries = []
+    for folder, origin in folders:
+        entries += [json.dumps(entry) for entry in generations(folder, origin)]
+        (out / "generations.json").write_text("[\n" + ",\n".join(entries) + "\n]\n")
 
 
 if __name__ == "__main__":
