@@ -14,6 +14,8 @@ mod encode;
 mod folder;
 #[path = "data/golden.rs"]
 mod golden;
+#[path = "data/hh.rs"]
+mod hh;
 #[path = "data/llama3.rs"]
 mod llama3;
 #[path = "data/loader.rs"]
@@ -22,5 +24,7 @@ mod loader;
 mod packing;
 #[path = "data/rows.rs"]
 mod rows;
+#[path = "data/shapes.rs"]
+mod shapes;
 #[path = "skip/mod.rs"]
 mod skip;

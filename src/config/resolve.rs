@@ -13,6 +13,7 @@ use super::train::{
     Warmup,
 };
 use super::{ConfigError, flag};
+use crate::data::ColumnMap;
 
 /// Where a plan without `--output` says the run would be; nothing is written there.
 const PLANNED_OUTPUT: &str = "asft-run";
@@ -61,7 +62,10 @@ impl TrainArguments {
             model: self.model_source(seed)?,
             data: DataConfig {
                 files: self.data.data.clone().unwrap_or_default(),
+                columns: columns(self.data.map.as_deref())?,
                 max_length: at_least("max_length", self.data.max_length, 2)?.unwrap_or(1024),
+                truncation: self.data.truncation_mode.map(Into::into).unwrap_or_default(),
+                drop_identical: self.data.drop_identical.unwrap_or(false),
                 shuffle: !self.data.no_shuffle.unwrap_or(false),
             },
             objective: self.objective_config(&output),
@@ -270,6 +274,12 @@ fn default_reference_cache(output: &Path) -> PathBuf {
         Some(cache) => cache.join("asft").join("reference"),
         None => output.join("reference-cache"),
     }
+}
+
+/// The columns that go by other names.
+pub(super) fn columns(map: Option<&[String]>) -> Result<ColumnMap, ConfigError> {
+    let entries = map.unwrap_or_default().iter().map(String::as_str);
+    ColumnMap::new(entries).map_err(|source| ConfigError::Columns { source })
 }
 
 /// The device of a typed name.

@@ -12,6 +12,7 @@ use super::arguments::{
 };
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
 use crate::backend::Element;
+use crate::data::{ColumnMap, Truncation};
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -59,8 +60,14 @@ pub enum ModelSource {
 pub struct DataConfig {
     /// Files of preference pairs, in order. Empty only in a configuration for a plan.
     pub files: Vec<PathBuf>,
+    /// Columns that go by other names.
+    pub columns: ColumnMap,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
+    /// What becomes of longer answers.
+    pub truncation: Truncation,
+    /// Whether pairs of identical answers are dropped.
+    pub drop_identical: bool,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
 }
@@ -278,7 +285,10 @@ impl TrainConfig {
             model: ModelArguments { model, init, tokenizer },
             data: DataArguments {
                 data: Some(self.data.files.clone()).filter(|files| !files.is_empty()),
+                map: Some(self.data.columns.entries().collect()).filter(|map: &Vec<_>| !map.is_empty()),
                 max_length: Some(integer(self.data.max_length)),
+                truncation_mode: Some(self.data.truncation.into()),
+                drop_identical: Some(self.data.drop_identical),
                 no_shuffle: Some(!self.data.shuffle),
             },
             objective: ObjectiveArguments {

@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::columns::PreferenceRow;
 use super::encode::{Encoded, Encoder, Notes, Reason};
 use super::error::{DataError, RowError};
 use super::group::Group;
 use super::order::{SPLIT_STREAM, permutation};
 use super::rows::{JsonlReader, Row};
+use super::shape::{FileShape, RowKind};
 
 /// Rows encoded at a time: enough to keep every thread busy, few enough that their JSON stays small.
 const CHUNK: usize = 2048;
@@ -48,8 +48,10 @@ pub struct LoadReport {
     pub truncated_answers: usize,
     /// Answers that lost their end token by it.
     pub lost_ends: usize,
-    /// Rows whose two answers have the same tokens; they are kept.
+    /// Usable rows whose two answers have the same tokens.
     pub identical_answers: usize,
+    /// Special tokens written in the text of usable rows.
+    pub special_tokens: usize,
     /// Tokens of the longest prompt + answer, after truncation.
     pub longest: usize,
 }
@@ -74,6 +76,8 @@ pub struct FileRows {
     pub first_row: usize,
     /// The 1-based line of each of its rows.
     pub lines: Vec<u32>,
+    /// How they were read; `None` where there are none.
+    pub shape: Option<FileShape>,
 }
 
 /// A row that cannot be used.
@@ -224,17 +228,27 @@ fn read_file(
 ) -> Result<(), DataError> {
     let first_row = report.rows;
     let mut reader = open(path)?;
-    let mut file = FileRows { path: path.to_owned(), first_row, lines: Vec::new() };
+    let mut file = FileRows { path: path.to_owned(), first_row, lines: Vec::new(), shape: None };
     loop {
         let (rows, failure) = next_chunk(&mut reader);
         let last = rows.len() < CHUNK;
-        let encoded: Vec<_> = rows.into_par_iter().map(|row| encode(row, first_row, encoder)).collect();
+        let wrong = |line, problem| DataError::Row { path: path.to_owned(), line, problem };
+        let shape = match (file.shape.take(), rows.first()) {
+            (None, Some(first)) => Some(encoder.shape(first).map_err(|problem| wrong(first.line, problem))?),
+            (known, _) => known,
+        };
+        let encoded: Vec<_> = match &shape {
+            Some(shape) => rows.into_par_iter().map(|row| encode(&row, first_row, shape, encoder)).collect(),
+            None => Vec::new(),
+        };
+        if let Some(shape) = &shape {
+            report.kinds.add(shape.shape.kind(), encoded.len());
+        }
+        file.shape = shape;
         for (line, outcome) in encoded {
-            let (kind, outcome) =
-                outcome.map_err(|problem| DataError::Row { path: path.to_owned(), line, problem })?;
+            let outcome = outcome.map_err(|problem| wrong(line, problem))?;
             let row = report.rows;
             report.rows += 1;
-            report.kinds.add(kind);
             // A file of more than 2^32 lines does not fit in memory as tokens either.
             file.lines.push(u32::try_from(line).unwrap_or(u32::MAX));
             each(match outcome {
@@ -273,43 +287,52 @@ fn next_chunk(reader: &mut impl Iterator<Item = Result<Row, DataError>>) -> (Vec
     (rows, None)
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Text,
-    Conversation,
-    Tokens,
-}
-
-fn encode(row: Row, first_row: usize, encoder: &Encoder) -> (usize, Result<(Kind, Encoded), RowError>) {
-    let outcome = PreferenceRow::from_columns(&row.columns).and_then(|content| {
-        let kind = match content {
-            PreferenceRow::Text { .. } => Kind::Text,
-            PreferenceRow::Conversation { .. } => Kind::Conversation,
-            PreferenceRow::Tokens { .. } => Kind::Tokens,
-        };
-        Ok((kind, encoder.encode(first_row + row.index, content)?))
-    });
-    (row.line, outcome)
+fn encode(
+    row: &Row,
+    first_row: usize,
+    shape: &FileShape,
+    encoder: &Encoder,
+) -> (usize, Result<Encoded, RowError>) {
+    (row.line, encoder.encode_row(shape, first_row + row.index, row))
 }
 
 impl Kinds {
-    fn add(&mut self, kind: Kind) {
+    fn add(&mut self, kind: RowKind, rows: usize) {
         match kind {
-            Kind::Text => self.text += 1,
-            Kind::Conversation => self.conversation += 1,
-            Kind::Tokens => self.tokens += 1,
+            RowKind::Text => self.text += rows,
+            RowKind::Messages | RowKind::Transcript => self.conversation += rows,
+            RowKind::Tokens => self.tokens += rows,
         }
     }
 }
 
 impl LoadReport {
+    /// Logs how each file is read: its columns, and which of them are not used.
+    pub fn log_shapes(&self) {
+        for file in &self.files {
+            let Some(FileShape { shape, used, ignored, .. }) = &file.shape else { continue };
+            let ignored = match ignored.is_empty() {
+                true => String::new(),
+                false => format!("; ignored: {}", ignored.join(", ")),
+            };
+            tracing::info!("{}: {shape}; columns used: {}{ignored}", file.path.display(), used.join(", "));
+        }
+    }
+
     /// Logs what was cut or changed, so that nothing is silently.
     pub fn warn(&self, what: &str) {
         for (count, text) in [
             (self.truncated_answers, "answers cut by --max-length"),
             (self.lost_ends, "answers lost their end token by it"),
             (self.moved_splits, "prompts end in tokens that merge with an answer; the split moved back"),
-            (self.identical_answers, "pairs have two answers of the same tokens; kept"),
+            (
+                self.identical_answers,
+                "pairs have two answers of the same tokens; kept (--drop-identical drops them)",
+            ),
+            (
+                self.special_tokens,
+                "special tokens are written in the data's text; each is encoded as the token it names",
+            ),
         ] {
             if count > 0 {
                 tracing::warn!("{what}: {count} {text}");
@@ -322,6 +345,7 @@ impl LoadReport {
         self.truncated_answers += notes.truncated;
         self.lost_ends += notes.lost_end;
         self.identical_answers += usize::from(notes.identical);
+        self.special_tokens += notes.special_tokens;
         let longest = group.answers.iter().map(|answer| group.prompt.len() + answer.ids.len()).max();
         self.longest = self.longest.max(longest.unwrap_or(0));
     }

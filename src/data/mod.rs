@@ -1,10 +1,14 @@
 //! Rows of a data file become packed batches, in the order of this list:
 //!
 //! - [`rows`]: JSONL lines -> rows of named columns, each with its line number;
-//! - [`columns`]: a row -> a typed preference row (text, conversation or token ids);
+//! - [`columns`]: the names that columns have, and their types;
+//! - [`shape`]: the columns of a file -> how its rows are read, and a row -> an [`Example`]; with [`hh`] for transcripts and
+//!   [`prompt`] for pairs that hold their prompt;
+//! - [`example`]: what a row says, as text, as [`message`]s or as token ids;
 //! - [`template`] (with [`mod@tojson`]): a conversation -> text, by the model folder's chat template;
+//! - [`conversation`]: a conversation and its endings -> text, and which of it is the assistant's;
 //! - [`tokenizer`]: text -> token ids, by the folder's tokenizer;
-//! - [`encode`]: a typed row -> a [`Group`], or the [`Reason`] why it is unusable;
+//! - [`encode`]: an example -> a [`Group`], or the [`Reason`] why it is unusable;
 //! - [`dataset`]: files -> a [`Dataset`] with its [`LoadReport`], or every row in order for scoring;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
@@ -13,28 +17,37 @@
 //! - [`error`]: what can go wrong, with file, line and remedy.
 //!
 //! Boundary: files, text and integers. Nothing here knows a model, a device or an objective; of a model it is
-//! told the vocabulary size and the end tokens, of an objective which [`Spans`] it scores.
+//! told the vocabulary size and the end tokens, of an objective which [`Spans`] it scores and whether it compares answers.
 
 pub mod batch;
 pub mod columns;
+pub mod conversation;
 pub mod dataset;
 pub mod encode;
 pub mod error;
+pub mod example;
 pub mod group;
+pub mod hh;
 pub mod loader;
+pub mod message;
 pub mod order;
+pub mod prompt;
 pub mod rows;
+pub mod shape;
 pub mod template;
 pub mod tojson;
 pub mod tokenizer;
 
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
-pub use columns::{Message, PreferenceRow};
+pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, LoadReport, Skipped, load, load_rows};
-pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason};
+pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, Truncation};
 pub use error::{DataError, RowError};
+pub use example::{Conversation, Example, Part, Parts};
 pub use group::{Answer, Group, Reference, Role};
 pub use loader::{Extent, Loader, LoaderConfig};
+pub use message::Message;
 pub use rows::{JsonlReader, Row};
-pub use template::ChatTemplate;
+pub use shape::{FileShape, RowKind, Shape};
+pub use template::{ChatTemplate, Variables};
 pub use tokenizer::Tokenizer;

@@ -10,19 +10,34 @@ use std::path::{Path, PathBuf};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value, context};
+use serde_json::Map;
 
-use super::columns::Message;
 use super::error::DataError;
+use super::message::Message;
 use super::tojson::tojson;
 use super::tokenizer::{Tokenizer, read_object};
 
 const NAME: &str = "chat_template";
+
+/// What a template is given by the program, so that a row may not.
+const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
+}
+
+/// What a row gives its template besides the messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variables {
+    /// The functions that the assistant may call, as JSON schemas.
+    pub tools: Option<serde_json::Value>,
+    /// What the assistant may quote.
+    pub documents: Option<serde_json::Value>,
+    /// Variables of the template's own, such as `enable_thinking`.
+    pub more: Map<String, serde_json::Value>,
 }
 
 /// Why a conversation could not be rendered.
@@ -88,12 +103,30 @@ impl ChatTemplate {
     /// # Errors
     /// [`RenderError`] where the template refuses the messages or fails on them.
     pub fn render(&self, messages: &[&Message], add_generation_prompt: bool) -> Result<String, RenderError> {
+        self.render_with(messages, add_generation_prompt, &Variables::default())
+    }
+
+    /// [`Self::render`] with more variables.
+    ///
+    /// # Errors
+    /// As [`Self::render`], and where a row's own variable has the name of one that the program gives.
+    pub fn render_with(
+        &self,
+        messages: &[&Message],
+        add_generation_prompt: bool,
+        variables: &Variables,
+    ) -> Result<String, RenderError> {
+        if let Some(name) = RESERVED.iter().find(|name| variables.more.contains_key(**name)) {
+            let message = format!("chat_template_kwargs may not hold \"{name}\"");
+            return Err(RenderError::Failed { message, line: 0 });
+        }
         let template = self.environment.get_template(NAME).map_err(|error| render_error(&error))?;
         let context = context! {
             messages => Value::from(Serde(messages)),
-            tools => (),
-            documents => (),
+            tools => Value::from(Serde(&variables.tools)),
+            documents => Value::from(Serde(&variables.documents)),
             add_generation_prompt,
+            ..Value::from(Serde(&variables.more))
         };
         template.render(context).map_err(|error| render_error(&error))
     }

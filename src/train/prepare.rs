@@ -80,7 +80,7 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let reference = open_reference(&config, objective.as_ref(), &model)?;
-        let encoder = encoder(&config, &model, tokenizer.as_deref())?;
+        let encoder = encoder(&config, &model, tokenizer.as_deref(), objective.spans())?;
         let (train, eval) = load_data(&config, &encoder)?;
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
@@ -229,10 +229,15 @@ fn encoder(
     config: &TrainConfig,
     model: &LlamaConfig,
     tokenizer: Option<&Path>,
+    spans: Spans,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
         vocab_size: model.vocab_size,
         max_length: Some(config.data.max_length),
+        truncation: config.data.truncation,
+        drop_identical: config.data.drop_identical,
+        needs_rejected: spans.rejected,
+        columns: config.data.columns.clone(),
         eos_ids: model.eos_token_ids.clone(),
         keep_text: false,
     };
@@ -267,6 +272,7 @@ fn load_data(config: &TrainConfig, encoder: &Encoder) -> Result<(Dataset, Option
 /// Says what loading did; nothing is cut or dropped silently.
 fn report(what: &str, data: &Dataset) {
     let report = &data.report;
+    report.log_shapes();
     let kinds = [
         (report.kinds.conversation, "conversations"),
         (report.kinds.text, "plain text"),
@@ -274,7 +280,7 @@ fn report(what: &str, data: &Dataset) {
     ];
     let kinds: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, name)| *name).collect();
     tracing::info!(
-        "{what}: {} pairs of {} rows ({}), longest sequence {} tokens",
+        "{what}: {} usable of {} rows ({}), longest sequence {} tokens",
         data.groups.len(),
         report.rows,
         kinds.join(", "),

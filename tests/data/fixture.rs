@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use asft::data::{Answer, ChatTemplate, EncodeConfig, Encoder, Group, Role, Tokenizer};
+use asft::data::{
+    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Role, Tokenizer,
+};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The folder that `make_golden.py` made.
@@ -19,7 +22,7 @@ pub fn tokenizer() -> Tokenizer {
 }
 
 pub fn config() -> EncodeConfig {
-    EncodeConfig { vocab_size: 420, max_length: None, eos_ids: Vec::new(), keep_text: false }
+    EncodeConfig { vocab_size: 420, ..EncodeConfig::default() }
 }
 
 /// An encoder with one of the golden templates.
@@ -29,6 +32,13 @@ pub fn encoder(template: &str, config: EncodeConfig) -> Encoder {
     let source = std::fs::read_to_string(&path).unwrap();
     let template = ChatTemplate::new(source, &path, &tokenizer).unwrap();
     Encoder::new(Some(tokenizer), Some(template), config)
+}
+
+/// A row as it is read by itself, or the words of the error.
+pub fn read(row: &Value) -> Result<Example, String> {
+    let (columns, map) = (row.as_object().unwrap(), ColumnMap::default());
+    let shape = FileShape::of(columns, 1, &map, false);
+    shape.and_then(|shape| shape.read(columns, &map)).map_err(|error| error.to_string())
 }
 
 /// For rows of token ids: no tokenizer, no template.

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use asft::data::{ChatTemplate, Message, PreferenceRow, Tokenizer};
-use serde_json::{Map, Value};
+use asft::data::{ChatTemplate, Message, Tokenizer};
+use serde_json::Value;
 
 use super::skip;
 
@@ -54,15 +54,10 @@ fn conversations_render_to_llama_3s_text_and_ids() {
     let cases = json(folder.join("cases/chat_cases.json"));
     assert!(cases.len() >= 20, "{}", cases.len());
     for case in cases {
-        let columns: Map<String, Value> = ["prompt", "chosen", "rejected"]
-            .into_iter()
-            .map(|name| (name.to_owned(), case["messages"].clone()))
-            .collect();
-        let PreferenceRow::Conversation { prompt, .. } = PreferenceRow::from_columns(&columns).unwrap()
-        else {
-            panic!("not a conversation");
-        };
-        let messages: Vec<&Message> = prompt.iter().collect();
+        let list = case["messages"].as_array().unwrap().iter().enumerate();
+        let messages: Vec<Message> =
+            list.map(|(index, message)| Message::read("messages", index, message).unwrap()).collect();
+        let messages: Vec<&Message> = messages.iter().collect();
         let text = template.render(&messages, false).unwrap();
         assert_eq!(text, case["text"].as_str().unwrap());
         assert_eq!(tokenizer.encode(&text).unwrap(), ids(&case["ids"]));

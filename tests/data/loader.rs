@@ -143,6 +143,7 @@ fn a_row_that_fits_nowhere_is_named_when_the_loader_is_made() {
         path: PathBuf::from("train.jsonl"),
         first_row: 0,
         lines: (1..=8).map(|line| 2 * line).collect(),
+        shape: None,
     };
     let report = LoadReport { files: vec![file], ..LoadReport::default() };
     let data = Arc::new(Dataset::new(groups, report));
