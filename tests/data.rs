@@ -20,6 +20,8 @@ mod hh;
 mod llama3;
 #[path = "data/loader.rs"]
 mod loader;
+#[path = "data/masks.rs"]
+mod masks;
 #[path = "data/packing.rs"]
 mod packing;
 #[path = "data/rows.rs"]

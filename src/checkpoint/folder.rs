@@ -135,6 +135,7 @@ impl ModelFolder {
         for hash in hashes {
             fingerprint.update(&hash.to_le_bytes());
         }
+        self.files.iter().for_each(TensorFile::release_all);
         fingerprint.digest()
     }
 

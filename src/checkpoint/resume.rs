@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use super::error::Names;
 use super::export::write_json;
 use super::tensor_file::TensorFile;
-use super::tensor_writer::{SourceError, TensorSpec, write_tensors};
+use super::tensor_writer::{SourceError, TensorSpec, file_bytes, write_tensors};
 use super::{CheckpointError, ModelFolder, atomic};
 use crate::DType;
 
@@ -48,6 +48,9 @@ pub struct ResumeState {
     /// Fingerprint of the token ids of the training data.
     #[serde(with = "hex")]
     pub data_fingerprint: u64,
+    /// Fingerprint of the chat template's text, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template_fingerprint: Option<String>,
     /// The best evaluation so far, where the best model is kept.
     pub best: Option<BestEvaluation>,
     /// Further entries of later versions, kept as they are.
@@ -77,6 +80,7 @@ impl ResumeState {
             tokens_seen: 0,
             config_fingerprint,
             data_fingerprint,
+            template_fingerprint: None,
             best: None,
             more: Map::new(),
         }
@@ -152,15 +156,11 @@ pub fn write_resume(
 ) -> Result<(), CheckpointError> {
     let folder = checkpoint.join(RESUME_FOLDER);
     fs::create_dir_all(&folder).map_err(CheckpointError::io("create", &folder))?;
-    // Parameter by parameter: the owner of the values may keep a parameter's slots together.
     let mut tensors = Vec::with_capacity(parameters.len() * slots.len());
     let mut owners = HashMap::with_capacity(tensors.capacity());
-    for (name, shape) in parameters {
-        for slot in slots {
-            let tensor = slot.tensor(name);
-            owners.insert(tensor.clone(), (*slot, name.as_str()));
-            tensors.push(TensorSpec { name: tensor, dtype: DType::F32, shape: shape.clone() });
-        }
+    for (slot, name, tensor) in slot_tensors(parameters, slots) {
+        owners.insert(tensor.name.clone(), (slot, name));
+        tensors.push(tensor);
     }
     let mut source = |tensor: &str, start: usize, out: &mut [f32]| {
         let (slot, parameter) = owners[tensor];
@@ -168,6 +168,28 @@ pub fn write_resume(
     };
     write_tensors(&folder.join(OPTIMIZER_FILE), &tensors, &[("format", "pt")], &mut source)?;
     state.write(&folder)
+}
+
+/// Bytes of the file of optimizer tensors that [`write_resume`] would write.
+pub fn optimizer_file_bytes(
+    parameters: &[(String, Vec<usize>)],
+    slots: &[Slot],
+) -> Result<u64, CheckpointError> {
+    let tensors: Vec<TensorSpec> = slot_tensors(parameters, slots).map(|(.., tensor)| tensor).collect();
+    file_bytes(Path::new(OPTIMIZER_FILE), &tensors, &[("format", "pt")])
+}
+
+/// Parameter by parameter: the owner of the values may keep a parameter's slots together.
+fn slot_tensors<'a>(
+    parameters: &'a [(String, Vec<usize>)],
+    slots: &'a [Slot],
+) -> impl Iterator<Item = (Slot, &'a str, TensorSpec)> {
+    parameters.iter().flat_map(move |(name, shape)| {
+        slots.iter().map(move |&slot| {
+            let tensor = TensorSpec { name: slot.tensor(name), dtype: DType::F32, shape: shape.clone() };
+            (slot, name.as_str(), tensor)
+        })
+    })
 }
 
 /// The optimizer's tensors of a checkpoint, checked against the parameters of the run that continues.

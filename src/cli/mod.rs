@@ -6,14 +6,19 @@
 mod bench;
 mod bench_kernels;
 mod bench_step;
+mod completions;
 mod config;
 mod device;
 mod exit;
+mod export;
 mod info;
+mod man;
 mod names;
 mod objectives;
 pub mod output;
 mod plan;
+mod plan_json;
+mod plan_table;
 mod progress;
 mod score;
 mod signals;
@@ -55,10 +60,16 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// A model for another program: one GGUF file for llama.cpp
+    Export(export::ExportArguments),
     /// How fast this machine is: training steps and single operations on random weights
     Bench(Box<bench::BenchArguments>),
     /// What this program is, what it finds on this machine, and which device it would take
     Info(info::InfoArguments),
+    /// A script that lets a shell complete commands, flags and values
+    Completions(completions::CompletionsArguments),
+    /// The manual as pages for man
+    Man(man::ManArguments),
 }
 
 const PLACES: &str = "A setting is taken from its flag, else from the environment (ASFT_BATCH_SIZE for --batch-size), \
@@ -102,8 +113,11 @@ impl Cli {
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
         }
     }
 }

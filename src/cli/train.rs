@@ -67,10 +67,12 @@ fn is_usage(error: &TrainError) -> bool {
         error,
         TrainError::Output(_)
             | TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+            | TrainError::Disk { .. }
             | TrainError::ReferenceNotFinite { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }
             | TrainError::OtherData { .. }
+            | TrainError::OtherTemplate { .. }
             | TrainError::RunFile { .. }
     )
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::choice::{
     DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler, TruncationMode,
 };
+use crate::data::{TemplateChoice, TemplateConfig, TemplateDate};
 use crate::objective::Parameters;
 
 /// What somebody typed for `asft train` and `asft plan`.
@@ -80,6 +81,10 @@ pub struct DataArguments {
     #[arg(long, value_name = "COLUMN=NAME")]
     #[serde(deserialize_with = "one_or_many_names")]
     pub map: Option<Vec<String>>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Longest prompt plus answer in tokens [default: 1024]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
@@ -94,6 +99,33 @@ pub struct DataArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub no_shuffle: Option<bool>,
+}
+
+/// How conversations become text, for every command that reads rows.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TemplateArguments {
+    /// Chat template in place of the model folder's, for a base model: llama3, chatml, or a file of Jinja. The trained model
+    /// carries it
+    #[arg(long, value_name = "NAME|FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// The date that the template's strftime_now gives [default: none: templates that ask for today print their fixed date]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub template_date: Option<TemplateDate>,
+}
+
+impl TemplateArguments {
+    /// What they mean.
+    pub(super) fn resolve(&self) -> TemplateConfig {
+        let choice = self.chat_template.as_deref().map(TemplateChoice::parse);
+        TemplateConfig { choice, date: self.template_date }
+    }
+
+    /// The arguments that mean this.
+    pub(super) fn of(config: &TemplateConfig) -> Self {
+        let chat_template = config.choice.as_ref().map(TemplateChoice::to_path);
+        Self { chat_template, template_date: config.date }
+    }
 }
 
 /// The group "Objective" of the help text.

@@ -63,6 +63,7 @@ impl TrainArguments {
             data: DataConfig {
                 files: self.data.data.clone().unwrap_or_default(),
                 columns: columns(self.data.map.as_deref())?,
+                template: self.data.template.resolve(),
                 max_length: at_least("max_length", self.data.max_length, 2)?.unwrap_or(1024),
                 truncation: self.data.truncation_mode.map(Into::into).unwrap_or_default(),
                 drop_identical: self.data.drop_identical.unwrap_or(false),
@@ -105,6 +106,11 @@ impl TrainArguments {
                 "a --model folder brings its own tokenizer: leave --tokenizer out",
             )),
             ModelArguments { model: Some(folder), .. } => Ok(ModelSource::Folder(folder.clone())),
+            ModelArguments { init: Some(_), tokenizer: None, .. }
+                if self.data.template.chat_template.is_some() =>
+            {
+                Err(needs("chat_template", "--tokenizer"))
+            }
             ModelArguments { init: Some(config), tokenizer, .. } => {
                 Ok(ModelSource::Init { config: config.clone(), tokenizer: tokenizer.clone(), seed })
             }

@@ -6,11 +6,11 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
-use super::arguments::one_or_many_names;
+use super::arguments::{TemplateArguments, one_or_many_names};
 use super::choice::{DeviceName, Dtype, TruncationMode};
 use super::resolve::{at_least, columns, device};
 use super::{ConfigError, Device, FormatConfig};
-use crate::data::{ColumnMap, Truncation};
+use crate::data::{ColumnMap, TemplateConfig, Truncation};
 
 /// What somebody typed for `asft score`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,10 @@ pub struct ScoreArguments {
     #[arg(long, value_name = "COLUMN=NAME")]
     #[serde(deserialize_with = "one_or_many_names")]
     pub map: Option<Vec<String>>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Longest prompt plus answer in tokens [default: no bound]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
@@ -70,6 +74,8 @@ pub struct ScoreConfig {
     pub tokens: bool,
     /// Columns that go by other names.
     pub columns: ColumnMap,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer in tokens, at least 2; `None`: no bound.
     pub max_length: Option<usize>,
     /// What becomes of longer answers.
@@ -104,6 +110,7 @@ impl ScoreArguments {
             output: self.output.clone(),
             tokens: self.tokens.unwrap_or(false),
             columns: columns(self.map.as_deref())?,
+            template: self.template.resolve(),
             max_length: at_least("max_length", self.max_length, 2)?,
             truncation: self.truncation_mode.map(Into::into).unwrap_or_default(),
             device: device(self.device)?,

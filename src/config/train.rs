@@ -2,17 +2,17 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Command};
+use clap::{Arg, Args, Command};
 use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
 use crate::backend::Element;
-use crate::data::{ColumnMap, Truncation};
+use crate::data::{ColumnMap, TemplateConfig, Truncation};
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -62,6 +62,8 @@ pub struct DataConfig {
     pub files: Vec<PathBuf>,
     /// Columns that go by other names.
     pub columns: ColumnMap,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
     /// What becomes of longer answers.
@@ -286,6 +288,7 @@ impl TrainConfig {
             data: DataArguments {
                 data: Some(self.data.files.clone()).filter(|files| !files.is_empty()),
                 map: Some(self.data.columns.entries().collect()).filter(|map: &Vec<_>| !map.is_empty()),
+                template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
                 truncation_mode: Some(self.data.truncation.into()),
                 drop_identical: Some(self.data.drop_identical),
@@ -386,24 +389,35 @@ impl TrainConfig {
     /// The text of `run.toml`: every setting with its final value, under the headings of `--help`. It is a configuration
     /// file: `asft train --config run.toml` gives this configuration again.
     pub fn to_toml(&self) -> String {
-        self.to_annotated_toml(|_| None)
+        self.to_annotated_toml(|_| None, |_| None)
     }
 
-    /// [`to_toml`](Self::to_toml) with a comment after each value, such as where it came from.
-    pub fn to_annotated_toml(&self, comment: impl Fn(&str) -> Option<String>) -> String {
+    /// [`to_toml`](Self::to_toml) with a comment after each value, such as where it came from, and a comment in place of each
+    /// setting that has none.
+    pub fn to_annotated_toml(
+        &self,
+        comment: impl Fn(&str) -> Option<String>,
+        without_value: impl Fn(&Arg) -> Option<String>,
+    ) -> String {
         let table = self.table();
         let command = TrainArguments::augment_args(Command::new("asft"));
         let mut text = format!("# asft {}: the settings of a run.\n", env!("CARGO_PKG_VERSION"));
         let mut heading = None;
         for argument in command.get_arguments() {
             let key = argument.get_id().as_str();
-            let Some(value) = table.get(key) else { continue };
+            let comment = comment(key).map(|comment| format!("  # {comment}")).unwrap_or_default();
+            let line = match table.get(key) {
+                Some(value) => format!("{key} = {}{comment}\n", written(value)),
+                None => match without_value(argument) {
+                    Some(words) => format!("# {words}\n"),
+                    None => continue,
+                },
+            };
             if heading != argument.get_help_heading() {
                 heading = argument.get_help_heading();
                 text.push_str(&format!("\n# {}\n", heading.unwrap_or_default()));
             }
-            let comment = comment(key).map(|comment| format!("  # {comment}")).unwrap_or_default();
-            text.push_str(&format!("{key} = {}{comment}\n", written(value)));
+            text.push_str(&line);
         }
         text
     }

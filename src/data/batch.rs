@@ -107,7 +107,7 @@ pub struct Spans {
 
 impl Spans {
     /// The answers of a group that are packed, chosen before rejected.
-    fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
+    pub(super) fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
         let roles = [Some(Role::Chosen), self.rejected.then_some(Role::Rejected)];
         roles.into_iter().flatten().filter_map(|role| group.answer(role))
     }

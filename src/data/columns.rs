@@ -222,6 +222,6 @@ impl<'a> Columns<'a> {
     }
 }
 
-fn mistyped(column: String, place: String, found: String, expected: &str) -> RowError {
-    RowError::MistypedColumn { column, place, found, expected: expected.to_owned() }
+fn mistyped(column: String, place: String, found: String, expected: &'static str) -> RowError {
+    RowError::MistypedColumn { column, place, found, expected }
 }

@@ -88,7 +88,7 @@ fn turns(
 fn refusal(error: RenderError, column: &str) -> RowError {
     let column = column.to_owned();
     match error {
-        RenderError::Raised(message) => RowError::TemplateRaised { column, message },
+        RenderError::Raised { message, line } => RowError::TemplateRaised { column, message, line },
         RenderError::Failed { message, line } => RowError::TemplateFailed { column, message, line },
     }
 }

@@ -13,7 +13,7 @@ pub enum Example {
     /// Plain text.
     Text(Parts<String>),
     /// Messages; the answers hold those that follow the prompt's.
-    Conversation(Conversation),
+    Conversation(Box<Conversation>),
     /// Token ids, used as they are: BOS is in the prompt, the end token in the answer.
     Tokens(Parts<Vec<u32>>),
     /// Nothing that could be encoded.

@@ -46,7 +46,7 @@ pub fn render(messages: &[&Message], add_generation_prompt: bool) -> String {
     for message in messages {
         text.push_str(if message.is_answer() { assistant } else { human });
         text.push(' ');
-        text.push_str(message.content());
+        text.push_str(&message.content());
     }
     if add_generation_prompt {
         text.push_str(assistant);

@@ -17,6 +17,7 @@ use super::dataset::Dataset;
 use super::error::DataError;
 use super::group::{Answer, Group};
 use super::order::permutation;
+use super::work::Work;
 
 /// Steps packed ahead of the one in use.
 const AHEAD: usize = 2;
@@ -41,7 +42,7 @@ pub struct LoaderConfig {
     pub spans: Spans,
 }
 
-/// The largest micro-batch of a run in each respect, for the memory plan.
+/// What a run's steps come to: the largest micro-batch in each respect, for the memory plan, and the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Tokens T.
@@ -52,6 +53,10 @@ pub struct Extent {
     pub groups: usize,
     /// Micro-batches of one step.
     pub batches: usize,
+    /// Micro-batches of all steps.
+    pub all_batches: usize,
+    /// What is in them.
+    pub work: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -91,7 +96,7 @@ impl Loader {
         Ok(Self { steps: Some(receiver), thread: Some(thread) })
     }
 
-    /// The largest micro-batch that a loader of these steps would yield, without making one.
+    /// The largest micro-batch that a loader of these steps would yield and the sum of all, without making one.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -209,6 +214,7 @@ impl Plan {
             let groups = self.groups(step, &mut epoch);
             let parts = cut(&groups, &self.config);
             extent.batches = extent.batches.max(parts.len());
+            extent.all_batches += parts.len();
             for part in &parts {
                 let sum =
                     |size: &dyn Fn(&Group) -> usize| part.iter().map(|place| size(groups[*place])).sum();
@@ -232,6 +238,8 @@ impl Plan {
                 extent.rows = extent.rows.max(rows);
                 extent.groups = extent.groups.max(part.len());
             }
+            extent.work =
+                groups.iter().fold(extent.work, |sum, group| sum + Work::of_group(group, self.config.spans));
         }
         Ok(extent)
     }

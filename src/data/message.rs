@@ -3,6 +3,8 @@
 //! Boundary: the form of a message and nothing else; which roles make sense together is found in [`super::encode`] and by
 //! the template.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::error::RowError;
@@ -17,7 +19,7 @@ const MESSAGE: &str = "an object with \"role\" and \"content\"";
 
 /// One message of a conversation: an object with the string `role` and, unless it calls tools, the string `content`.
 /// Further fields (`name`, `tool_calls`, ...) are kept for the chat template.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Message(Map<String, Value>);
 
@@ -30,25 +32,24 @@ impl Message {
 
     /// Reads message `index` (from 0) of a column.
     ///
-    /// Content given as a list of parts becomes the text of the parts, one after the other, as templates write it that
-    /// know such lists. Fields that are null are left out: data sets of one schema have them where a message has no such
-    /// field.
+    /// Content may be a list of parts, if all of them are text. Fields that are null are left out: data sets of one schema
+    /// have them where a message has no such field.
     ///
     /// # Errors
     /// A [`RowError::MistypedColumn`] naming the message and what was found, such as a part that is no text.
     pub fn read(column: &str, index: usize, value: &Value) -> Result<Self, RowError> {
         let place = format!(", message {}", index + 1);
-        let mistyped = |place: String, found: String, expected: &str| RowError::MistypedColumn {
+        let mistyped = |place: String, found: String, expected: &'static str| RowError::MistypedColumn {
             column: column.to_owned(),
             place,
             found,
-            expected: expected.to_owned(),
+            expected,
         };
         let Value::Object(fields) = value else {
             return Err(mistyped(place, kind(value).to_owned(), MESSAGE));
         };
         let given = fields.iter().filter(|(key, value)| !value.is_null() || key.as_str() == "content");
-        let mut fields: Map<String, Value> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let fields: Map<String, Value> = given.map(|(key, value)| (key.clone(), value.clone())).collect();
         match fields.get("role") {
             Some(Value::String(_)) => {}
             Some(other) => {
@@ -69,11 +70,12 @@ impl Message {
         match fields.get("content") {
             Some(Value::String(_)) => {}
             Some(Value::Array(parts)) => {
-                let text = flatten(parts).map_err(|(part, found)| {
-                    let place = format!("{place}, part {}", part + 1);
-                    mistyped(place, found, "a part of type \"text\": nothing else can be trained on")
-                })?;
-                fields.insert("content".to_owned(), Value::String(text));
+                for (part, value) in parts.iter().enumerate() {
+                    text_of(value).map_err(|found| {
+                        let place = format!("{place}, part {}", part + 1);
+                        mistyped(place, found, "a part of type \"text\": nothing else can be trained on")
+                    })?;
+                }
             }
             None | Some(Value::Null) if fields.contains_key("tool_calls") => {}
             Some(other) => {
@@ -93,9 +95,17 @@ impl Message {
         self.field("role")
     }
 
-    /// What is said; empty for a message that only calls tools.
-    pub fn content(&self) -> &str {
-        self.field("content")
+    /// What is said, parts one after the other; empty for a message that only calls tools.
+    pub fn content(&self) -> Cow<'_, str> {
+        match self.0.get("content") {
+            Some(Value::Array(parts)) => parts.iter().filter_map(|part| text_of(part).ok()).collect(),
+            _ => Cow::Borrowed(self.field("content")),
+        }
+    }
+
+    /// All its fields, in the order of the row.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     /// Whether this is a turn of the assistant's.
@@ -113,16 +123,12 @@ impl Message {
     }
 }
 
-/// The text of a list of parts; or the index of the part that is none, and what it is.
-fn flatten(parts: &[Value]) -> Result<String, (usize, String)> {
-    let mut whole = String::new();
-    for (index, part) in parts.iter().enumerate() {
-        let text = match part.get("type").and_then(Value::as_str) {
-            Some("text") => part.get("text").and_then(Value::as_str).ok_or("no \"text\"".to_owned()),
-            Some(other) => Err(format!("a part of type \"{other}\"")),
-            None => Err(kind(part).to_owned()),
-        };
-        whole.push_str(text.map_err(|found| (index, found))?);
+/// The text of a part of some content; or what it is instead.
+fn text_of(part: &Value) -> Result<&str, String> {
+    match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
+        (Some("text"), Some(text)) => Ok(text),
+        (Some("text"), None) => Err("a part without \"text\"".to_owned()),
+        (Some(other), _) => Err(format!("a part of type \"{other}\"")),
+        (None, _) => Err(kind(part).to_owned()),
     }
-    Ok(whole)
 }

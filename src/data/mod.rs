@@ -5,7 +5,8 @@
 //! - [`shape`]: the columns of a file -> how its rows are read, and a row -> an [`Example`]; with [`hh`] for transcripts and
 //!   [`prompt`] for pairs that hold their prompt;
 //! - [`example`]: what a row says, as text, as [`message`]s or as token ids;
-//! - [`template`] (with [`mod@tojson`]): a conversation -> text, by the model folder's chat template;
+//! - [`template_source`]: which chat template: the one asked for, built in or a file, else the model folder's;
+//! - [`template`] (with [`mod@tojson`], [`template_date`]): a conversation -> text, by that template;
 //! - [`conversation`]: a conversation and its endings -> text, and which of it is the assistant's;
 //! - [`tokenizer`]: text -> token ids, by the folder's tokenizer;
 //! - [`encode`]: an example -> a [`Group`], or the [`Reason`] why it is unusable;
@@ -13,6 +14,7 @@
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
+//! - [`work`]: how much of what is in a group or a batch, for counting operations;
 //! - [`loader`]: a dataset -> optimizer steps of micro-batches, packed ahead on a thread;
 //! - [`error`]: what can go wrong, with file, line and remedy.
 //!
@@ -35,13 +37,16 @@ pub mod prompt;
 pub mod rows;
 pub mod shape;
 pub mod template;
+pub mod template_date;
+pub mod template_source;
 pub mod tojson;
 pub mod tokenizer;
+pub mod work;
 
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::{Dataset, LoadReport, Skipped, load, load_rows};
-pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, Truncation};
+pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, TemplateConfig, Truncation};
 pub use error::{DataError, RowError};
 pub use example::{Conversation, Example, Part, Parts};
 pub use group::{Answer, Group, Reference, Role};
@@ -49,5 +54,8 @@ pub use loader::{Extent, Loader, LoaderConfig};
 pub use message::Message;
 pub use rows::{JsonlReader, Row};
 pub use shape::{FileShape, RowKind, Shape};
-pub use template::{ChatTemplate, Variables};
+pub use template::{ChatTemplate, GivenTemplate, Variables};
+pub use template_date::TemplateDate;
+pub use template_source::{BuiltIn, TemplateChoice, TemplateText};
 pub use tokenizer::Tokenizer;
+pub use work::Work;

@@ -211,7 +211,7 @@ fn read(columns: &Columns<'_>, transcripts: Option<bool>) -> Result<(Shape, Exam
                 column: columns.name("messages"),
                 place: String::new(),
                 found: "a string".to_owned(),
-                expected: "a list of messages".to_owned(),
+                expected: "a list of messages",
             }),
         };
     }
@@ -365,7 +365,7 @@ fn split_text(columns: &Columns<'_>, chosen: &str, rejected: &str) -> Example {
 }
 
 fn conversation(parts: Parts<Vec<Message>>, variables: Variables, transcript: bool) -> Example {
-    Example::Conversation(Conversation { parts, variables, transcript })
+    Example::Conversation(Box::new(Conversation { parts, variables, transcript }))
 }
 
 fn part<T>(columns: &Columns<'_>, role: Role, column: &str, content: T) -> Part<T> {
@@ -390,11 +390,7 @@ fn variables(columns: &Columns<'_>) -> Result<Variables, RowError> {
         Some(Value::Object(more)) => more,
         _ => Map::new(),
     };
-    // No tools are not a list of none: Llama-3.1's template would describe how to call them.
-    let list = |name| {
-        let list = columns.json(name, "a list")?;
-        Ok(list.filter(|list| list.as_array().is_some_and(|list| !list.is_empty())))
-    };
+    let list = |name| columns.json(name, "a list");
     Ok(Variables { tools: list("tools")?, documents: list("documents")?, more })
 }
 

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use super::{DiskNeed, Shortfall, gibibytes};
 use crate::backend::BackendError;
 use crate::checkpoint::CheckpointError;
 use crate::config::Difference;
 use crate::data::DataError;
+use crate::data::template_source::Origin;
 use crate::model::ConfigError;
 use crate::objective::ObjectiveError;
 use crate::train::log::LogError;
@@ -37,20 +39,42 @@ pub enum TrainError {
     Log(#[from] LogError),
     /// The plan is larger than the memory.
     #[error(
-        "the run needs {} of memory and {} are free, even in the smallest micro-batches ({tokens} tokens). What would \
-         make it fit: a smaller --max-length (the longest sequence has {longest} tokens), fewer --head-rows, or a \
-         smaller model; `asft plan` shows what takes how much",
-        gibibytes(*needed), gibibytes(*available)
+        "the run needs {} of memory and {} are free, even in the smallest micro-batches ({} tokens; the longest sequence \
+         has {}). {}; `asft plan` shows what takes how much",
+        gibibytes(.0.needed), gibibytes(.0.available), .0.tokens, .0.longest, .0.advice()
     )]
-    Memory {
-        /// Bytes of the smallest plan.
+    Memory(Box<Shortfall>),
+    /// A model that only scores is larger than the memory.
+    #[error(
+        "scoring with the model in {} needs {} of memory in batches of {tokens} tokens, and {} are free. A smaller \
+         --max-tokens-per-batch or --max-length shrinks the batches, nothing the model",
+        path.display(), gibibytes(*needed), gibibytes(*available)
+    )]
+    ScoringMemory {
+        /// The model's folder.
+        path: PathBuf,
+        /// Bytes it takes.
         needed: u64,
         /// Bytes free.
         available: u64,
-        /// Its micro-batch.
+        /// T of its batches.
         tokens: usize,
-        /// Tokens of the longest sequence.
-        longest: usize,
+    },
+    /// The file system of the run folder has no room for what the run writes.
+    #[error(
+        "{}: the run writes up to {} ({} checkpoints of {} at the end, and the model of {}), and {} are free there. {advice}",
+        path.display(), gibibytes(need.total()), need.kept(), gibibytes(need.folders.checkpoint),
+        gibibytes(need.folders.model), gibibytes(*available)
+    )]
+    Disk {
+        /// The run folder.
+        path: PathBuf,
+        /// What it writes.
+        need: DiskNeed,
+        /// Bytes free.
+        available: u64,
+        /// What to do, as a sentence.
+        advice: String,
     },
     /// A number format that the device does not compute in.
     #[error("{setting} {problem}")]
@@ -129,6 +153,17 @@ pub enum TrainError {
         /// The checkpoint.
         checkpoint: PathBuf,
     },
+    /// A resume with another chat template.
+    #[error(
+        "{} was trained with another chat template{}. Start a new run, or restore the template", checkpoint.display(),
+        template.as_ref().map(|origin| format!(": {origin} has changed since")).unwrap_or_default()
+    )]
+    OtherTemplate {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// Where the template is found now, if there is one.
+        template: Option<Origin>,
+    },
     /// The run file of a run that is to be resumed cannot be understood.
     #[error("{}: {problem}", path.display())]
     RunFile {
@@ -174,10 +209,6 @@ pub enum TrainError {
         /// The checkpoint.
         saved: PathBuf,
     },
-}
-
-fn gibibytes(bytes: u64) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1u32 << 30))
 }
 
 /// Two columns: this run, the checkpoint's.

@@ -4,7 +4,10 @@
 
 pub mod card;
 pub mod curves;
+pub mod disk;
 mod error;
+mod estimate;
+mod fit;
 mod interrupt;
 mod layout;
 pub mod log;
@@ -13,15 +16,19 @@ pub mod reference;
 mod resume;
 mod run;
 mod sample;
+mod shortfall;
 mod step;
 mod target;
 
+pub use disk::{DiskNeed, FolderBytes};
 pub use error::TrainError;
+pub use estimate::Estimate;
 pub use interrupt::{Interrupts, Uninterrupted};
 pub use layout::{InferenceLayout, Layout, LayoutSettings};
-pub use prepare::{Prepared, plan_without_data};
+pub use prepare::{Outline, Prepared, plan_without_data};
 pub use resume::adopt;
 pub use run::{Ended, Outcome, Stopped, run};
 pub use sample::Sample;
+pub use shortfall::{Remedy, Shortfall, gibibytes};
 pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};
 pub use target::Target;

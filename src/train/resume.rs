@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::{Prepared, TrainError};
-use crate::checkpoint::CheckpointError;
 use crate::checkpoint::resume::{RESUME_FOLDER, ResumeState, find_newest};
 use crate::checkpoint::run_folder::{RUN_FILE, is_run};
-use crate::config::{ExistingFolder, TrainArguments, TrainConfig};
+use crate::checkpoint::{CheckpointError, hub};
+use crate::config::{ExistingFolder, ModelSource, TrainArguments, TrainConfig};
 
 /// Hugging Face's name for the record of a run, which is written with its result.
 pub const STATE_FILE: &str = "trainer_state.json";
@@ -70,7 +70,23 @@ pub fn adopt(config: &mut TrainConfig) -> Result<(), TrainError> {
     let device = &mut config.device;
     device.max_tokens_per_batch = device.max_tokens_per_batch.or(recorded.device.max_tokens_per_batch);
     device.head_rows = device.head_rows.or(recorded.device.head_rows);
+    adopt_commits(config, &recorded);
     Ok(())
+}
+
+/// A model of the Hugging Face cache stays the one that the run began with, even if its branch has moved since.
+fn adopt_commits(config: &mut TrainConfig, recorded: &TrainConfig) {
+    match (&mut config.model, &recorded.model) {
+        (ModelSource::Folder(typed), ModelSource::Folder(recorded))
+        | (
+            ModelSource::Init { tokenizer: Some(typed), .. },
+            ModelSource::Init { tokenizer: Some(recorded), .. },
+        ) => hub::adopt_commit(typed, recorded),
+        _ => {}
+    }
+    if let (Some(typed), Some(recorded)) = (&mut config.objective.reference, &recorded.objective.reference) {
+        hub::adopt_commit(typed, recorded);
+    }
 }
 
 /// Whether a checkpoint was made with these settings and these data.
@@ -84,6 +100,10 @@ pub fn check(prepared: &Prepared, checkpoint: &Path) -> Result<(), TrainError> {
     }
     if state.data_fingerprint != prepared.train.fingerprint {
         return Err(TrainError::OtherData { checkpoint: checkpoint.to_owned() });
+    }
+    if state.template_fingerprint != prepared.encoder.template_fingerprint() {
+        let template = prepared.encoder.template().map(|template| template.origin().clone());
+        return Err(TrainError::OtherTemplate { checkpoint: checkpoint.to_owned(), template });
     }
     Ok(())
 }

@@ -13,10 +13,12 @@ use super::card::{Evaluated, ModelCard};
 use super::curves::Curves;
 use super::log::{EvalMetrics, MetricsLog, RunShape, StepMetrics, TrainerState};
 use super::{
-    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resume, sample,
+    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, disk, reference, resume,
+    sample,
 };
 use crate::backend::{Backend, STEP_STATE_LEN};
 use crate::checkpoint::export::is_weight_file;
+use crate::checkpoint::hub::HubName;
 use crate::checkpoint::resume::{OptimizerFile, ResumeState, Slot, checkpoint_path, prune, write_resume};
 use crate::checkpoint::run_folder::{ExistingRun, prepare as prepare_folder, write_run_file};
 use crate::checkpoint::{CheckpointError, ModelExport, ModelFolder, atomic};
@@ -104,6 +106,7 @@ pub fn run<B: Backend>(
     if let Some(checkpoint) = &checkpoint {
         resume::check(&prepared, checkpoint)?;
     }
+    disk::check(&prepared)?;
     prepare_folder(&folder, existing, &inputs(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;
     let prepared = &prepared;
@@ -469,7 +472,10 @@ impl<B: Backend> Run<'_, B> {
     fn write_model(&mut self, folder: &Path) -> Result<(), CheckpointError> {
         let prepared = self.prepared;
         let Trainer { backend, model, .. } = &mut self.trainer;
-        let export = ModelExport::new(&prepared.model, prepared.save_dtype(), prepared.tokenizer.as_deref());
+        let export = ModelExport {
+            template: prepared.encoder.given_template(),
+            ..ModelExport::new(&prepared.model, prepared.save_dtype(), prepared.tokenizer.as_deref())
+        };
         export.write(folder, &mut |name: &str, start: usize, out: &mut [f32]| {
             Ok(model.read_weight(backend, name, start, out)?)
         })
@@ -479,6 +485,7 @@ impl<B: Backend> Run<'_, B> {
         let prepared = self.prepared;
         let mut state = ResumeState::new(prepared.config.fingerprint(), prepared.train.fingerprint);
         (state.step, state.epoch, state.tokens_seen) = (step, self.state.epoch, self.tokens_seen);
+        state.template_fingerprint = prepared.encoder.template_fingerprint();
         let Trainer { backend, model, optimizer, .. } = &mut self.trainer;
         let slots = Slot::of_export(prepared.save_dtype());
         let mut values = |slot: Slot, name: &str, start: usize, out: &mut [f32]| {
@@ -527,7 +534,7 @@ impl<B: Backend> Run<'_, B> {
             EvalSource::None | EvalSource::Split(_) => Vec::new(),
         };
         let base = match &config.model {
-            ModelSource::Folder(path) => Some(name_of(path)),
+            ModelSource::Folder(path) => Some(base_name(path)),
             ModelSource::Init { .. } => None,
         };
         let name = name_of(&config.run.output);
@@ -581,6 +588,12 @@ fn objective_parameters(parameters: &Parameters) -> Vec<(&'static str, String)> 
 
 fn json_line(sample: &Sample) -> String {
     serde_json::to_string(sample).unwrap_or_else(|_| unreachable!("strings and a boolean are JSON"))
+}
+
+/// The name of the Hub where the model came under one, else that of its folder.
+fn base_name(path: &Path) -> String {
+    let of_hub = HubName::parse(path).filter(|_| !path.exists());
+    of_hub.map_or_else(|| name_of(path), |name| name.repository)
 }
 
 fn name_of(path: &Path) -> String {

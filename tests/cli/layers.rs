@@ -6,7 +6,10 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
     &[
         ("model", "folder", "\"folder\""),
         ("data", "pairs.jsonl", "[\"pairs.jsonl\"]"),
+        ("map", "prompt=question", "[\"prompt=question\"]"),
         ("max_length", "77", "77"),
+        ("truncation_mode", "drop", "\"drop\""),
+        ("drop_identical", "true", "true"),
         ("no_shuffle", "true", "true"),
         ("objective", "orpo", "\"orpo\""),
         ("c", "0.5", "0.5"),
@@ -222,11 +225,14 @@ fn score_has_the_same_layers() {
     assert_eq!(merged.origins["data"], Origin::Environment("ASFT_DATA".to_owned()));
     assert_eq!(merged.origins["max_length"], Origin::File(path, 3));
     let expected = ScoreConfig {
+        template: Default::default(),
         model: "flag".into(),
         data: "environment".into(),
         output: None,
         tokens: true,
+        columns: Default::default(),
         max_length: Some(5),
+        truncation: Default::default(),
         device: Device::Auto,
         formats: Default::default(),
         threads: Some(3),

@@ -111,6 +111,8 @@ fn run_toml_gives_the_configuration_back() {
             "--no-shuffle",
             "--seed=9223372036854775807",
         ],
+        &["--chat-template=chatml", "--template-date=2024-07-26"],
+        &["--chat-template=./chatml"],
         &[
             "--device=cpu",
             "--threads=3",
@@ -176,6 +178,8 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
     let other = [
         "--data=9",
         "--max-length=9",
+        "--chat-template=9",
+        "--template-date=2009-09-09",
         "--no-shuffle",
         "--c=9",
         "--lambda=9",
@@ -251,8 +255,15 @@ fn the_help_text_tells_the_defaults() {
         }
         compared.push(key);
     }
-    let words =
-        ["reference", "reference_cache", "learning_rate", "save_total_limit", "save_dtype", "threads"];
+    let words = [
+        "template_date",
+        "reference",
+        "reference_cache",
+        "learning_rate",
+        "save_total_limit",
+        "save_dtype",
+        "threads",
+    ];
     let device =
         ["dtype", "optimizer_state", "head_logits", "recompute", "max_tokens_per_batch", "head_rows"];
     assert_eq!(in_words, [&words[..], &device].concat());

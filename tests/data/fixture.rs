@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use asft::data::{
-    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Role, Tokenizer,
+    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Role, TemplateChoice,
+    TemplateDate, Tokenizer,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -26,11 +27,9 @@ pub fn config() -> EncodeConfig {
 }
 
 /// An encoder with one of the golden templates.
-pub fn encoder(template: &str, config: EncodeConfig) -> Encoder {
+pub fn encoder(name: &str, config: EncodeConfig) -> Encoder {
     let tokenizer = tokenizer();
-    let path = golden().join("templates").join(format!("{template}.jinja"));
-    let source = std::fs::read_to_string(&path).unwrap();
-    let template = ChatTemplate::new(source, &path, &tokenizer).unwrap();
+    let template = template(name, &tokenizer);
     Encoder::new(Some(tokenizer), Some(template), config)
 }
 
@@ -39,6 +38,19 @@ pub fn read(row: &Value) -> Result<Example, String> {
     let (columns, map) = (row.as_object().unwrap(), ColumnMap::default());
     let shape = FileShape::of(columns, 1, &map, false);
     shape.and_then(|shape| shape.read(columns, &map)).map_err(|error| error.to_string())
+}
+
+/// One of the golden templates, or a built-in one as `built-in NAME`.
+pub fn template(name: &str, tokenizer: &Tokenizer) -> ChatTemplate {
+    dated_template(name, tokenizer, None)
+}
+
+pub fn dated_template(name: &str, tokenizer: &Tokenizer, date: Option<TemplateDate>) -> ChatTemplate {
+    let choice = match name.strip_prefix("built-in ") {
+        Some(name) => TemplateChoice::parse(Path::new(name)),
+        None => TemplateChoice::File(golden().join("templates").join(format!("{name}.jinja"))),
+    };
+    ChatTemplate::new(choice.load().unwrap(), tokenizer, date).unwrap()
 }
 
 /// For rows of token ids: no tokenizer, no template.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{fixture::read, skip};
 
 fn turns(text: &str) -> Option<Vec<(String, String)>> {
-    let turn = |message: &Message| (message.role().to_owned(), message.content().to_owned());
+    let turn = |message: &Message| (message.role().to_owned(), message.content().into_owned());
     hh::parse(text).map(|messages| messages.iter().map(turn).collect())
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use asft::data::dataset::{FileRows, LoadReport};
 use asft::data::order::permutation;
-use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Spans, Step, StepTotals};
+use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Spans, Step, StepTotals, Work};
 use proptest::prelude::*;
 
 use crate::fixture::group_of;
@@ -235,7 +235,7 @@ proptest! {
         let per_epoch = Loader::steps_per_epoch(groups.len(), batch_size);
         let extent = Loader::measure(data.clone(), config.clone(), 1, 2 * per_epoch).unwrap();
         let loader = Loader::new(data, config, 1, 2 * per_epoch).unwrap();
-        let mut largest = (0, 0, 0, 0);
+        let (mut largest, mut all_batches, mut work) = ((0, 0, 0, 0), 0, Work::default());
         let mut seen = vec![0; groups.len()];
         for step in loader {
             let rows = rows(&step);
@@ -251,6 +251,8 @@ proptest! {
                 largest.0 = largest.0.max(batch.ids.len());
                 largest.1 = largest.1.max(batch.gather.len());
                 largest.2 = largest.2.max(batch.groups.len());
+                all_batches += 1;
+                work = work + Work::of_batch(batch);
             }
             largest.3 = largest.3.max(step.batches.len());
             for row in rows {
@@ -259,5 +261,6 @@ proptest! {
         }
         prop_assert!(seen.iter().all(|times| *times == 2), "two epochs");
         prop_assert_eq!((extent.tokens, extent.rows, extent.groups, extent.batches), largest);
+        prop_assert_eq!((extent.all_batches, extent.work), (all_batches, work));
     }
 }
