@@ -64,6 +64,7 @@ impl Request {
             data: DataArguments {
                 data: Some(vec![folder.join("pairs.jsonl")]),
                 max_length: Some(integer(self.workload.longest().max(2))),
+                no_cache: Some(true),
                 no_shuffle: Some(true),
                 ..DataArguments::default()
             },
@@ -101,7 +102,7 @@ impl Request {
         std::fs::write(folder.path().join("pairs.jsonl"), pairs)?;
         let config = self.config(folder.path())?;
         let free_before = backend.available_memory();
-        let mut prepared = Prepared::new(&config, Target::of(&backend))?;
+        let mut prepared = Prepared::new(&config, Target::of(&backend), &mut Silent)?;
         let reference_seconds = if prepared.objective.needs_reference() {
             Some(score_reference(&mut prepared, &mut backend)?)
         } else {

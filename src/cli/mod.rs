@@ -6,11 +6,13 @@
 mod bench;
 mod bench_kernels;
 mod bench_step;
+mod chat;
 mod completions;
 mod config;
 mod device;
 mod exit;
 mod export;
+mod generate;
 mod info;
 mod man;
 mod names;
@@ -27,7 +29,9 @@ mod train;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use asft::config::{Arguments, ConfigError, Merged, ScoreArguments, TrainArguments, merge};
+use asft::config::{
+    Arguments, ConfigError, GenerateArguments, Merged, ScoreArguments, TrainArguments, merge,
+};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use exit::ExitStatus;
@@ -52,6 +56,9 @@ enum Command {
     /// Log-probs of answers under a model, one JSON line per row
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Score(Layers<ScoreArguments>),
+    /// Answers to prompts, or a chat
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Generate(Box<Layers<GenerateArguments>>),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
@@ -110,6 +117,7 @@ impl Cli {
         match self.command {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
+            Command::Generate(arguments) => generate::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),

@@ -62,7 +62,8 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
         template: config.template.clone(),
         ..EncodeConfig::default()
     };
-    let (rows, report) = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
+    let encoder = Encoder::from_folder(folder.dir(), settings)?;
+    let (rows, report) = load_rows(&config.data, &encoder, &mut Bars::default())?;
     report.log_shapes();
     report.warn("rows");
     let positions = model.max_position_embeddings;

@@ -72,9 +72,10 @@ pub struct ModelArguments {
 #[serde(default)]
 #[command(next_help_heading = "Data")]
 pub struct DataArguments {
-    /// Rows with prompt, chosen, rejected (strings or message lists), or chosen, rejected that begin with the prompt, or
-    /// *_input_ids; for sft also messages, or prompt, completion. May be repeated
-    #[arg(long, value_name = "FILE")]
+    /// Rows with prompt, chosen, rejected (strings or message lists), or chosen, rejected that hold the prompt, or
+    /// *_input_ids; for sft also messages, or prompt, completion. JSON lines or a JSON list, also .gz and .zst, or
+    /// Parquet. May be repeated; FILE:0.5 takes half of a file's rows, FILE:2 takes each twice
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
     #[serde(deserialize_with = "one_or_many")]
     pub data: Option<Vec<PathBuf>>,
     /// A column by its name in the files: prompt=question. May be repeated
@@ -95,6 +96,20 @@ pub struct DataArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub drop_identical: Option<bool>,
+    /// Read only the first N rows of each --data file
+    #[arg(long, value_name = "N")]
+    pub max_samples: Option<i64>,
+    /// Stop at rows that cannot be used instead of dropping them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub strict: Option<bool>,
+    /// Neither keep token ids for later runs nor use those that are kept
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub no_cache: Option<bool>,
+    /// Folder that keeps token ids for later runs [default: asft/tokens in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub data_cache: Option<PathBuf>,
     /// Take the pairs in the order of the file in every epoch
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
@@ -180,6 +195,11 @@ pub struct OptimizerArguments {
     /// Largest global gradient norm; 0 turns clipping off [default: 1]
     #[arg(long, value_name = "NORM")]
     pub max_grad_norm: Option<f64>,
+    /// Leave out the update of a step whose loss or gradient is not finite and go on, instead of stopping there; ten in a row
+    /// stop the run all the same
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub skip_nonfinite: Option<bool>,
 }
 
 /// The group "Schedule" of the help text.
@@ -219,12 +239,35 @@ pub struct EvaluationArguments {
     /// Hold out this share of --data instead
     #[arg(long, value_name = "SHARE")]
     pub eval_split: Option<f64>,
+    /// Read only the first N rows of each --eval-data file
+    #[arg(long, value_name = "N")]
+    pub max_eval_samples: Option<i64>,
     /// Evaluate every N steps as well; 0 never does [default: 0]
     #[arg(long, value_name = "STEPS")]
     pub eval_steps: Option<i64>,
-    /// At the end answer N held-out prompts greedily and count exact matches with the chosen answer [default: 0]
+    /// At every evaluation answer the first N held-out prompts greedily, into samples.jsonl, and count exact matches with the
+    /// chosen answers [default: 0]
     #[arg(long, value_name = "N")]
     pub sample_answers: Option<i64>,
+    /// Make the model of the best evaluation the result, not that of the last step; needs --eval-steps. Its checkpoint is
+    /// saved whatever --save-steps says
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub load_best_model_at_end: Option<bool>,
+    /// What the best evaluation is best at: a metric of metrics.jsonl, with or without its eval_ [default: eval_loss, where
+    /// the best is asked for]
+    #[arg(long, value_name = "METRIC")]
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of that metric is better [default: by its name; less of a loss, more of accuracies and margins]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub greater_is_better: Option<bool>,
+    /// Stop after N evaluations in a row without improvement; needs --eval-steps
+    #[arg(long, value_name = "N")]
+    pub early_stopping_patience: Option<i64>,
+    /// What counts as improvement: more than this [default there: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub early_stopping_threshold: Option<f64>,
 }
 
 /// The group "Run folder" of the help text.
@@ -246,7 +289,7 @@ pub struct RunArguments {
     /// Save a checkpoint every N steps; 0 saves only the result [default: 500]
     #[arg(long, value_name = "STEPS")]
     pub save_steps: Option<i64>,
-    /// Keep the newest N checkpoints [default: all]
+    /// Keep the newest N checkpoints, and the best one [default: all]
     #[arg(long, value_name = "N")]
     pub save_total_limit: Option<i64>,
     /// Type of the saved weights [default: that of the source]
@@ -255,6 +298,9 @@ pub struct RunArguments {
     /// Report every N steps on stderr; metrics.jsonl always has every step [default: 10]
     #[arg(long, value_name = "STEPS")]
     pub logging_steps: Option<i64>,
+    /// Start this shell command and write every line of metrics.jsonl to its stdin as well
+    #[arg(long, value_name = "COMMAND")]
+    pub log_command: Option<String>,
 }
 
 /// The group "Device" of the help text.

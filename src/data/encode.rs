@@ -19,6 +19,7 @@ use super::error::{DataError, RowError};
 use super::example::{Conversation, Example, Part, Parts};
 use super::group::{Answer, Group, Role};
 use super::message::Message;
+use super::place::Numbering;
 use super::rows::Row;
 use super::shape::FileShape;
 use super::template::{ChatTemplate, GivenTemplate};
@@ -101,7 +102,7 @@ pub struct Notes {
 }
 
 /// Why a row cannot be used. Displayed as in `score`'s output: `empty chosen`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Reason {
     /// No prompt token: nothing predicts an answer's first token.
@@ -120,6 +121,22 @@ pub enum Reason {
     LastTurn(Role),
     /// Both answers have the same tokens, and such rows are to be dropped.
     Identical,
+}
+
+impl Reason {
+    /// What somebody can do who wants such rows to be used.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::PromptTooLong => "raise --max-length",
+            Reason::EmptyPrompt | Reason::Empty(_) => "are these the columns that were meant?",
+            Reason::NoResponseToken(_) => "does the chat template fit this data?",
+            Reason::TooLong(_) => "raise --max-length, or cut such answers: --truncation-mode keep_start",
+            Reason::NoTranscript(_) | Reason::LastTurn(_) => {
+                "are these conversations that end with an answer?"
+            }
+            Reason::Identical => "leave --drop-identical out",
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -197,9 +214,9 @@ impl Encoder {
         Some(GivenTemplate { source: template.source(), end_of_turn: template.end_of_turn(tokenizer) })
     }
 
-    /// xxh3 of the template's text in hexadecimal: what a resumed run must find again.
-    pub fn template_fingerprint(&self) -> Option<String> {
-        self.template.as_ref().map(|template| format!("{:016x}", xxh3_64(template.source().as_bytes())))
+    /// xxh3 of the template's text: what a resumed run must find again.
+    pub fn template_fingerprint(&self) -> Option<u64> {
+        self.template.as_ref().map(|template| xxh3_64(template.source().as_bytes()))
     }
 
     /// What the encoder was told.
@@ -211,8 +228,13 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`FileShape::of`].
-    pub fn shape(&self, first: &Row) -> Result<FileShape, RowError> {
-        FileShape::of(&first.columns, first.line, &self.config.columns, self.config.needs_rejected)
+    pub fn shape(&self, first: &Row, numbering: Numbering) -> Result<FileShape, RowError> {
+        FileShape::of(
+            &first.columns,
+            (numbering, first.line),
+            &self.config.columns,
+            self.config.needs_rejected,
+        )
     }
 
     /// Encodes one row of a file of this shape; `number` is the row number that the group will carry.

@@ -199,7 +199,7 @@ impl Plan {
             return Ok(());
         };
         let location = match self.dataset.report.locate(group.row) {
-            Some((path, line)) => format!("{}:{line}", path.display()),
+            Some(place) => place.to_string(),
             None => "counted from 0".to_owned(),
         };
         let enough = groups.iter().map(&need).max().unwrap_or(0);

@@ -1,6 +1,7 @@
 //! Rows of a data file become packed batches, in the order of this list:
 //!
-//! - [`rows`]: JSONL lines -> rows of named columns, each with its line number;
+//! - [`source`]: a file of whatever form -> rows of named columns, each with its place ([`mod@place`]);
+//! - [`rows`], [`json_list`], `parquet`: the readers it chooses from;
 //! - [`columns`]: the names that columns have, and their types;
 //! - [`shape`]: the columns of a file -> how its rows are read, and a row -> an [`Example`]; with [`hh`] for transcripts and
 //!   [`prompt`] for pairs that hold their prompt;
@@ -10,7 +11,10 @@
 //! - [`conversation`]: a conversation and its endings -> text, and which of it is the assistant's;
 //! - [`tokenizer`]: text -> token ids, by the folder's tokenizer;
 //! - [`encode`]: an example -> a [`Group`], or the [`Reason`] why it is unusable;
-//! - [`dataset`]: files -> a [`Dataset`] with its [`LoadReport`], or every row in order for scoring;
+//! - [`files`]: files -> a [`Dataset`] with its [`LoadReport`], or every row in order for scoring;
+//! - [`cache`]: token ids of a file kept from run to run, under what decides them ([`mod@fingerprint`]);
+//! - [`dataset`]: groups with their report; the evaluation split;
+//! - [`report`]: what became of the rows, in numbers and in words;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
@@ -22,20 +26,29 @@
 //! told the vocabulary size and the end tokens, of an objective which [`Spans`] it scores and whether it compares answers.
 
 pub mod batch;
+pub mod cache;
 pub mod columns;
 pub mod conversation;
 pub mod dataset;
 pub mod encode;
 pub mod error;
 pub mod example;
+pub mod files;
+pub mod fingerprint;
 pub mod group;
 pub mod hh;
+pub mod json_list;
 pub mod loader;
 pub mod message;
 pub mod order;
+#[cfg(feature = "parquet")]
+pub mod parquet;
+pub mod place;
 pub mod prompt;
+pub mod report;
 pub mod rows;
 pub mod shape;
+pub mod source;
 pub mod template;
 pub mod template_date;
 pub mod template_source;
@@ -45,15 +58,20 @@ pub mod work;
 
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{ColumnMap, ColumnMapError};
-pub use dataset::{Dataset, LoadReport, Skipped, load, load_rows};
+pub use dataset::Dataset;
 pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, TemplateConfig, Truncation};
 pub use error::{DataError, RowError};
 pub use example::{Conversation, Example, Part, Parts};
+pub use files::{LoadConfig, load, load_rows};
 pub use group::{Answer, Group, Reference, Role};
+pub use json_list::JsonListReader;
 pub use loader::{Extent, Loader, LoaderConfig};
 pub use message::Message;
+pub use place::{Numbering, Place};
+pub use report::{FileRows, LoadReport, Skipped};
 pub use rows::{JsonlReader, Row};
 pub use shape::{FileShape, RowKind, Shape};
+pub use source::{Rows, WeightedFile};
 pub use template::{ChatTemplate, GivenTemplate, Variables};
 pub use template_date::TemplateDate;
 pub use template_source::{BuiltIn, TemplateChoice, TemplateText};

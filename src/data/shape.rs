@@ -16,6 +16,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::columns::{ColumnMap, Columns, Content};
@@ -25,11 +26,12 @@ use super::example::{Conversation, Example, Part, Parts};
 use super::group::Role;
 use super::hh;
 use super::message::Message;
+use super::place::Numbering;
 use super::prompt::{before_first_answer, shared_messages, shared_text};
 use super::template::Variables;
 
 /// What a row is made of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shape {
     layout: Layout,
     kind: RowKind,
@@ -37,7 +39,7 @@ pub struct Shape {
     rejected: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Layout {
     /// `prompt`, `chosen`, `rejected`.
     Prompted,
@@ -52,7 +54,7 @@ enum Layout {
 }
 
 /// What a row's columns hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RowKind {
     /// Token ids.
     Tokens,
@@ -65,12 +67,14 @@ pub enum RowKind {
 }
 
 /// How the rows of one file are read, and what the log says of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileShape {
     /// The shape of every row.
     pub shape: Shape,
     /// 1-based line of the row that decided it.
     pub line: usize,
+    /// How places in the file are counted.
+    pub numbering: Numbering,
     /// The columns in use, under their names in the file.
     pub used: Vec<String>,
     /// The other columns of that row.
@@ -135,14 +139,14 @@ impl fmt::Display for Shape {
 }
 
 impl FileShape {
-    /// The shape of the file whose first row this is.
+    /// The shape of the file whose first row this is, at this place.
     ///
     /// # Errors
     /// A mapped column that is not there, columns that make no shape or are of the wrong type, or no rejected answers
     /// where they are needed.
     pub fn of(
         row: &Map<String, Value>,
-        line: usize,
+        (numbering, line): (Numbering, usize),
         map: &ColumnMap,
         needs_rejected: bool,
     ) -> Result<Self, RowError> {
@@ -166,7 +170,7 @@ impl FileShape {
             .map(|column| columns.name(column))
             .collect();
         let ignored = row.keys().filter(|name| !used.contains(name)).cloned().collect();
-        Ok(Self { shape, line, used, ignored })
+        Ok(Self { shape, line, numbering, used, ignored })
     }
 
     /// Reads a row of the file.
@@ -184,7 +188,12 @@ impl FileShape {
             let tokens = shape.kind == RowKind::Tokens;
             return Err(columns.missing(if tokens { "rejected_input_ids" } else { "rejected" }));
         }
-        Err(RowError::OtherShape { shape, first: self.shape, first_line: self.line })
+        Err(RowError::OtherShape {
+            shape,
+            first: self.shape,
+            numbering: self.numbering,
+            first_line: self.line,
+        })
     }
 }
 

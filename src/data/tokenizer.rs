@@ -9,7 +9,11 @@ use std::path::{Path, PathBuf};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
+use tokenizers::tokenizer::DecodeStream;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::error::DataError;
 
@@ -30,6 +34,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     adds_bos: bool,
+    fingerprint: u128,
 }
 
 impl Tokenizer {
@@ -44,6 +49,7 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DataError::Read { path, source }),
         };
+        let file = xxh3_128(&bytes);
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| tokenizer_error(&path, error.as_ref()))?;
         // The file may carry the settings of whoever saved it; a row is never cut or padded behind our back.
@@ -71,7 +77,7 @@ impl Tokenizer {
         let special_tokens: Vec<_> =
             special_tokens.into_iter().map(|(role, token, _)| (role.to_owned(), token)).collect();
         let adds_bos = config.get("add_bos_token").and_then(Value::as_bool);
-        Self::assemble(inner, special_tokens, adds_bos)
+        Self::assemble(inner, special_tokens, adds_bos, file)
             .map(Some)
             .map_err(|message| DataError::Tokenizer { path, message })
     }
@@ -81,6 +87,7 @@ impl Tokenizer {
         mut inner: tokenizers::Tokenizer,
         special_tokens: Vec<(String, String)>,
         adds_bos: Option<bool>,
+        file: u128,
     ) -> Result<Self, String> {
         let id_of = |wanted: &str| {
             let (_, token) = special_tokens.iter().find(|(role, _)| role == wanted)?;
@@ -96,7 +103,7 @@ impl Tokenizer {
             }
         };
         // All it could add is added by hand, and it would take the white space out of the ranges of tokens.
-        inner.with_post_processor(None::<tokenizers::PostProcessorWrapper>);
+        inner.with_post_processor(None::<PostProcessorWrapper>);
         let added = inner.get_added_tokens_decoder();
         let special: Vec<_> = added.iter().filter(|(_, token)| token.special).collect();
         let special_ids = special.iter().map(|(id, _)| **id).collect();
@@ -105,7 +112,13 @@ impl Tokenizer {
             .match_kind(MatchKind::LeftmostLongest)
             .build(words)
             .map_err(|error| error.to_string())?;
-        Ok(Self { inner, special_tokens, special_ids, special_words, bos, eos, adds_bos })
+        let fingerprint = xxh3_128(format!("{file:x} {special_tokens:?} {adds_bos}").as_bytes());
+        Ok(Self { inner, special_tokens, special_ids, special_words, bos, eos, adds_bos, fingerprint })
+    }
+
+    /// xxh3 of tokenizer.json and of what the other files say that decides token ids.
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
     }
 
     /// (role, token) of the special tokens the folder names, for the chat template.
@@ -184,12 +197,39 @@ impl Tokenizer {
         self.bos.filter(|bos| self.adds_bos && ids.first() != Some(bos))
     }
 
+    /// A decoder of tokens that come one by one; special tokens are left out.
+    pub fn text_stream(&self) -> TextStream<'_> {
+        TextStream(self.inner.decode_stream(true))
+    }
+
     /// The text of ids; special tokens are left out or written.
     ///
     /// # Errors
     /// The library's message.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| error.to_string())
+    }
+}
+
+/// Tokens that come one by one, as text.
+pub struct TextStream<'a>(
+    DecodeStream<
+        'a,
+        ModelWrapper,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >,
+);
+
+impl TextStream<'_> {
+    /// The text that a token completes; `None` where a character is not whole yet, or the token shows nothing.
+    ///
+    /// # Errors
+    /// The library's message.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, String> {
+        self.0.step(id).map_err(|error| error.to_string())
     }
 }
 

@@ -4,27 +4,8 @@ use crate::backend::{Backend, BackendError};
 use crate::data::{BatchGroup, Group, Role, Spans, StepTotals, pack};
 use crate::model::{Activations, Llama};
 use crate::objective::{Metrics, Objective};
+use crate::progress::Progress;
 use crate::train::{Evaluation, score};
-
-/// Whoever shows how far a long piece of work has come.
-pub trait Progress {
-    /// A piece of work of `total` units begins.
-    fn begin(&mut self, what: &str, total: usize);
-    /// Units done so far, and a few words on where it stands.
-    fn advance(&mut self, done: usize, note: &str);
-    /// It is over.
-    fn end(&mut self);
-}
-
-/// Shows nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn begin(&mut self, _: &str, _: usize) {}
-    fn advance(&mut self, _: usize, _: &str) {}
-    fn end(&mut self) {}
-}
 
 /// A planned model that scores.
 pub struct Scorer<'a, B: Backend> {

@@ -11,10 +11,14 @@ use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, T
 use crate::DType;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
-use crate::data::{Dataset, EncodeConfig, Encoder, Extent, Group, Loader, LoaderConfig, Role, load};
+use crate::data::{
+    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Role, WeightedFile,
+};
 use crate::model::{Budget, LlamaConfig, Precision};
 use crate::objective::{Objective, registry};
-use crate::optim::{AdamwSettings, Schedule, schedule};
+use crate::optim::schedule::warmup_steps;
+use crate::optim::{AdamwSettings, Schedule};
+use crate::progress::Progress;
 
 /// Tokens that a sampled answer may have beyond the longest one expected.
 const SAMPLE_MARGIN: usize = 8;
@@ -70,8 +74,12 @@ impl Prepared {
     ///
     /// # Errors
     /// Whatever keeps a run from starting, [`TrainError::Memory`] among it.
-    pub fn new(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
-        let mut prepared = Self::plan(config, target)?;
+    pub fn new(
+        config: &TrainConfig,
+        target: Target,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let mut prepared = Self::plan(config, target, progress)?;
         match prepared.shortfall.take() {
             Some(shortfall) => Err(TrainError::Memory(Box::new(shortfall))),
             None => Ok(prepared),
@@ -83,7 +91,11 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`Prepared::new`], but for [`TrainError::Memory`].
-    pub fn plan(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
+    pub fn plan(
+        config: &TrainConfig,
+        target: Target,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, TrainError> {
         let mut config = config.clone();
         let entry = registry::find(&config.objective.name)?;
         config.objective.name = entry.name.to_owned();
@@ -94,7 +106,7 @@ impl Prepared {
         let precision = target.precision(config.device.formats)?;
         let reference = open_reference(&mut config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref(), objective.spans().rejected)?;
-        let (train, eval) = load_data(&config, &encoder)?;
+        let (train, eval) = load_data(&config, &encoder, progress)?;
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -107,16 +119,7 @@ impl Prepared {
                 "--batch-size {batch} is more than the {pairs} pairs there are: every epoch is one step"
             );
         }
-        let warmup_steps = match config.schedule.warmup {
-            Warmup::Steps(steps) => steps,
-            Warmup::Ratio(ratio) => schedule::warmup_steps(steps, ratio),
-        };
-        let schedule = Schedule {
-            kind: config.schedule.scheduler.into(),
-            learning_rate: config.optimizer.learning_rate,
-            warmup_steps,
-            total_steps: steps,
-        };
+        let schedule = schedule(&config, steps);
         let mut loader = LoaderConfig {
             seed: config.run.seed,
             shuffle: config.data.shuffle,
@@ -197,6 +200,20 @@ fn check_reference(
             Err(TrainError::ScoringMemory { path, needed, available, tokens })
         }
         _ => Ok(needed),
+    }
+}
+
+/// The learning rate over a run of so many steps.
+pub(super) fn schedule(config: &TrainConfig, steps: usize) -> Schedule {
+    let warmup_steps = match config.schedule.warmup {
+        Warmup::Steps(steps) => steps,
+        Warmup::Ratio(ratio) => warmup_steps(steps, ratio),
+    };
+    Schedule {
+        kind: config.schedule.scheduler.into(),
+        learning_rate: config.optimizer.learning_rate,
+        warmup_steps,
+        total_steps: steps,
     }
 }
 
@@ -282,49 +299,36 @@ fn encoder(
     })
 }
 
-fn load_data(config: &TrainConfig, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>), TrainError> {
-    let data = load(&config.data.files, encoder)?;
-    report("training data", &data);
+fn load_data(
+    config: &TrainConfig,
+    encoder: &Encoder,
+    progress: &mut dyn Progress,
+) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let load = LoadConfig {
+        sources: config.data.files.clone(),
+        max_rows: config.data.max_samples,
+        strict: config.data.strict,
+        seed: config.run.seed,
+        cache: config.data.cache.clone(),
+    };
+    let data = load.load(encoder, progress)?;
+    data.report.log("training data", data.groups.len());
     Ok(match &config.evaluation.source {
         EvalSource::None => (data, None),
         EvalSource::Files(files) => {
-            let eval = load(files, encoder)?;
-            report("evaluation data", &eval);
+            let sources = files.iter().map(WeightedFile::whole).collect();
+            let load = LoadConfig { sources, max_rows: config.evaluation.max_samples, ..load };
+            let eval = load.load(encoder, progress)?;
+            eval.report.log("evaluation data", eval.groups.len());
             (data, Some(eval))
         }
         EvalSource::Split(share) => {
             let (train, eval) = data.split(*share, config.run.seed)?;
-            tracing::info!(
-                "held out {} of {} pairs",
-                eval.groups.len(),
-                eval.groups.len() + train.groups.len()
-            );
+            let (held_out, left) = (eval.groups.len(), train.groups.len());
+            tracing::info!("held out {held_out} pairs; {left} are trained on");
             (train, Some(eval))
         }
     })
-}
-
-/// Says what loading did; nothing is cut or dropped silently.
-fn report(what: &str, data: &Dataset) {
-    let report = &data.report;
-    report.log_shapes();
-    let kinds = [
-        (report.kinds.conversation, "conversations"),
-        (report.kinds.text, "plain text"),
-        (report.kinds.tokens, "token ids"),
-    ];
-    let kinds: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, name)| *name).collect();
-    tracing::info!(
-        "{what}: {} pairs of {} rows ({}), longest sequence {} tokens",
-        data.groups.len(),
-        report.rows,
-        kinds.join(", "),
-        report.longest
-    );
-    if !report.dropped.is_empty() {
-        tracing::warn!("{what}: {} rows dropped: {}", report.dropped.len(), report.dropped_summary());
-    }
-    report.warn(what);
 }
 
 /// Tokens that a sampled answer may have.

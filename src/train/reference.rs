@@ -21,6 +21,24 @@ struct Source<'a> {
     seed: u64,
 }
 
+impl<'a> Source<'a> {
+    /// The model in a folder, else the random weights that training starts from.
+    fn of(folder: Option<&'a ModelFolder>, model: &'a LlamaConfig, trained: &ModelSource) -> Self {
+        let seed = match *trained {
+            ModelSource::Init { seed, .. } => seed,
+            ModelSource::Folder(_) => 0,
+        };
+        Source { config: folder.map_or(model, ModelFolder::config), folder, seed }
+    }
+}
+
+/// The fingerprint of the reference model's weights, if the objective needs a reference.
+pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
+    let Prepared { reference, folder, model, config, .. } = prepared;
+    let source = Source::of(reference.as_ref().or(folder.as_ref()), model, &config.model);
+    prepared.objective.needs_reference().then(|| weights_fingerprint(&source))
+}
+
 /// Fills in [`crate::data::Group::reference`] of training and evaluation data, if the objective needs it.
 pub fn fill<B: Backend>(
     prepared: &mut Prepared,
@@ -30,14 +48,8 @@ pub fn fill<B: Backend>(
     if !prepared.objective.needs_reference() {
         return Ok(());
     }
-    let seed = match prepared.config.model {
-        ModelSource::Init { seed, .. } => seed,
-        ModelSource::Folder(_) => 0,
-    };
-    let source = match &prepared.reference {
-        Some(folder) => Source { config: folder.config(), folder: Some(folder), seed },
-        None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
-    };
+    let folder = prepared.reference.as_ref().or(prepared.folder.as_ref());
+    let source = Source::of(folder, &prepared.model, &prepared.config.model);
     let cache = &prepared.config.objective.reference_cache;
     let (precision, workspace) = (prepared.precision, prepared.target.workspace());
     let mut model = Loaded { source: &source, precision, workspace, layout: None };

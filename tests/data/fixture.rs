@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use asft::data::{
-    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Role, TemplateChoice,
-    TemplateDate, Tokenizer,
+    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Numbering, Role,
+    TemplateChoice, TemplateDate, Tokenizer,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ pub fn encoder(name: &str, config: EncodeConfig) -> Encoder {
 /// A row as it is read by itself, or the words of the error.
 pub fn read(row: &Value) -> Result<Example, String> {
     let (columns, map) = (row.as_object().unwrap(), ColumnMap::default());
-    let shape = FileShape::of(columns, 1, &map, false);
+    let shape = FileShape::of(columns, (Numbering::Lines, 1), &map, false);
     shape.and_then(|shape| shape.read(columns, &map)).map_err(|error| error.to_string())
 }
 

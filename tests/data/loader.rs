@@ -4,9 +4,10 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use asft::data::dataset::{FileRows, LoadReport};
 use asft::data::order::permutation;
-use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Spans, Step, StepTotals, Work};
+use asft::data::{
+    DataError, Dataset, FileRows, LoadReport, Loader, LoaderConfig, Role, Spans, Step, StepTotals, Work,
+};
 use proptest::prelude::*;
 
 use crate::fixture::group_of;
@@ -143,7 +144,7 @@ fn a_row_that_fits_nowhere_is_named_when_the_loader_is_made() {
         path: PathBuf::from("train.jsonl"),
         first_row: 0,
         lines: (1..=8).map(|line| 2 * line).collect(),
-        shape: None,
+        ..FileRows::default()
     };
     let report = LoadReport { files: vec![file], ..LoadReport::default() };
     let data = Arc::new(Dataset::new(groups, report));

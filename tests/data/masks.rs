@@ -1,7 +1,8 @@
 //! Conversations that go on: what is scored of them, how they are cut, and what is refused. And what may be dropped.
 
 use asft::data::{
-    ColumnMap, EncodeConfig, Encoded, Encoder, FileShape, Group, Notes, Reason, Role, RowError, Truncation,
+    ColumnMap, EncodeConfig, Encoded, Encoder, FileShape, Group, Notes, Numbering, Reason, Role, RowError,
+    Truncation,
 };
 use serde_json::{Value, json};
 
@@ -202,14 +203,14 @@ fn a_row_says_which_column_the_model_cannot_take() {
     let map = ColumnMap::new(["rejected=worse"]).unwrap();
     let small = EncodeConfig { vocab_size: 413, columns: map.clone(), ..config() };
     let row = json!({"prompt": "", "chosen": "a", "worse": "<|im_end|>b"});
-    let shape = FileShape::of(row.as_object().unwrap(), 1, &map, true).unwrap();
+    let shape = FileShape::of(row.as_object().unwrap(), (Numbering::Lines, 1), &map, true).unwrap();
     let example = shape.read(row.as_object().unwrap(), &map).unwrap();
     let tokenizer = asft::data::Tokenizer::from_folder(&crate::fixture::folder()).unwrap();
     let error = Encoder::new(tokenizer, None, small).encode(0, example).unwrap_err();
     assert!(error.to_string().starts_with("column \"prompt\" has token id 413"), "{error}");
     let chosen = json!({"prompt_input_ids": [1], "chosen_input_ids": [2], "worse": [500]});
     let map = ColumnMap::new(["rejected_input_ids=worse"]).unwrap();
-    let shape = FileShape::of(chosen.as_object().unwrap(), 1, &map, true).unwrap();
+    let shape = FileShape::of(chosen.as_object().unwrap(), (Numbering::Lines, 1), &map, true).unwrap();
     let example = shape.read(chosen.as_object().unwrap(), &map).unwrap();
     let error = crate::fixture::bare_encoder(config()).encode(0, example).unwrap_err();
     assert!(error.to_string().starts_with("column \"worse\" has token id 500 at position 0"), "{error}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use asft::data::{ColumnMap, DataError, FileShape, JsonlReader, Row};
+use asft::data::{ColumnMap, DataError, FileShape, JsonlReader, Numbering, Row, Rows};
 use proptest::prelude::*;
 
 fn read(bytes: &[u8]) -> Vec<Result<Row, String>> {
@@ -55,7 +55,7 @@ fn unreadable_lines_are_named() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = JsonlReader::open(Path::new("no/such.jsonl")).unwrap_err();
+    let error = Rows::open(Path::new("no/such.jsonl")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read no/such.jsonl");
 }
 
@@ -82,7 +82,7 @@ proptest! {
         for row in read {
             prop_assert!(row.line <= lines.len());
             let map = ColumnMap::default();
-            let _ = FileShape::of(&row.columns, row.line, &map, true).and_then(|shape| shape.read(&row.columns, &map));
+            let _ = FileShape::of(&row.columns, (Numbering::Lines, row.line), &map, true).and_then(|shape| shape.read(&row.columns, &map));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The shapes of data: what each is read as, and the exact words for what is none of them.
 
 use asft::data::{
-    ColumnMap, Conversation, Example, FileShape, Message, Parts, Reason, Role, RowError, Variables,
+    ColumnMap, Conversation, Example, FileShape, Message, Numbering, Parts, Reason, Role, RowError, Variables,
 };
 use serde_json::{Map, Value, json};
 
@@ -114,7 +114,7 @@ fn transcripts_are_conversations() {
     assert!(conversation(row).transcript);
     let map = ColumnMap::default();
     let first = json!({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"});
-    let shape = FileShape::of(first.as_object().unwrap(), 1, &map, true).unwrap();
+    let shape = FileShape::of(first.as_object().unwrap(), (Numbering::Lines, 1), &map, true).unwrap();
     let odd = json!({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "b"});
     assert_eq!(
         shape.read(odd.as_object().unwrap(), &map),
@@ -186,7 +186,9 @@ fn demonstrations() {
 #[test]
 fn a_pairwise_objective_says_what_is_missing() {
     let refused = |row: Value| {
-        FileShape::of(row.as_object().unwrap(), 1, &ColumnMap::default(), true).unwrap_err().to_string()
+        FileShape::of(row.as_object().unwrap(), (Numbering::Lines, 1), &ColumnMap::default(), true)
+            .unwrap_err()
+            .to_string()
     };
     let turn = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
     assert_eq!(
@@ -354,7 +356,7 @@ fn wrong_token_ids_are_named() {
 fn mapped(map: &[&str], row: Value) -> Result<(FileShape, Example), RowError> {
     let map = ColumnMap::new(map.iter().copied()).unwrap();
     let row = row.as_object().unwrap();
-    let shape = FileShape::of(row, 7, &map, true)?;
+    let shape = FileShape::of(row, (Numbering::Lines, 7), &map, true)?;
     let example = shape.read(row, &map)?;
     Ok((shape, example))
 }
@@ -411,7 +413,7 @@ fn impossible_maps_are_refused() {
 fn a_file_has_one_shape() {
     let map = ColumnMap::default();
     let read = |first: &Value, other: &Value| {
-        let shape = FileShape::of(first.as_object().unwrap(), 3, &map, false).unwrap();
+        let shape = FileShape::of(first.as_object().unwrap(), (Numbering::Lines, 3), &map, false).unwrap();
         shape.read(other.as_object().unwrap(), &map).map_err(|error| error.to_string())
     };
     let list = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
