@@ -12,8 +12,8 @@
 //! - [`plan`]: every tensor a run takes, listed before the first step.
 //! - [`train`]: one step; the loop; its log, curves and model card.
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
-//! - [`eval`]: log-probs of whole data sets.
-//! - [`generate`]: greedy answers with a key/value cache.
+//! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
+//! - [`generate`]: answers to prompts, with a key/value cache.
 //! - [`progress`]: how far long work has come.
 //! - [`mod@bench`]: training steps and single operations, timed.
 

@@ -43,7 +43,8 @@ pub fn run(arguments: &Layers<GenerateArguments>) -> anyhow::Result<ExitStatus> 
 
 /// The folder's tokenizer and template, told how to use them.
 fn encoder(config: &GenerateConfig, folder: &ModelFolder) -> Result<PromptEncoder, GenerateError> {
-    let mut encoder = PromptEncoder::from_folder(folder.dir(), folder.config().vocab_size)?;
+    let mut encoder =
+        PromptEncoder::from_folder(folder.dir(), folder.config().vocab_size, config.template.clone())?;
     encoder.system = config.system.clone();
     encoder.prefix.clone_from(&config.prefix);
     encoder.raw = config.raw;

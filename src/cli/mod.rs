@@ -10,6 +10,9 @@ mod chat;
 mod completions;
 mod config;
 mod device;
+mod eval;
+mod eval_mt_bench;
+mod eval_pairs;
 mod exit;
 mod export;
 mod generate;
@@ -62,6 +65,8 @@ enum Command {
     /// Answers to prompts, or a chat
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Generate(Box<Layers<GenerateArguments>>),
+    /// Whether it worked: metrics of models on data
+    Eval(eval::EvalArguments),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
@@ -124,6 +129,7 @@ impl Cli {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
             Command::Generate(arguments) => generate::run(&arguments),
+            Command::Eval(arguments) => eval::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),

@@ -13,6 +13,7 @@ mod arguments;
 mod best;
 mod choice;
 mod error;
+mod eval;
 mod file;
 mod generate;
 mod layers;
@@ -28,6 +29,7 @@ pub use arguments::{
 pub use best::{BestConfig, EarlyStopping};
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
+pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};

@@ -188,7 +188,7 @@ fn outcome(prepared: &Prepared, history: &History, skipped: usize) -> Result<Out
 /// Files and folders that the run reads, which it must not delete.
 fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut paths: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
+    let mut paths: Vec<&Path> = config.data.files.iter().map(|file| file.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         paths.extend(files.iter().map(PathBuf::as_path));
     }

@@ -13,6 +13,10 @@ mod data;
 /// Disks that are full, limited or not writable.
 #[cfg(target_os = "linux")]
 mod disk;
+/// `asft eval`.
+mod evaluating;
+/// `asft generate`.
+mod generating;
 /// Golden files and run folders.
 mod golden;
 /// Models by their name on the Hugging Face Hub.
