@@ -20,8 +20,9 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::encode::Encoder;
 use super::files::FileData;
-use super::group::{Answer, Group, Role};
+use super::group::{Answer, Group};
 use super::report::LoadReport;
+use super::role::Role;
 
 /// Changes with the layout of an entry.
 const FORMAT: &str = "asft tokens 1";
@@ -32,9 +33,6 @@ const LARGEST: u64 = 16 << 30;
 /// How the file that is being written is called, and when one is surely forgotten.
 const TEMPORARY: &str = ".writing-";
 const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
-
-/// The roles by their number in an entry.
-const ROLES: [Role; 2] = [Role::Chosen, Role::Rejected];
 
 /// A data file's content, hashed when somebody asks.
 #[derive(Debug)]
@@ -227,9 +225,7 @@ fn encode(data: &FileData) -> Result<Vec<u8>, String> {
         shape.extend([word(group.row)?, word(group.prompt.len())?, word(group.answers.len())?]);
         ids.extend_from_slice(&group.prompt);
         for answer in &group.answers {
-            let role = ROLES.iter().position(|role| *role == answer.role);
-            let role = role.ok_or_else(|| format!("no number for the role {}", answer.role.name()))?;
-            shape.extend([word(role)?, word(answer.ids.len())?, u32::from(answer.scored.is_some())]);
+            shape.extend([answer.role as u32, word(answer.ids.len())?, u32::from(answer.scored.is_some())]);
             ids.extend_from_slice(&answer.ids);
             scored.extend(answer.scored.iter().flatten().map(|scored| u8::from(*scored)));
         }
@@ -277,7 +273,7 @@ fn groups(ids: &[u8], shape: &[u8], scored: &[u8]) -> Option<Vec<Group>> {
         let (prompt, answers) = (shape.next()?, shape.next()?);
         let prompt = words(ids.split_off(..prompt.checked_mul(4)?)?).collect();
         let answers = (0..answers).map(|_| {
-            let (role, length, masked) = (*ROLES.get(shape.next()?)?, shape.next()?, shape.next()? == 1);
+            let (role, length, masked) = (*Role::ALL.get(shape.next()?)?, shape.next()?, shape.next()? == 1);
             let scored = if masked { Some(scored.split_off(..length)?) } else { None };
             Some(Answer {
                 role,
@@ -287,7 +283,7 @@ fn groups(ids: &[u8], shape: &[u8], scored: &[u8]) -> Option<Vec<Group>> {
             })
         });
         let answers = answers.collect::<Option<Vec<_>>>()?;
-        groups.push(Group { row, prompt, answers, reference: None });
+        groups.push(Group { row, prompt, answers, annotations: None });
     }
     (ids.is_empty() && scored.is_empty()).then_some(groups)
 }
@@ -312,7 +308,7 @@ mod tests {
         let masked = answer(Role::Chosen, &[4, u32::MAX, 5], Some(vec![false, true, true]));
         let all = answer(Role::Rejected, &[7], Some(vec![true]));
         let group =
-            |row, prompt: &[u32], answers| Group { row, prompt: prompt.to_vec(), answers, reference: None };
+            |row, prompt: &[u32], answers| Group { row, prompt: prompt.to_vec(), answers, annotations: None };
         let groups = vec![
             group(0, &[1, 2, 3], vec![masked, all]),
             group(2, &[9], vec![answer(Role::Rejected, &[1, 2], None)]),

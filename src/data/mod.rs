@@ -11,6 +11,7 @@
 //! - [`cache`]: token ids of a file kept from run to run, under what decides them ([`mod@fingerprint`]);
 //! - [`dataset`]: groups with their report; the evaluation split;
 //! - [`report`]: what became of the rows, in numbers and in words;
+//! - [`annotations`], [`role`]: what is known of a row beside its tokens, and what an answer is to its prompt;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
@@ -21,6 +22,7 @@
 //! Boundary: files, text and integers. Nothing here knows a model, a device or an objective; of a model it is
 //! told the vocabulary size and the end tokens, of an objective which [`Spans`] it scores.
 
+pub mod annotations;
 pub mod batch;
 pub mod cache;
 pub mod columns;
@@ -37,6 +39,7 @@ pub mod order;
 pub mod parquet;
 pub mod place;
 pub mod report;
+pub mod role;
 pub mod rows;
 pub mod source;
 pub mod template;
@@ -46,17 +49,19 @@ pub mod tojson;
 pub mod tokenizer;
 pub mod work;
 
+pub use annotations::{Annotation, Annotations, AnswerAnnotations, Reference};
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{Message, PreferenceRow};
 pub use dataset::Dataset;
 pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, TemplateConfig};
 pub use error::{DataError, RowError};
 pub use files::{LoadConfig, load, load_rows};
-pub use group::{Answer, Group, Reference, Role};
+pub use group::{Answer, Group};
 pub use json_list::JsonListReader;
 pub use loader::{Extent, Loader, LoaderConfig};
 pub use place::{Numbering, Place};
 pub use report::{FileRows, LoadReport, Skipped};
+pub use role::{ByRole, Role, Roles};
 pub use rows::{JsonlReader, Row};
 pub use source::{Rows, WeightedFile};
 pub use template::{ChatTemplate, GivenTemplate};
