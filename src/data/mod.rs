@@ -13,6 +13,7 @@
 //! - [`report`]: what became of the rows, in numbers and in words;
 //! - [`annotations`], [`role`]: what is known of a row beside its tokens, and what an answer is to its prompt;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
+//! - [`mismatch`]: every prompt with another row's completion, for KTO;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
 //! - [`work`]: how much of what is in a group or a batch, for counting operations;
@@ -34,6 +35,7 @@ pub mod fingerprint;
 pub mod group;
 pub mod json_list;
 pub mod loader;
+pub mod mismatch;
 pub mod order;
 #[cfg(feature = "parquet")]
 pub mod parquet;
@@ -59,6 +61,7 @@ pub use files::{LoadConfig, load, load_rows};
 pub use group::{Answer, Group};
 pub use json_list::JsonListReader;
 pub use loader::{Extent, Loader, LoaderConfig};
+pub use mismatch::add_mismatched;
 pub use place::{Numbering, Place};
 pub use report::{FileRows, LoadReport, Skipped};
 pub use role::{ByRole, Role, Roles};
