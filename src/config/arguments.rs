@@ -53,13 +53,14 @@ pub struct TrainArguments {
 #[serde(default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files)
+    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME[@REVISION] of one
+    /// in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
     /// Start from random weights of this configuration instead, drawn from --seed
     #[arg(long, value_name = "CONFIG.json")]
     pub init: Option<PathBuf>,
-    /// Folder with the tokenizer files for --init; not needed for pre-tokenised data
+    /// Folder (or ORG/NAME) with the tokenizer files for --init; not needed for pre-tokenised data
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -142,7 +143,8 @@ pub struct ObjectiveArguments {
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub parameters: Parameters,
-    /// Reference model, for objectives that need one; may be repeated for mrpo [default: the initial weights]
+    /// Reference model (a folder or ORG/NAME), for objectives that need one; may be repeated for mrpo [default: the initial
+    /// weights]
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "one_or_many")]
     pub reference: Option<Vec<PathBuf>>,

@@ -41,6 +41,15 @@ pub struct TrainConfig {
     pub device: DeviceConfig,
 }
 
+/// Everything that `asft inspect` needs to know; made by [`TrainArguments::resolve_inspect`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct InspectConfig {
+    /// The run whose data are looked at.
+    pub train: TrainConfig,
+    /// Whether its model's folder holds a model; otherwise only a tokenizer.
+    pub has_model: bool,
+}
+
 /// Where the initial weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {

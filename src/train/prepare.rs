@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::fit::{Demand, Fitted, Fitting};
 use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError};
 use crate::DType;
+use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{
@@ -106,7 +107,7 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let references = open_references(&mut config, &selection, &model)?;
-        let encoder = encoder(&config, &model, tokenizer.as_deref())?;
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
         let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
         let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
@@ -265,6 +266,24 @@ fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     })
 }
 
+/// The folder of the tokenizer files, and the model's configuration unless the folder has none: what data need of a model.
+pub(super) fn open_tokenizer(
+    source: &mut ModelSource,
+    has_model: bool,
+) -> Result<(Option<PathBuf>, Option<LlamaConfig>), TrainError> {
+    Ok(match source {
+        ModelSource::Folder(path) => {
+            let folder = hub::locate_and_pin(path)?;
+            let model = has_model.then(|| LlamaConfig::from_file(&folder.join(CONFIG_FILE))).transpose()?;
+            (Some(folder), model)
+        }
+        ModelSource::Init { config, tokenizer, .. } => {
+            let folder = tokenizer.as_mut().map(hub::locate_and_pin).transpose()?;
+            (folder, Some(LlamaConfig::from_file(config)?))
+        }
+    })
+}
+
 fn open_references(
     config: &mut TrainConfig,
     selection: &Selection,
@@ -289,15 +308,16 @@ fn open_references(
     paths.iter_mut().map(open).collect()
 }
 
-fn encoder(
+/// What turns rows into tokens. Without a model, nothing bounds its vocabulary.
+pub(super) fn encoder(
     config: &TrainConfig,
-    model: &LlamaConfig,
+    model: Option<&LlamaConfig>,
     tokenizer: Option<&Path>,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
-        vocab_size: model.vocab_size,
+        vocab_size: model.map_or(usize::MAX, |model| model.vocab_size),
         max_length: Some(config.data.max_length),
-        eos_ids: model.eos_token_ids.clone(),
+        eos_ids: model.map(|model| model.eos_token_ids.clone()).unwrap_or_default(),
         keep_text: false,
         template: config.data.template.clone(),
     };
@@ -307,18 +327,23 @@ fn encoder(
     })
 }
 
-fn load_data(
-    config: &TrainConfig,
-    encoder: &Encoder,
-    progress: &mut dyn Progress,
-) -> Result<(Dataset, Option<Dataset>), TrainError> {
-    let load = LoadConfig {
+/// How the training data are loaded.
+pub(super) fn load_config(config: &TrainConfig) -> LoadConfig {
+    LoadConfig {
         sources: config.data.files.clone(),
         max_rows: config.data.max_samples,
         strict: config.data.strict,
         seed: config.run.seed,
         cache: config.data.cache.clone(),
-    };
+    }
+}
+
+fn load_data(
+    config: &TrainConfig,
+    encoder: &Encoder,
+    progress: &mut dyn Progress,
+) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let load = load_config(config);
     let data = load.load(encoder, progress)?;
     data.report.log("training data", data.groups.len());
     Ok(match &config.evaluation.source {

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::prepare::schedule;
 use super::{Prepared, TrainError, reference};
-use crate::checkpoint::resume::{
-    Fingerprint, RESUME_FOLDER, ResumeState, checkpoint_path, checkpoints, find_newest,
-};
+use crate::checkpoint::resume::{Fingerprint, RESUME_FOLDER, ResumeState, checkpoints, find_newest};
 use crate::checkpoint::run_folder::{self, ExistingRun, RUN_FILE, is_run};
 use crate::checkpoint::{CheckpointError, atomic, hub};
 use crate::config::{Difference, ExistingFolder, ModelSource, TrainArguments, TrainConfig};
@@ -264,12 +262,6 @@ pub(super) fn bring_records(checkpoint: &Path, run: &Path, names: [&str; 2]) -> 
         }
     }
     Ok(())
-}
-
-/// The checkpoint of an evaluation that is the best so far, which a run that is to end with it must have.
-pub(super) fn check_best(run: &Path, step: usize) -> Result<PathBuf, TrainError> {
-    let path = checkpoint_path(run, step);
-    if path.is_dir() { Ok(path) } else { Err(TrainError::BestMissing { path }) }
 }
 
 /// The settings in the `run.toml` of a folder, if it has one of asft.

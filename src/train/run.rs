@@ -113,6 +113,7 @@ pub fn run<B: Backend>(
     }
     let inputs = resume::inputs(&prepared);
     resume::check(&prepared, &start, &inputs)?;
+    begin::check_best(&prepared, &start)?;
     best::check_metric(&prepared)?;
     disk::check(&prepared)?;
     let existing = resume::existing(&prepared.config);
@@ -148,7 +149,7 @@ pub fn run<B: Backend>(
 fn finished(prepared: &Prepared, start: &Start) -> Result<Option<Outcome>, TrainError> {
     let config = &prepared.config;
     let metrics = config.run.output.join(METRICS_FILE);
-    let history = || History::read(shape(prepared), config.evaluation.best.clone(), &metrics);
+    let history = || History::read(shape(prepared), config.evaluation.best.clone(), &metrics, usize::MAX);
     // Another run's record need not have the metric that is asked for now.
     let may_have_stopped = config.evaluation.best.as_ref().is_some_and(|best| best.stopping.is_some());
     let stopped = may_have_stopped && history().is_ok_and(|history| history.is_over());
@@ -187,7 +188,7 @@ fn outcome(prepared: &Prepared, history: &History, skipped: usize) -> Result<Out
 /// Files and folders that the run reads, which it must not delete.
 fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut paths: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
+    let mut paths: Vec<&Path> = config.data.files.iter().map(|file| file.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         paths.extend(files.iter().map(PathBuf::as_path));
     }
@@ -495,7 +496,7 @@ impl<B: Backend> Run<'_, B> {
     fn load_best(&mut self) -> Result<usize, TrainError> {
         let (step, last) = (self.history.result_step(), self.history.state.global_step);
         if step != last {
-            let checkpoint = resume::check_best(&self.prepared.config.run.output, step)?;
+            let checkpoint = checkpoint_path(&self.prepared.config.run.output, step);
             begin::load_checkpoint(self.prepared, &mut self.trainer, &checkpoint)?;
             tracing::info!("the result is the best model, that of {}", checkpoint.display());
         }

@@ -6,6 +6,8 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
     &[
         ("model", "folder", "\"folder\""),
         ("data", "pairs.jsonl", "[\"pairs.jsonl\"]"),
+        ("chat_template", "chatml", "\"chatml\""),
+        ("template_date", "2024-07-26", "\"2024-07-26\""),
         ("max_length", "77", "77"),
         ("no_shuffle", "true", "true"),
         ("objective", "orpo", "\"orpo\""),

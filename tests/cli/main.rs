@@ -13,8 +13,16 @@ mod data;
 /// Disks that are full, limited or not writable.
 #[cfg(target_os = "linux")]
 mod disk;
+/// `asft eval`.
+mod evaluating;
+/// `asft generate`.
+mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Models by their name on the Hugging Face Hub.
+mod hub;
+/// `asft inspect`.
+mod inspect;
 /// kill -9 at any moment.
 #[cfg(unix)]
 mod kill;
@@ -52,3 +60,5 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// Chat templates from the command line to the trained folder.
+mod templates;
