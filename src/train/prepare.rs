@@ -109,6 +109,8 @@ impl Prepared {
         let references = open_references(&mut config, &selection, &model)?;
         let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), objective.as_ref())?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
+        let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
+        let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -365,6 +367,25 @@ fn load_data(
             (train, Some(eval))
         }
     })
+}
+
+/// What only the whole of a data set can be given or asked.
+fn finish(data: Dataset, selection: &Selection, max_length: usize) -> Result<Dataset, TrainError> {
+    let length = |group: &Group| group.annotations().prompt_embedding.as_ref().map(|e| e.len());
+    if let Some((first, expected)) = data.groups.first().and_then(|group| Some((group, length(group)?)))
+        && let Some(other) = data.groups.iter().find(|group| length(group) != Some(expected))
+    {
+        let place = |group: &Group| match data.report.locate(group.row) {
+            Some(place) => place.to_string(),
+            None => format!("row {}", group.row),
+        };
+        let (first, other, found) = (place(first), place(other), length(other).unwrap_or(0));
+        return Err(TrainError::EmbeddingLengths { first, expected, other, found });
+    }
+    if selection.answers().contains(Role::Mismatched) {
+        return Ok(data.with_mismatched(Some(max_length)));
+    }
+    Ok(data)
 }
 
 /// Tokens that a sampled answer may have.
