@@ -205,8 +205,11 @@ impl Evaluation {
         let reference = config.reference.as_deref().map(|path| Subject::open(path, &config)).transpose()?;
         if let (Some(reference), Some(path)) = (&reference, &config.reference) {
             for model in &models {
+                let vocabulary = |subject: &Subject| subject.folder.config().vocab_size;
+                let same = model.data.fingerprint == reference.data.fingerprint
+                    && vocabulary(model) == vocabulary(reference);
                 ensure!(
-                    model.data.fingerprint == reference.data.fingerprint,
+                    same,
                     "the reference model in {} reads the data as other tokens than the model in {}; a reference must \
                      share the model's tokenizer and chat template",
                     path.display(),
