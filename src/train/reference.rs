@@ -1,7 +1,7 @@
 //! Reference log-probs: computed once before training, without a second model in memory, and kept on disk under a
 //! fingerprint of everything that decides them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -12,7 +12,7 @@ use crate::checkpoint::{ModelFolder, atomic};
 use crate::config::ModelSource;
 use crate::data::{Dataset, Reference};
 use crate::eval::{Progress, Scorer};
-use crate::model::{Budget, LlamaConfig, Precision};
+use crate::model::LlamaConfig;
 
 /// The model whose log-probs are the reference.
 struct Source<'a> {
@@ -21,78 +21,101 @@ struct Source<'a> {
     seed: u64,
 }
 
-/// Fills in [`crate::data::Group::reference`] of training and evaluation data, if the objective needs it.
+/// The data sets that are scored, under the names that messages give them.
+fn datasets(prepared: &mut Prepared) -> impl Iterator<Item = (&'static str, &mut Dataset)> {
+    let train = ("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train));
+    let eval = prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval));
+    std::iter::once(train).chain(eval)
+}
+
+/// Fills in [`crate::data::Group::reference`] of training and evaluation data from the cache, as far as it has them, if the
+/// objective needs them. Gives the cache's file for each data set; writes nothing.
+///
+/// # Errors
+/// A cache that is damaged.
+pub fn read<B: Backend>(prepared: &mut Prepared, backend: &B) -> Result<Vec<PathBuf>, TrainError> {
+    if !prepared.objective.needs_reference() {
+        return Ok(Vec::new());
+    }
+    let cache = prepared.config.objective.reference_cache.clone();
+    let precision = prepared.precision;
+    let weights = weights_fingerprint(&source(prepared));
+    let device = format!("{} {:?} {:?}", backend.name(), precision.storage, precision.logits);
+    let mut paths = Vec::new();
+    for (what, data) in datasets(prepared) {
+        let path = cache.join(format!("{:016x}.safetensors", fingerprint(weights, data, &device)));
+        if let Some(sums) = read_cache(&path, data.groups.len())? {
+            tracing::info!("{what}: {} pairs from {}", sums.len(), path.display());
+            set(data, sums);
+        }
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Computes what [`read`] has not found, and keeps it in the files that it gave.
+///
+/// # Errors
+/// The device; log-probs that are no numbers; a cache that cannot be written.
 pub fn fill<B: Backend>(
     prepared: &mut Prepared,
     backend: &mut B,
+    caches: &[PathBuf],
     progress: &mut dyn Progress,
 ) -> Result<(), TrainError> {
-    if !prepared.objective.needs_reference() {
-        return Ok(());
-    }
-    let seed = match prepared.config.model {
-        ModelSource::Init { seed, .. } => seed,
-        ModelSource::Folder(_) => 0,
-    };
-    let source = match &prepared.reference {
-        Some(folder) => Source { config: folder.config(), folder: Some(folder), seed },
-        None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
-    };
-    let cache = &prepared.config.objective.reference_cache;
-    let (precision, workspace) = (prepared.precision, prepared.target.workspace());
-    let mut model = Loaded { source: &source, precision, workspace, layout: None };
-    let budget = prepared.layout.activations.budget;
-    let weights = weights_fingerprint(&source);
-    let device = format!("{} {:?} {:?}", backend.name(), precision.storage, precision.logits);
-    let mut datasets = vec![("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train))];
-    datasets.extend(prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval)));
-    for (what, data) in datasets {
-        let path = cache.join(format!("{:016x}.safetensors", fingerprint(weights, data, &device)));
-        let sums = match read_cache(&path, data.groups.len())? {
-            Some(sums) => {
-                tracing::info!("{what}: {} pairs from {}", sums.len(), path.display());
-                sums
-            }
-            None => {
-                let layout = model.load(backend, budget)?;
-                let (model, activations) = (&layout.model, &layout.activations);
-                let sums = Scorer { backend, model, activations, progress }.sums(what, &data.groups)?;
-                if let Some(index) = sums.iter().position(|sums| sums.iter().any(|sum| !sum.is_finite())) {
-                    return Err(TrainError::ReferenceNotFinite { what, row: data.groups[index].row });
-                }
-                write_cache(&path, &sums)?;
-                tracing::info!("{what}: {} pairs computed, kept in {}", sums.len(), path.display());
-                sums
-            }
-        };
-        for (group, [chosen, rejected]) in data.groups.iter_mut().zip(sums) {
-            group.reference = Some(Reference { chosen, rejected });
+    let missing = |data: &Dataset| data.groups.iter().any(|group| group.reference.is_none());
+    let mut layout = None;
+    for (index, path) in caches.iter().enumerate() {
+        if !datasets(prepared).nth(index).is_some_and(|(_, data)| missing(data)) {
+            continue;
         }
+        if layout.is_none() {
+            layout = Some(load(prepared, backend)?);
+        }
+        let (Some(InferenceLayout { model, activations, .. }), Some((what, data))) =
+            (&layout, datasets(prepared).nth(index))
+        else {
+            continue;
+        };
+        let sums = Scorer { backend, model, activations, progress }.sums(what, &data.groups)?;
+        if let Some(index) = sums.iter().position(|sums| sums.iter().any(|sum| !sum.is_finite())) {
+            return Err(TrainError::ReferenceNotFinite { what, row: data.groups[index].row });
+        }
+        write_cache(path, &sums)?;
+        tracing::info!("{what}: {} pairs computed, kept in {}", sums.len(), path.display());
+        set(data, sums);
     }
     Ok(())
 }
 
-/// The reference model on the device, from the first time it is needed.
-struct Loaded<'a> {
-    source: &'a Source<'a>,
-    precision: Precision,
-    workspace: usize,
-    layout: Option<InferenceLayout>,
+fn set(data: &mut Dataset, sums: Vec<[f64; 2]>) {
+    for (group, [chosen, rejected]) in data.groups.iter_mut().zip(sums) {
+        group.reference = Some(Reference { chosen, rejected });
+    }
 }
 
-impl Loaded<'_> {
-    fn load<B: Backend>(&mut self, backend: &mut B, budget: Budget) -> Result<&InferenceLayout, TrainError> {
-        if self.layout.is_none() {
-            let layout = InferenceLayout::new(self.source.config, budget, self.precision, self.workspace);
-            layout.allocate(backend)?;
-            match self.source.folder {
-                Some(folder) => layout.model.load(backend, folder)?,
-                None => layout.model.initialise(backend, self.source.seed),
-            }
-            self.layout = Some(layout);
-        }
-        Ok(self.layout.as_ref().unwrap_or_else(|| unreachable!("set above")))
+fn source(prepared: &Prepared) -> Source<'_> {
+    let seed = match prepared.config.model {
+        ModelSource::Init { seed, .. } => seed,
+        ModelSource::Folder(_) => 0,
+    };
+    match &prepared.reference {
+        Some(folder) => Source { config: folder.config(), folder: Some(folder), seed },
+        None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
     }
+}
+
+/// Puts the reference model on the device.
+fn load<B: Backend>(prepared: &Prepared, backend: &mut B) -> Result<InferenceLayout, TrainError> {
+    let source = source(prepared);
+    let (budget, workspace) = (prepared.layout.activations.budget, prepared.target.workspace());
+    let layout = InferenceLayout::new(source.config, budget, prepared.precision, workspace);
+    layout.allocate(backend)?;
+    match source.folder {
+        Some(folder) => layout.model.load(backend, folder)?,
+        None => layout.model.initialise(backend, source.seed),
+    }
+    Ok(layout)
 }
 
 fn weights_fingerprint(source: &Source<'_>) -> u64 {

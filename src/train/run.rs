@@ -106,8 +106,9 @@ pub fn run<B: Backend>(
         resume::check(&prepared, checkpoint)?;
     }
     disk::check(&prepared)?;
+    let caches = reference::read(&mut prepared, &backend)?;
     prepare_folder(&folder, existing, &inputs(&prepared), command).map_err(TrainError::Output)?;
-    reference::fill(&mut prepared, &mut backend, progress)?;
+    reference::fill(&mut prepared, &mut backend, &caches, progress)?;
     let prepared = &prepared;
     let mut trainer = prepared.layout.trainer(
         backend,

@@ -2,6 +2,8 @@
 
 /// Data, models and references that are refused, and losses that are no numbers.
 mod bad_input;
+/// Weights, indices and configurations that lie.
+mod bad_models;
 /// `asft bench`.
 mod bench;
 /// `--device cuda`, without a GPU.
@@ -12,6 +14,8 @@ mod golden;
 mod layers;
 /// `asft info`, and what of CUDA's is looked for where.
 mod libraries;
+/// Completions and the manual.
+mod manual;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
 /// Memory as it is planned and as it is used.
