@@ -65,6 +65,7 @@ impl Request {
                 data: Some(vec![folder.join("pairs.jsonl")]),
                 max_length: Some(integer(self.workload.longest().max(2))),
                 no_shuffle: Some(true),
+                ..DataArguments::default()
             },
             objective: ObjectiveArguments {
                 objective: Some(self.objective.clone()),

@@ -6,10 +6,13 @@
 mod bench;
 mod bench_kernels;
 mod bench_step;
+mod chat;
 mod completions;
 mod config;
 mod device;
 mod exit;
+mod export;
+mod generate;
 mod info;
 mod man;
 mod names;
@@ -26,7 +29,9 @@ mod train;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use asft::config::{Arguments, ConfigError, Merged, ScoreArguments, TrainArguments, merge};
+use asft::config::{
+    Arguments, ConfigError, GenerateArguments, Merged, ScoreArguments, TrainArguments, merge,
+};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use exit::ExitStatus;
@@ -51,6 +56,9 @@ enum Command {
     /// Log-probs of answers under a model, one JSON line per row
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Score(Layers<ScoreArguments>),
+    /// Answers to prompts, or a chat
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Generate(Box<Layers<GenerateArguments>>),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
@@ -59,6 +67,8 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// A model for another program: one GGUF file for llama.cpp
+    Export(export::ExportArguments),
     /// How fast this machine is: training steps and single operations on random weights
     Bench(Box<bench::BenchArguments>),
     /// What this program is, what it finds on this machine, and which device it would take
@@ -107,9 +117,11 @@ impl Cli {
         match self.command {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
+            Command::Generate(arguments) => generate::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),
             Command::Completions(arguments) => completions::run(&arguments),

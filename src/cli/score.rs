@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use asft::backend::Backend;
-use asft::checkpoint::{CheckpointError, ModelFolder, atomic};
+use asft::checkpoint::{CheckpointError, ModelFolder, atomic, hub};
 use asft::config::{ScoreArguments, ScoreConfig};
 use asft::data::{EncodeConfig, Encoder, Group, Skipped, Spans, load_rows};
 use asft::eval::{Scorer, largest};
@@ -26,7 +26,7 @@ const SPANS: Spans = Spans { prompt: false, rejected: true };
 /// Scores as the merged settings say.
 pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
-    let folder = ModelFolder::open(&config.model).or_usage()?;
+    let folder = ModelFolder::open(&hub::locate(&config.model).or_usage()?.folder).or_usage()?;
     let (rows, groups) = rows(&config, &folder).or_usage()?;
     let backend = choose(config.device, config.threads)?;
     let scores = on_device!(backend, backend => scores(&config, &folder, &groups, backend))?;
@@ -58,6 +58,7 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
         max_length: config.max_length,
         eos_ids: model.eos_token_ids.clone(),
         keep_text: false,
+        template: config.template.clone(),
     };
     let (rows, report) = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
     report.warn("rows");

@@ -11,6 +11,7 @@ use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
+use crate::data::{TemplateChoice, TemplateConfig, TemplateDate};
 use crate::objective::Parameters;
 
 /// What somebody typed for `asft train` and `asft plan`.
@@ -73,6 +74,10 @@ pub struct DataArguments {
     #[arg(long, value_name = "FILE")]
     #[serde(deserialize_with = "one_or_many")]
     pub data: Option<Vec<PathBuf>>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Longest prompt plus answer in tokens; what is beyond it is cut and counted [default: 1024]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
@@ -80,6 +85,33 @@ pub struct DataArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub no_shuffle: Option<bool>,
+}
+
+/// How conversations become text, for every command that reads rows.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TemplateArguments {
+    /// Chat template in place of the model folder's, for a base model: llama3, chatml, or a file of Jinja. The trained model
+    /// carries it
+    #[arg(long, value_name = "NAME|FILE")]
+    pub chat_template: Option<PathBuf>,
+    /// The date that the template's strftime_now gives [default: none: templates that ask for today print their fixed date]
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub template_date: Option<TemplateDate>,
+}
+
+impl TemplateArguments {
+    /// What they mean.
+    pub(super) fn resolve(&self) -> TemplateConfig {
+        let choice = self.chat_template.as_deref().map(TemplateChoice::parse);
+        TemplateConfig { choice, date: self.template_date }
+    }
+
+    /// The arguments that mean this.
+    pub(super) fn of(config: &TemplateConfig) -> Self {
+        let chat_template = config.choice.as_ref().map(TemplateChoice::to_path);
+        Self { chat_template, template_date: config.date }
+    }
 }
 
 /// The group "Objective" of the help text.
@@ -134,6 +166,11 @@ pub struct OptimizerArguments {
     /// Largest global gradient norm; 0 turns clipping off [default: 1]
     #[arg(long, value_name = "NORM")]
     pub max_grad_norm: Option<f64>,
+    /// Leave out the update of a step whose loss or gradient is not finite and go on, instead of stopping there; ten in a row
+    /// stop the run all the same
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub skip_nonfinite: Option<bool>,
 }
 
 /// The group "Schedule" of the help text.
@@ -176,9 +213,29 @@ pub struct EvaluationArguments {
     /// Evaluate every N steps as well; 0 never does [default: 0]
     #[arg(long, value_name = "STEPS")]
     pub eval_steps: Option<i64>,
-    /// At the end answer N held-out prompts greedily and count exact matches with the chosen answer [default: 0]
+    /// At every evaluation answer the first N held-out prompts greedily, into samples.jsonl, and count exact matches with the
+    /// chosen answers [default: 0]
     #[arg(long, value_name = "N")]
     pub sample_answers: Option<i64>,
+    /// Make the model of the best evaluation the result, not that of the last step; needs --eval-steps. Its checkpoint is
+    /// saved whatever --save-steps says
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub load_best_model_at_end: Option<bool>,
+    /// What the best evaluation is best at: a metric of metrics.jsonl, with or without its eval_ [default: eval_loss, where
+    /// the best is asked for]
+    #[arg(long, value_name = "METRIC")]
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of that metric is better [default: by its name; less of a loss, more of accuracies and margins]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub greater_is_better: Option<bool>,
+    /// Stop after N evaluations in a row without improvement; needs --eval-steps
+    #[arg(long, value_name = "N")]
+    pub early_stopping_patience: Option<i64>,
+    /// What counts as improvement: more than this [default there: 0]
+    #[arg(long, value_name = "NUMBER")]
+    pub early_stopping_threshold: Option<f64>,
 }
 
 /// The group "Run folder" of the help text.
@@ -200,7 +257,7 @@ pub struct RunArguments {
     /// Save a checkpoint every N steps; 0 saves only the result [default: 500]
     #[arg(long, value_name = "STEPS")]
     pub save_steps: Option<i64>,
-    /// Keep the newest N checkpoints [default: all]
+    /// Keep the newest N checkpoints, and the best one [default: all]
     #[arg(long, value_name = "N")]
     pub save_total_limit: Option<i64>,
     /// Type of the saved weights [default: that of the source]
@@ -209,6 +266,9 @@ pub struct RunArguments {
     /// Report every N steps on stderr; metrics.jsonl always has every step [default: 10]
     #[arg(long, value_name = "STEPS")]
     pub logging_steps: Option<i64>,
+    /// Start this shell command and write every line of metrics.jsonl to its stdin as well
+    #[arg(long, value_name = "COMMAND")]
+    pub log_command: Option<String>,
 }
 
 /// The group "Device" of the help text.

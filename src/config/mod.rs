@@ -10,9 +10,11 @@
 //! objective makes of its parameters is checked where the objectives are.
 
 mod arguments;
+mod best;
 mod choice;
 mod error;
 mod file;
+mod generate;
 mod layers;
 mod resolve;
 mod score;
@@ -22,8 +24,10 @@ pub use arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
     OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
 };
+pub use best::{BestConfig, EarlyStopping};
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
+pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{

@@ -61,6 +61,7 @@ impl TrainArguments {
             model: self.model_source(seed)?,
             data: DataConfig {
                 files: self.data.data.clone().unwrap_or_default(),
+                template: self.data.template.resolve(),
                 max_length: at_least("max_length", self.data.max_length, 2)?.unwrap_or(1024),
                 shuffle: !self.data.no_shuffle.unwrap_or(false),
             },
@@ -101,6 +102,11 @@ impl TrainArguments {
                 "a --model folder brings its own tokenizer: leave --tokenizer out",
             )),
             ModelArguments { model: Some(folder), .. } => Ok(ModelSource::Folder(folder.clone())),
+            ModelArguments { init: Some(_), tokenizer: None, .. }
+                if self.data.template.chat_template.is_some() =>
+            {
+                Err(needs("chat_template", "--tokenizer"))
+            }
             ModelArguments { init: Some(config), tokenizer, .. } => {
                 Ok(ModelSource::Init { config: config.clone(), tokenizer: tokenizer.clone(), seed })
             }
@@ -184,6 +190,7 @@ impl TrainArguments {
             beta2: decay("adam_beta2", arguments.adam_beta2.unwrap_or(0.999))?,
             epsilon,
             max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
+            skip_nonfinite: arguments.skip_nonfinite.unwrap_or(false),
         })
     }
 
@@ -225,13 +232,14 @@ impl TrainArguments {
         };
         let every = at_least("eval_steps", arguments.eval_steps, 0)?.filter(|steps| *steps > 0);
         let sample_answers = at_least("sample_answers", arguments.sample_answers, 0)?.unwrap_or(0);
+        let best = arguments.best_config(source != EvalSource::None, every.is_some())?;
         if source == EvalSource::None {
             let asked = [("eval_steps", every.is_some()), ("sample_answers", sample_answers > 0)];
             if let Some((key, _)) = asked.iter().find(|(_, asked)| *asked) {
                 return Err(needs(key, "--eval-data or --eval-split"));
             }
         }
-        Ok(EvaluationConfig { source, every, sample_answers })
+        Ok(EvaluationConfig { source, every, sample_answers, best })
     }
 
     fn run_config(&self, output: PathBuf, seed: u64) -> Result<RunConfig, ConfigError> {
@@ -257,6 +265,7 @@ impl TrainArguments {
             keep: at_least("save_total_limit", arguments.save_total_limit, 1)?,
             save_dtype: arguments.save_dtype,
             log_every: at_least("logging_steps", arguments.logging_steps, 1)?.unwrap_or(10),
+            log_command: arguments.log_command.clone().filter(|command| !command.trim().is_empty()),
         })
     }
 }
@@ -288,7 +297,7 @@ pub(super) fn at_least(key: &str, value: Option<i64>, minimum: i64) -> Result<Op
     count.map(Some).ok_or_else(|| range(key, value, format!("at least {minimum}")))
 }
 
-fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
+pub(super) fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
     if value >= 0.0 && value.is_finite() {
         Ok(value)
     } else {
@@ -296,14 +305,14 @@ fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
     }
 }
 
-fn range(key: &str, value: impl Display, must: impl Into<String>) -> ConfigError {
+pub(super) fn range(key: &str, value: impl Display, must: impl Into<String>) -> ConfigError {
     ConfigError::Range { flag: flag(key), value: value.to_string(), must: must.into() }
 }
 
-fn conflict(first: &str, second: &str, hint: &'static str) -> ConfigError {
+pub(super) fn conflict(first: &str, second: &str, hint: &'static str) -> ConfigError {
     ConfigError::Conflict { first: flag(first), second: flag(second), hint }
 }
 
-fn needs(first: &str, second: &'static str) -> ConfigError {
+pub(super) fn needs(first: &str, second: &'static str) -> ConfigError {
     ConfigError::Needs { first: flag(first), second }
 }

@@ -6,9 +6,11 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
+use super::arguments::TemplateArguments;
 use super::choice::{DeviceName, Dtype};
 use super::resolve::{at_least, device};
 use super::{ConfigError, Device, FormatConfig};
+use crate::data::TemplateConfig;
 
 /// What somebody typed for `asft score`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub struct ScoreArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub tokens: Option<bool>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Longest prompt plus answer in tokens; what is beyond it is cut [default: nothing is cut]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
@@ -59,6 +65,8 @@ pub struct ScoreConfig {
     pub output: Option<PathBuf>,
     /// Whether each token's log-prob is written as well.
     pub tokens: bool,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer in tokens, at least 2; `None`: no bound.
     pub max_length: Option<usize>,
     /// The device.
@@ -90,6 +98,7 @@ impl ScoreArguments {
             data,
             output: self.output.clone(),
             tokens: self.tokens.unwrap_or(false),
+            template: self.template.resolve(),
             max_length: at_least("max_length", self.max_length, 2)?,
             device: device(self.device)?,
             formats: FormatConfig {

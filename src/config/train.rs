@@ -8,10 +8,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
+use super::best::BestConfig;
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
 use crate::backend::Element;
+use crate::data::TemplateConfig;
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -59,6 +61,8 @@ pub enum ModelSource {
 pub struct DataConfig {
     /// Files of preference pairs, in order. Empty only in a configuration for a plan.
     pub files: Vec<PathBuf>,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
     /// Whether each epoch has an order of its own.
@@ -102,6 +106,8 @@ pub struct OptimizerConfig {
     pub epsilon: f64,
     /// Largest global gradient norm; `None`: no clipping.
     pub max_grad_norm: Option<f64>,
+    /// Whether a step that is not finite is left out instead of ending the run.
+    pub skip_nonfinite: bool,
 }
 
 /// How long to train, and the learning rate over that time.
@@ -140,8 +146,10 @@ pub struct EvaluationConfig {
     pub source: EvalSource,
     /// Steps between evaluations besides those before the first step and after the last; `None`: only those two.
     pub every: Option<usize>,
-    /// Held-out prompts to answer greedily at the end.
+    /// Held-out prompts to answer greedily at every evaluation.
     pub sample_answers: usize,
+    /// Which evaluation is the best one, and what follows from it; `None`: nobody asks.
+    pub best: Option<BestConfig>,
 }
 
 /// Where held-out pairs come from.
@@ -172,6 +180,8 @@ pub struct RunConfig {
     pub save_dtype: Option<SaveDtype>,
     /// Steps between lines on stderr and in `log_history`.
     pub log_every: usize,
+    /// A shell command that gets every line of `metrics.jsonl` on stdin.
+    pub log_command: Option<String>,
 }
 
 /// What to do with a run folder that exists.
@@ -247,11 +257,15 @@ pub struct Difference {
     pub theirs: String,
 }
 
-/// What may change when a run is resumed: its end, the intervals, where it runs and where it lies. Everything else decides
-/// the bits of the result.
+/// What may change when a run is resumed: its end, the intervals, where it runs and where it lies, who is told, and what becomes of a
+/// step that fails. Everything else decides the bits of the result.
 const MAY_CHANGE: &[&str] = &[
     "num_train_epochs",
     "max_steps",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "skip_nonfinite",
+    "log_command",
     "eval_steps",
     "sample_answers",
     "save_steps",
@@ -267,6 +281,10 @@ const MAY_CHANGE: &[&str] = &[
     "recompute",
 ];
 
+/// Paths of what a run reads. A checkpoint remembers what was found there ([`crate::checkpoint::resume::ResumeState::inputs`]), so
+/// the same files may be called by another name.
+const INPUTS: &[&str] = &["model", "init", "tokenizer", "data", "eval_data", "reference"];
+
 impl TrainConfig {
     /// The configuration as arguments that give it back: every setting with a value, none twice.
     pub fn to_arguments(&self) -> TrainArguments {
@@ -278,6 +296,7 @@ impl TrainConfig {
             model: ModelArguments { model, init, tokenizer },
             data: DataArguments {
                 data: Some(self.data.files.clone()).filter(|files| !files.is_empty()),
+                template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
                 no_shuffle: Some(!self.data.shuffle),
             },
@@ -317,6 +336,7 @@ impl TrainConfig {
             adam_beta2: Some(optimizer.beta2),
             adam_epsilon: Some(optimizer.epsilon),
             max_grad_norm: Some(optimizer.max_grad_norm.unwrap_or(0.0)),
+            skip_nonfinite: Some(optimizer.skip_nonfinite),
         }
     }
 
@@ -347,11 +367,18 @@ impl TrainConfig {
             EvalSource::Files(files) => (Some(files.clone()), None),
             EvalSource::Split(share) => (None, Some(*share)),
         };
+        let best = self.evaluation.best.as_ref();
+        let stopping = best.and_then(|best| best.stopping);
         EvaluationArguments {
             eval_data,
             eval_split,
             eval_steps: Some(integer(self.evaluation.every.unwrap_or(0))),
             sample_answers: Some(integer(self.evaluation.sample_answers)),
+            load_best_model_at_end: Some(best.is_some_and(|best| best.load_at_end)),
+            metric_for_best_model: best.map(|best| best.metric.clone()),
+            greater_is_better: best.map(|best| best.greater),
+            early_stopping_patience: stopping.map(|stopping| integer(stopping.patience)),
+            early_stopping_threshold: stopping.map(|stopping| stopping.threshold),
         }
     }
 
@@ -370,6 +397,7 @@ impl TrainConfig {
             save_total_limit: self.run.keep.map(integer),
             save_dtype: self.run.save_dtype,
             logging_steps: Some(integer(self.run.log_every)),
+            log_command: self.run.log_command.clone(),
         }
     }
 
@@ -409,8 +437,8 @@ impl TrainConfig {
         text
     }
 
-    /// Identifies the run: two configurations with the same fingerprint train the same weights from the same files, up to
-    /// where they end. The end, the intervals, the device and the folders written to are not part of it.
+    /// Identifies the run: two configurations with the same fingerprint make the same weights of the same inputs, up to where
+    /// they end. The end, the intervals, the device, the inputs' paths and the folders written to are not part of it.
     pub fn fingerprint(&self) -> u64 {
         let mut lines: Vec<String> =
             self.decisive().iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
@@ -436,7 +464,13 @@ impl TrainConfig {
     }
 
     fn decisive(&self) -> Table {
-        self.table().into_iter().filter(|(key, _)| !MAY_CHANGE.contains(&key.as_str())).collect()
+        let decides = |key: &str| !MAY_CHANGE.contains(&key) && !INPUTS.contains(&key);
+        self.table().into_iter().filter(|(key, _)| decides(key)).collect()
+    }
+
+    /// A setting as `run.toml` shows it; `-`: not set.
+    pub fn shown(&self, key: &str) -> String {
+        self.table().get(key).map_or_else(|| "-".to_owned(), written)
     }
 
     /// The settings that `run.toml` records.

@@ -10,7 +10,7 @@ use super::rows::kind;
 
 /// One message of a conversation: an object with at least the strings `role` and `content`. Further fields
 /// (`name`, ...) are kept for the chat template.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Message(Map<String, Value>);
 
@@ -29,6 +29,11 @@ impl Message {
     /// What is said.
     pub fn content(&self) -> &str {
         self.field("content")
+    }
+
+    /// All its fields, in the order of the row.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.0
     }
 
     fn field(&self, key: &str) -> &str {
@@ -106,8 +111,11 @@ impl PreferenceRow {
     }
 }
 
-enum Content {
+/// A column that may be either.
+pub(crate) enum Content {
+    /// A string.
     Text(String),
+    /// A conversation.
     Messages(Vec<Message>),
 }
 
@@ -137,7 +145,10 @@ fn present(columns: &Map<String, Value>) -> String {
     list
 }
 
-fn text_or_messages(columns: &Map<String, Value>, name: &'static str) -> Result<Content, RowError> {
+pub(crate) fn text_or_messages(
+    columns: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Content, RowError> {
     match column(columns, name)? {
         Value::String(text) => Ok(Content::Text(text.clone())),
         Value::Array(list) => {
@@ -170,7 +181,7 @@ fn message(name: &'static str, index: usize, value: &Value) -> Result<Message, R
     Ok(Message(fields.clone()))
 }
 
-fn token_ids(columns: &Map<String, Value>, name: &'static str) -> Result<Vec<u32>, RowError> {
+pub(crate) fn token_ids(columns: &Map<String, Value>, name: &'static str) -> Result<Vec<u32>, RowError> {
     let list = match column(columns, name)? {
         Value::Array(list) => list,
         other => return Err(mistyped(name, String::new(), kind(other).to_owned(), TOKEN_IDS)),

@@ -11,10 +11,14 @@
 use std::fmt;
 use std::path::Path;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::columns::{Message, PreferenceRow};
 use super::error::{DataError, RowError};
 use super::group::{Answer, Group, Role};
-use super::template::{ChatTemplate, RenderError};
+use super::template::{ChatTemplate, GivenTemplate, RenderError};
+use super::template_date::TemplateDate;
+use super::template_source::{TemplateChoice, TemplateText};
 use super::tokenizer::Tokenizer;
 
 /// What encoding must know of the model and of the user's wishes.
@@ -28,6 +32,17 @@ pub struct EncodeConfig {
     pub eos_ids: Vec<u32>,
     /// Whether answers keep their text for display.
     pub keep_text: bool,
+    /// The chat template, where it is not the folder's.
+    pub template: TemplateConfig,
+}
+
+/// Which chat template renders conversations, and when.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TemplateConfig {
+    /// In place of the model folder's.
+    pub choice: Option<TemplateChoice>,
+    /// The date that `strftime_now` gives; without one it is undefined.
+    pub date: Option<TemplateDate>,
 }
 
 /// Turns rows into groups; shared by the threads that encode.
@@ -100,14 +115,15 @@ impl Encoder {
         Self { tokenizer, template, config }
     }
 
-    /// The tokenizer and the chat template of a model folder, as far as it has them.
+    /// The tokenizer of a model folder and the chat template: the one that `config` asks for, else the folder's; as far as
+    /// there are such. Special tokens that the template writes and the tokenizer lacks are warned about.
     ///
     /// # Errors
     /// Files that are there but cannot be read or make no sense.
     pub fn from_folder(folder: &Path, config: EncodeConfig) -> Result<Self, DataError> {
         let tokenizer = Tokenizer::from_folder(folder)?;
         let template = match &tokenizer {
-            Some(tokenizer) => ChatTemplate::from_folder(folder, tokenizer)?,
+            Some(tokenizer) => template(folder, &config.template, tokenizer)?,
             None => None,
         };
         Ok(Self::new(tokenizer, template, config))
@@ -121,6 +137,18 @@ impl Encoder {
     /// The folder's chat template.
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// The chat template where it was asked for in place of the folder's, as a trained model is to carry it.
+    pub fn given_template(&self) -> Option<GivenTemplate<'_>> {
+        let (template, tokenizer) = (self.template.as_ref()?, self.tokenizer.as_ref()?);
+        self.config.template.choice.as_ref()?;
+        Some(GivenTemplate { source: template.source(), end_of_turn: template.end_of_turn(tokenizer) })
+    }
+
+    /// xxh3 of the template's text: what a resumed run must find again.
+    pub fn template_fingerprint(&self) -> Option<u64> {
+        self.template.as_ref().map(|template| xxh3_64(template.source().as_bytes()))
     }
 
     /// What the encoder was told.
@@ -181,7 +209,7 @@ impl Encoder {
         let render = |answer: &[Message], column| {
             let messages: Vec<&Message> = prompt.iter().chain(answer).collect();
             let text = template.render(&messages, answer.is_empty()).map_err(|error| match error {
-                RenderError::Raised(message) => RowError::TemplateRaised { column, message },
+                RenderError::Raised { message, line } => RowError::TemplateRaised { column, message, line },
                 RenderError::Failed { message, line } => RowError::TemplateFailed { column, message, line },
             })?;
             let ids = tokenizer.encode(&text).map_err(|message| RowError::Tokenize { column, message })?;
@@ -258,6 +286,29 @@ impl Encoder {
     fn ends_answer(&self, id: u32) -> bool {
         self.config.eos_ids.contains(&id) || self.tokenizer.as_ref().is_some_and(|t| t.is_special(id))
     }
+}
+
+/// The template that is asked for, else the folder's.
+fn template(
+    folder: &Path,
+    config: &TemplateConfig,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>, DataError> {
+    let text = match &config.choice {
+        Some(choice) => Some(choice.load()?),
+        None => TemplateText::of_folder(folder)?,
+    };
+    let Some(text) = text else { return Ok(None) };
+    let template = ChatTemplate::new(text, tokenizer, config.date)?;
+    let unknown = template.unknown_special_tokens(tokenizer);
+    if !unknown.is_empty() {
+        tracing::warn!(
+            "{}: the tokenizer has no special token {}: encoded as several ordinary tokens wherever the template writes it",
+            template.origin(),
+            unknown.join(", ")
+        );
+    }
+    Ok(Some(template))
 }
 
 /// What is empty before anything is rendered: templates answer an empty conversation with an error, and an

@@ -5,6 +5,8 @@
 
 use std::path::PathBuf;
 
+use super::template_source::Origin;
+
 /// Why data cannot be loaded. All of these are found before the first training step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,10 +81,10 @@ pub enum DataError {
         message: String,
     },
     /// A chat template that does not parse.
-    #[error("{}: chat template, line {line}: {message}", path.display())]
+    #[error("{origin}: chat template, line {line}: {message}")]
     Template {
-        /// The file the template is in.
-        path: PathBuf,
+        /// Where the template was found.
+        origin: Origin,
         /// 1-based line of the template.
         line: usize,
         /// What the parser said.
@@ -191,8 +193,8 @@ pub enum RowError {
     NoTokenizer,
     /// A conversation without a chat template.
     #[error(
-        "the row holds a conversation, but the model folder has no chat template \
-         (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        "the row holds a conversation, but the model folder has no chat template (chat_template.jinja, or chat_template in \
+         tokenizer_config.json); give one with --chat-template: llama3, chatml or a file"
     )]
     NoTemplate,
     /// A plain-text answer and no token to end it with.
@@ -201,12 +203,14 @@ pub enum RowError {
     )]
     NoEndToken,
     /// The chat template called `raise_exception`.
-    #[error("the chat template refuses column \"{column}\": {message}")]
+    #[error("the chat template refuses column \"{column}\": {message} (line {line} of the template)")]
     TemplateRaised {
         /// The column that was being rendered.
         column: &'static str,
         /// The template's words.
         message: String,
+        /// 1-based line of the template, 0 where unknown.
+        line: usize,
     },
     /// The chat template failed in another way.
     #[error("the chat template cannot render column \"{column}\": {message} (line {line} of the template)")]

@@ -119,6 +119,6 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-pub(super) fn read_error(path: &Path, source: std::io::Error) -> DataError {
+pub(crate) fn read_error(path: &Path, source: std::io::Error) -> DataError {
     DataError::Read { path: path.to_owned(), source }
 }

@@ -7,7 +7,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
+use tokenizers::tokenizer::DecodeStream;
+use tokenizers::{
+    AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
 
 use super::error::DataError;
 
@@ -152,12 +155,39 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// A decoder of tokens that come one by one; special tokens are left out.
+    pub fn text_stream(&self) -> TextStream<'_> {
+        TextStream(self.inner.decode_stream(true))
+    }
+
     /// The text of ids; special tokens are left out or written.
     ///
     /// # Errors
     /// The library's message.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| error.to_string())
+    }
+}
+
+/// Tokens that come one by one, as text.
+pub struct TextStream<'a>(
+    DecodeStream<
+        'a,
+        ModelWrapper,
+        NormalizerWrapper,
+        PreTokenizerWrapper,
+        PostProcessorWrapper,
+        DecoderWrapper,
+    >,
+);
+
+impl TextStream<'_> {
+    /// The text that a token completes; `None` where a character is not whole yet, or the token shows nothing.
+    ///
+    /// # Errors
+    /// The library's message.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>, String> {
+        self.0.step(id).map_err(|error| error.to_string())
     }
 }
 

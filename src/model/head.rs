@@ -86,7 +86,12 @@ fn unit_rows(unit: &BatchGroup) -> Range<usize> {
 
 impl Llama {
     /// Gathers the rows that predict a scored token into `activations.head.x`.
-    fn gather_head_rows<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
+    pub fn gather_head_rows<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+    ) {
         let h = self.config.hidden_size;
         backend.gather_rows(GatherRows {
             source: activations.hidden.first(batch.ids.len * h),
@@ -115,6 +120,22 @@ impl Llama {
         for rows in Self::parts(activations, 0..batch.rows) {
             self.head_logits(backend, activations, batch, rows, false);
         }
+    }
+
+    /// The plain logits of the first of these gathered rows, as many as there is room for: where they lie, `[count, V]`, and
+    /// the count. For whoever samples.
+    pub fn head_product<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        rows: Range<usize>,
+    ) -> (View, usize) {
+        let (head, h, v) = (activations.head, self.config.hidden_size, self.config.vocab_size);
+        let count = rows.len().min(head.logit_rows);
+        let padded = count.next_multiple_of(activations.budget.rungs.rows).min(head.logit_rows);
+        let x = head.x.rows(rows.start..rows.start + padded, h);
+        self.head.forward(backend, x, head.logits.first(padded * v), padded);
+        (head.logits.first(count * v), count)
     }
 
     /// Log-probs, coefficients, the head's weight gradient and the unit row gradients `activations.head.dx`.

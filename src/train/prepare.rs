@@ -9,12 +9,13 @@ use std::sync::Arc;
 use super::fit::{Demand, Fitted, Fitting};
 use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError};
 use crate::DType;
-use crate::checkpoint::ModelFolder;
+use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{Dataset, EncodeConfig, Encoder, Extent, Group, Loader, LoaderConfig, Role, load};
 use crate::model::{Budget, LlamaConfig, Precision};
 use crate::objective::{Objective, registry};
-use crate::optim::{AdamwSettings, Schedule, schedule};
+use crate::optim::schedule::warmup_steps;
+use crate::optim::{AdamwSettings, Schedule};
 
 /// Tokens that a sampled answer may have beyond the longest one expected.
 const SAMPLE_MARGIN: usize = 8;
@@ -89,10 +90,10 @@ impl Prepared {
         config.objective.name = entry.name.to_owned();
         config.objective.parameters = entry.resolve(&config.objective.parameters)?;
         let objective = entry.build(&config.objective.parameters)?;
-        let Source { model, folder, tokenizer } = open_source(&config.model)?;
+        let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
-        let reference = open_reference(&config, objective.as_ref(), &model)?;
+        let reference = open_reference(&mut config, objective.as_ref(), &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
         let (train, eval) = load_data(&config, &encoder)?;
         let train = Arc::new(train);
@@ -107,16 +108,7 @@ impl Prepared {
                 "--batch-size {batch} is more than the {pairs} pairs there are: every epoch is one step"
             );
         }
-        let warmup_steps = match config.schedule.warmup {
-            Warmup::Steps(steps) => steps,
-            Warmup::Ratio(ratio) => schedule::warmup_steps(steps, ratio),
-        };
-        let schedule = Schedule {
-            kind: config.schedule.scheduler.into(),
-            learning_rate: config.optimizer.learning_rate,
-            warmup_steps,
-            total_steps: steps,
-        };
+        let schedule = schedule(&config, steps);
         let mut loader = LoaderConfig {
             seed: config.run.seed,
             shuffle: config.data.shuffle,
@@ -200,6 +192,20 @@ fn check_reference(
     }
 }
 
+/// The learning rate over a run of so many steps.
+pub(super) fn schedule(config: &TrainConfig, steps: usize) -> Schedule {
+    let warmup_steps = match config.schedule.warmup {
+        Warmup::Steps(steps) => steps,
+        Warmup::Ratio(ratio) => warmup_steps(steps, ratio),
+    };
+    Schedule {
+        kind: config.schedule.scheduler.into(),
+        learning_rate: config.optimizer.learning_rate,
+        warmup_steps,
+        total_steps: steps,
+    }
+}
+
 /// Bytes that a model takes to score batches of this budget.
 fn scoring_bytes(model: &LlamaConfig, budget: Budget, precision: Precision, target: Target) -> u64 {
     InferenceLayout::new(model, budget, precision, target.workspace()).plan.total_bytes() as u64
@@ -227,28 +233,31 @@ struct Source {
     tokenizer: Option<PathBuf>,
 }
 
-fn open_source(source: &ModelSource) -> Result<Source, TrainError> {
+/// Opens the model; a name of the Hub becomes pinned to the snapshot that was found.
+fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     Ok(match source {
         ModelSource::Folder(path) => {
-            let folder = ModelFolder::open(path)?;
-            Source { model: folder.config().clone(), folder: Some(folder), tokenizer: Some(path.clone()) }
+            let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
+            let tokenizer = Some(folder.dir().to_owned());
+            Source { model: folder.config().clone(), folder: Some(folder), tokenizer }
         }
         ModelSource::Init { config, tokenizer, .. } => {
-            Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer: tokenizer.clone() }
+            let tokenizer = tokenizer.as_mut().map(hub::locate_and_pin).transpose()?;
+            Source { model: LlamaConfig::from_file(config)?, folder: None, tokenizer }
         }
     })
 }
 
 fn open_reference(
-    config: &TrainConfig,
+    config: &mut TrainConfig,
     objective: &dyn Objective,
     model: &LlamaConfig,
 ) -> Result<Option<ModelFolder>, TrainError> {
-    let Some(path) = &config.objective.reference else { return Ok(None) };
+    let Some(path) = &mut config.objective.reference else { return Ok(None) };
     if !objective.needs_reference() {
         return Err(TrainError::NoUseForReference { objective: objective.name() });
     }
-    let folder = ModelFolder::open(path)?;
+    let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
     let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
     if ours != theirs {
         return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
@@ -266,6 +275,7 @@ fn encoder(
         max_length: Some(config.data.max_length),
         eos_ids: model.eos_token_ids.clone(),
         keep_text: false,
+        template: config.data.template.clone(),
     };
     Ok(match tokenizer {
         Some(folder) => Encoder::from_folder(folder, settings)?,
@@ -340,7 +350,7 @@ pub struct Outline {
 /// # Errors
 /// The model; formats that the target does not compute in.
 pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Outline, TrainError> {
-    let Source { model, folder, tokenizer } = open_source(&config.model)?;
+    let Source { model, folder, tokenizer } = open_source(&mut config.model.clone())?;
     target.check(&model)?;
     let precision = target.precision(config.device.formats)?;
     let fitting = Fitting { config, model: &model, target, demand: Demand::Unknown };

@@ -21,6 +21,22 @@ struct Source<'a> {
     seed: u64,
 }
 
+impl<'a> Source<'a> {
+    /// The model in a folder, else the random weights that training starts from.
+    fn of(folder: Option<&'a ModelFolder>, model: &'a LlamaConfig, trained: &ModelSource) -> Self {
+        let seed = match *trained {
+            ModelSource::Init { seed, .. } => seed,
+            ModelSource::Folder(_) => 0,
+        };
+        Source { config: folder.map_or(model, ModelFolder::config), folder, seed }
+    }
+}
+
+/// The fingerprint of the reference model's weights, if the objective needs a reference.
+pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
+    prepared.objective.needs_reference().then(|| weights_fingerprint(&source(prepared)))
+}
+
 /// The data sets that are scored, under the names that messages give them.
 fn datasets(prepared: &mut Prepared) -> impl Iterator<Item = (&'static str, &mut Dataset)> {
     let train = ("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train));
@@ -95,14 +111,8 @@ fn set(data: &mut Dataset, sums: Vec<[f64; 2]>) {
 }
 
 fn source(prepared: &Prepared) -> Source<'_> {
-    let seed = match prepared.config.model {
-        ModelSource::Init { seed, .. } => seed,
-        ModelSource::Folder(_) => 0,
-    };
-    match &prepared.reference {
-        Some(folder) => Source { config: folder.config(), folder: Some(folder), seed },
-        None => Source { config: &prepared.model, folder: prepared.folder.as_ref(), seed },
-    }
+    let folder = prepared.reference.as_ref().or(prepared.folder.as_ref());
+    Source::of(folder, &prepared.model, &prepared.config.model)
 }
 
 /// Puts the reference model on the device.

@@ -29,6 +29,8 @@ pub struct Trainer<B: Backend> {
     pub state: View,
     /// Room for the gradient norm's partial sums.
     pub norm_partial: View,
+    /// Steps so far whose update was left out: AdamW counts updates, not steps.
+    pub skipped: usize,
 }
 
 /// A step that has been enqueued.
@@ -53,6 +55,11 @@ pub struct StepOutcome {
 }
 
 impl<B: Backend> Trainer<B> {
+    /// Forgets that a step was not finite: updates are made again from the next one on.
+    pub fn clear_bad(&mut self) {
+        self.backend.zero(self.state.slice(BAD..BAD + 1));
+    }
+
     /// Enqueues an optimizer step.
     pub fn step(&mut self, step: &Step, learning_rate: f64) -> PendingStep<B::Ticket> {
         let mut log_probs = Vec::with_capacity(step.batches.len());
@@ -64,7 +71,8 @@ impl<B: Backend> Trainer<B> {
             let (max_norm, partial, state) = (self.max_grad_norm, self.norm_partial, self.state);
             backend.gradient_norm(GradientNorm { gradients, max_norm, partial, state });
         }
-        self.optimizer.update(backend, &self.model, self.state, learning_rate, step.index as u64);
+        let update = (step.index - self.skipped) as u64;
+        self.optimizer.update(backend, &self.model, self.state, learning_rate, update);
         PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals }
     }
 

@@ -281,6 +281,7 @@ fn score_has_the_same_layers() {
     assert_eq!(merged.origins["data"], Origin::Environment("ASFT_DATA".to_owned()));
     assert_eq!(merged.origins["max_length"], Origin::File(path, 3));
     let expected = ScoreConfig {
+        template: Default::default(),
         model: "flag".into(),
         data: "environment".into(),
         output: None,

@@ -6,18 +6,31 @@ mod bad_input;
 mod bad_models;
 /// `asft bench`.
 mod bench;
+/// The best model of a run, and stopping when nothing gets better.
+mod best;
 /// `--device cuda`, without a GPU.
 mod cuda;
+/// Disks that are full, limited or not writable.
+#[cfg(target_os = "linux")]
+mod disk;
 /// Golden files and run folders.
 mod golden;
+/// kill -9 at any moment.
+#[cfg(unix)]
+mod kill;
 /// Where settings come from, and which place wins.
 mod layers;
 /// `asft info`, and what of CUDA's is looked for where.
 mod libraries;
+/// `--log-command`.
+#[cfg(unix)]
+mod log_command;
 /// Completions and the manual.
 mod manual;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
+/// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
+mod nonfinite;
 /// Memory as it is planned and as it is used.
 mod planning;
 /// What cannot be run, with its message and exit code.

@@ -1,7 +1,9 @@
 //! The rules of encoding one by one: BOS, EOS, splits, bounds, unusable rows, refused ones.
 
+use asft::data::template_source::Origin;
 use asft::data::{
     ChatTemplate, EncodeConfig, Encoded, Encoder, Group, Message, Notes, PreferenceRow, Reason, Role,
+    TemplateText,
 };
 
 use crate::fixture::{bare_encoder, config, encoder, folder, tokenizer};
@@ -214,7 +216,8 @@ fn a_template_that_hides_the_answer_leaves_no_response() {
     let tokenizer = tokenizer();
     let source =
         "{{ messages[0].content }}{% if messages[1] and messages[1].content == 'shown' %}!{% endif %}";
-    let template = ChatTemplate::new(source.to_owned(), "x.jinja".as_ref(), &tokenizer).unwrap();
+    let text = TemplateText { source: source.to_owned(), origin: Origin::File("x.jinja".into()) };
+    let template = ChatTemplate::new(text, &tokenizer, None).unwrap();
     let encoder = Encoder::new(Some(tokenizer), Some(template), config());
     assert_eq!(unusable(&encoder, chat("Hello", "hidden", "shown")), Reason::NoResponseToken(Role::Chosen));
     assert_eq!(unusable(&encoder, chat("Hello", "shown", "hidden")), Reason::NoResponseToken(Role::Rejected));
@@ -232,7 +235,8 @@ fn rows_that_need_what_the_folder_lacks_are_refused() {
     assert_eq!(
         refused(&no_template, chat("p", "c", "r")),
         "the row holds a conversation, but the model folder has no chat template \
-         (chat_template.jinja, or chat_template in tokenizer_config.json)"
+         (chat_template.jinja, or chat_template in tokenizer_config.json); \
+         give one with --chat-template: llama3, chatml or a file"
     );
     let twice = PreferenceRow::Conversation {
         prompt: vec![Message::new("user", "a")],
@@ -241,6 +245,7 @@ fn rows_that_need_what_the_folder_lacks_are_refused() {
     };
     assert_eq!(
         refused(&encoder("instruct", config()), twice),
-        "the chat template refuses column \"chosen\": Conversation roles must alternate user/assistant/user/assistant/..."
+        "the chat template refuses column \"chosen\": Conversation roles must alternate user/assistant/user/assistant/... \
+         (line 4 of the template)"
     );
 }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use asft::data::{Answer, ChatTemplate, EncodeConfig, Encoder, Group, Role, Tokenizer};
+use asft::data::{
+    Answer, ChatTemplate, EncodeConfig, Encoder, Group, Role, TemplateChoice, TemplateConfig, TemplateDate,
+    Tokenizer,
+};
 use tempfile::TempDir;
 
 /// The folder that `make_golden.py` made.
@@ -19,16 +22,33 @@ pub fn tokenizer() -> Tokenizer {
 }
 
 pub fn config() -> EncodeConfig {
-    EncodeConfig { vocab_size: 420, max_length: None, eos_ids: Vec::new(), keep_text: false }
+    EncodeConfig {
+        vocab_size: 420,
+        max_length: None,
+        eos_ids: Vec::new(),
+        keep_text: false,
+        template: TemplateConfig::default(),
+    }
 }
 
 /// An encoder with one of the golden templates.
-pub fn encoder(template: &str, config: EncodeConfig) -> Encoder {
+pub fn encoder(name: &str, config: EncodeConfig) -> Encoder {
     let tokenizer = tokenizer();
-    let path = golden().join("templates").join(format!("{template}.jinja"));
-    let source = std::fs::read_to_string(&path).unwrap();
-    let template = ChatTemplate::new(source, &path, &tokenizer).unwrap();
+    let template = template(name, &tokenizer);
     Encoder::new(Some(tokenizer), Some(template), config)
+}
+
+/// One of the golden templates, or a built-in one as `built-in NAME`.
+pub fn template(name: &str, tokenizer: &Tokenizer) -> ChatTemplate {
+    dated_template(name, tokenizer, None)
+}
+
+pub fn dated_template(name: &str, tokenizer: &Tokenizer, date: Option<TemplateDate>) -> ChatTemplate {
+    let choice = match name.strip_prefix("built-in ") {
+        Some(name) => TemplateChoice::parse(Path::new(name)),
+        None => TemplateChoice::File(golden().join("templates").join(format!("{name}.jinja"))),
+    };
+    ChatTemplate::new(choice.load().unwrap(), tokenizer, date).unwrap()
 }
 
 /// For rows of token ids: no tokenizer, no template.

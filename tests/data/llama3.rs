@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use asft::data::{ChatTemplate, Message, PreferenceRow, Tokenizer};
+use asft::data::{ChatTemplate, Message, PreferenceRow, TemplateText, Tokenizer};
 use serde_json::{Map, Value};
 
 use super::skip;
+use crate::fixture::template;
 
 /// The tokenizer's folder, where there is one.
 fn folder(test: &str) -> Option<PathBuf> {
@@ -50,7 +51,11 @@ fn texts_have_llama_3s_ids() {
 fn conversations_render_to_llama_3s_text_and_ids() {
     let Some(folder) = folder("conversations_render_to_llama_3s_text_and_ids") else { return };
     let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
-    let template = ChatTemplate::from_folder(&folder, &tokenizer).unwrap().unwrap();
+    let text = TemplateText::of_folder(&folder).unwrap().unwrap();
+    let of_folder = ChatTemplate::new(text, &tokenizer, None).unwrap();
+    let built_in = template("built-in llama3", &tokenizer);
+    assert!(built_in.unknown_special_tokens(&tokenizer).is_empty());
+    assert_eq!(built_in.end_of_turn(&tokenizer), Some(128_009));
     let cases = json(folder.join("cases/chat_cases.json"));
     assert!(cases.len() >= 20, "{}", cases.len());
     for case in cases {
@@ -63,8 +68,12 @@ fn conversations_render_to_llama_3s_text_and_ids() {
             panic!("not a conversation");
         };
         let messages: Vec<&Message> = prompt.iter().collect();
-        let text = template.render(&messages, false).unwrap();
+        let text = of_folder.render(&messages, false).unwrap();
         assert_eq!(text, case["text"].as_str().unwrap());
+        for add_generation_prompt in [false, true] {
+            let expected = of_folder.render(&messages, add_generation_prompt).unwrap();
+            assert_eq!(built_in.render(&messages, add_generation_prompt).unwrap(), expected);
+        }
         assert_eq!(tokenizer.encode(&text).unwrap(), ids(&case["ids"]));
     }
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use cases::{Case, Context, FilledBatch, cases, micro_batch};
 pub use cost::{Bound, Cost};
-pub use rates::{RateSizes, Rates};
+pub use rates::{RateSizes, Rates, copy_rate};
 
 use super::facts::Facts;
 use super::timing::{Measured, Probe, Timing};
