@@ -13,6 +13,7 @@
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
 //! - [`eval`]: log-probs of whole data sets.
 //! - [`generate`]: greedy answers with a key/value cache.
+//! - [`progress`]: how far long work has come.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
@@ -27,6 +28,7 @@ pub mod model;
 pub mod objective;
 pub mod optim;
 pub mod plan;
+pub mod progress;
 pub mod train;
 
 pub use dtype::DType;

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 
 use super::exit::OrUsage;
+use super::progress::Bars;
 use super::train::default_learning_rate;
 use super::{ExitStatus, Layers, output, plan_json, plan_table};
 
@@ -106,7 +107,7 @@ impl Planned {
             let (layout, shortfall) = (outline.layout, outline.shortfall);
             return Ok(Self { layout, shortfall, target, whose, run: None, disk, disk_available });
         }
-        let prepared = Prepared::plan(config, target).or_usage()?;
+        let prepared = Prepared::plan(config, target, &mut Bars::default()).or_usage()?;
         let run = RunPlan {
             steps: prepared.steps,
             epochs: prepared.epochs,

@@ -69,9 +69,10 @@ pub struct ModelArguments {
 #[serde(default)]
 #[command(next_help_heading = "Data")]
 pub struct DataArguments {
-    /// Preference pairs: JSON lines with prompt, chosen, rejected (strings or message lists) or
-    /// prompt_input_ids, chosen_input_ids, rejected_input_ids. May be repeated
-    #[arg(long, value_name = "FILE")]
+    /// Preference pairs with prompt, chosen, rejected (strings or message lists) or prompt_input_ids,
+    /// chosen_input_ids, rejected_input_ids: JSON lines or a JSON list, also .gz and .zst, or Parquet. May be
+    /// repeated; FILE:0.5 takes half of a file's rows, FILE:2 takes each twice
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
     #[serde(deserialize_with = "one_or_many")]
     pub data: Option<Vec<PathBuf>>,
     #[command(flatten)]
@@ -81,6 +82,20 @@ pub struct DataArguments {
     /// Longest prompt plus answer in tokens; what is beyond it is cut and counted [default: 1024]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
+    /// Read only the first N rows of each --data file
+    #[arg(long, value_name = "N")]
+    pub max_samples: Option<i64>,
+    /// Stop at rows that cannot be used instead of dropping them
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub strict: Option<bool>,
+    /// Neither keep token ids for later runs nor use those that are kept
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub no_cache: Option<bool>,
+    /// Folder that keeps token ids for later runs [default: asft/tokens in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub data_cache: Option<PathBuf>,
     /// Take the pairs in the order of the file in every epoch
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true)]
@@ -119,16 +134,18 @@ impl TemplateArguments {
 #[serde(default)]
 #[command(next_help_heading = "Objective")]
 pub struct ObjectiveArguments {
-    /// What to train for: asft, sft, dpo, orpo; `asft objectives` explains them [default: asft]
+    /// What to train for: asft, sft, dpo, orpo, ... (`asft objectives` lists and explains them), or a weighted sum such as
+    /// dpo:0.8,sft:0.2 [default: asft]
     #[arg(long, value_name = "NAME", visible_alias = "loss-type")]
     pub objective: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub parameters: Parameters,
-    /// Reference model, for objectives that need one [default: the initial weights]
+    /// Reference model, for objectives that need one; may be repeated for mrpo [default: the initial weights]
     #[arg(long, value_name = "DIR")]
-    pub reference: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub reference: Option<Vec<PathBuf>>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub reference_cache: Option<PathBuf>,
@@ -210,6 +227,9 @@ pub struct EvaluationArguments {
     /// Hold out this share of --data instead
     #[arg(long, value_name = "SHARE")]
     pub eval_split: Option<f64>,
+    /// Read only the first N rows of each --eval-data file
+    #[arg(long, value_name = "N")]
+    pub max_eval_samples: Option<i64>,
     /// Evaluate every N steps as well; 0 never does [default: 0]
     #[arg(long, value_name = "STEPS")]
     pub eval_steps: Option<i64>,

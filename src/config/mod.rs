@@ -18,6 +18,7 @@ mod generate;
 mod layers;
 mod resolve;
 mod score;
+mod source;
 mod train;
 
 pub use arguments::{

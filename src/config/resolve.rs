@@ -12,7 +12,7 @@ use super::train::{
     FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
     Warmup,
 };
-use super::{ConfigError, flag};
+use super::{ConfigError, flag, source};
 
 /// Where a plan without `--output` says the run would be; nothing is written there.
 const PLANNED_OUTPUT: &str = "asft-run";
@@ -59,12 +59,7 @@ impl TrainArguments {
         let seed = at_least("seed", self.schedule.seed, 0)?.unwrap_or(42) as u64;
         let config = TrainConfig {
             model: self.model_source(seed)?,
-            data: DataConfig {
-                files: self.data.data.clone().unwrap_or_default(),
-                template: self.data.template.resolve(),
-                max_length: at_least("max_length", self.data.max_length, 2)?.unwrap_or(1024),
-                shuffle: !self.data.no_shuffle.unwrap_or(false),
-            },
+            data: self.data_config()?,
             objective: self.objective_config(&output),
             batch: self.batch_size()?,
             optimizer: self.optimizer_config(default_learning_rate)?,
@@ -117,16 +112,32 @@ impl TrainArguments {
         }
     }
 
+    fn data_config(&self) -> Result<DataConfig, ConfigError> {
+        let arguments = &self.data;
+        let typed = arguments.data.as_deref().unwrap_or_default();
+        let cache = || arguments.data_cache.clone().or_else(|| user_cache("tokens"));
+        Ok(DataConfig {
+            files: typed.iter().map(|typed| source::parse(typed)).collect::<Result<_, _>>()?,
+            template: arguments.template.resolve(),
+            max_length: at_least("max_length", arguments.max_length, 2)?.unwrap_or(1024),
+            max_samples: at_least("max_samples", arguments.max_samples, 1)?,
+            strict: arguments.strict.unwrap_or(false),
+            cache: if arguments.no_cache.unwrap_or(false) { None } else { cache() },
+            shuffle: !arguments.no_shuffle.unwrap_or(false),
+        })
+    }
+
     fn objective_config(&self, output: &Path) -> ObjectiveConfig {
         let arguments = &self.objective;
         ObjectiveConfig {
             name: arguments.objective.clone().unwrap_or_else(|| "asft".to_owned()),
             parameters: arguments.parameters,
-            reference: arguments.reference.clone(),
+            references: arguments.reference.clone().unwrap_or_default(),
             reference_cache: arguments
                 .reference_cache
                 .clone()
-                .unwrap_or_else(|| default_reference_cache(output)),
+                .or_else(|| user_cache("reference"))
+                .unwrap_or_else(|| output.join("reference-cache")),
         }
     }
 
@@ -230,6 +241,10 @@ impl TrainArguments {
             (None, Some(share)) => return Err(range("eval_split", share, "above 0 and below 1")),
             (None, None) => EvalSource::None,
         };
+        let max_samples = at_least("max_eval_samples", arguments.max_eval_samples, 1)?;
+        if max_samples.is_some() && !matches!(source, EvalSource::Files(_)) {
+            return Err(needs("max_eval_samples", "--eval-data"));
+        }
         let every = at_least("eval_steps", arguments.eval_steps, 0)?.filter(|steps| *steps > 0);
         let sample_answers = at_least("sample_answers", arguments.sample_answers, 0)?.unwrap_or(0);
         let best = arguments.best_config(source != EvalSource::None, every.is_some())?;
@@ -239,7 +254,7 @@ impl TrainArguments {
                 return Err(needs(key, "--eval-data or --eval-split"));
             }
         }
-        Ok(EvaluationConfig { source, every, sample_answers, best })
+        Ok(EvaluationConfig { source, max_samples, every, sample_answers, best })
     }
 
     fn run_config(&self, output: PathBuf, seed: u64) -> Result<RunConfig, ConfigError> {
@@ -270,15 +285,12 @@ impl TrainArguments {
     }
 }
 
-/// The user's cache folder (XDG's rule), so that runs share what they computed; without one, the run folder.
-fn default_reference_cache(output: &Path) -> PathBuf {
+/// A folder of ours in the user's cache folder (XDG's rule), so that runs share what they computed.
+fn user_cache(name: &str) -> Option<PathBuf> {
     let from_variable =
         std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
     let from_home = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache"));
-    match from_variable.or_else(from_home) {
-        Some(cache) => cache.join("asft").join("reference"),
-        None => output.join("reference-cache"),
-    }
+    from_variable.or_else(from_home).map(|cache| cache.join("asft").join(name))
 }
 
 /// The device of a typed name.

@@ -12,8 +12,9 @@ use super::arguments::{
 };
 use super::best::BestConfig;
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use super::source;
 use crate::backend::Element;
-use crate::data::TemplateConfig;
+use crate::data::{TemplateConfig, WeightedFile};
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -57,14 +58,20 @@ pub enum ModelSource {
 }
 
 /// What is trained on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DataConfig {
-    /// Files of preference pairs, in order. Empty only in a configuration for a plan.
-    pub files: Vec<PathBuf>,
+    /// Files of preference pairs, in order, with their weights. Empty only in a configuration for a plan.
+    pub files: Vec<WeightedFile>,
     /// How conversations become text.
     pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
+    /// Rows read of each file; `None`: all.
+    pub max_samples: Option<usize>,
+    /// Whether a row that cannot be used stops the run.
+    pub strict: bool,
+    /// Folder that keeps token ids from run to run; `None`: none are kept.
+    pub cache: Option<PathBuf>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
 }
@@ -76,8 +83,8 @@ pub struct ObjectiveConfig {
     pub name: String,
     /// The parameters that were given.
     pub parameters: Parameters,
-    /// Folder of the reference model; `None`: the initial weights.
-    pub reference: Option<PathBuf>,
+    /// Folders of the reference models; none: the initial weights.
+    pub references: Vec<PathBuf>,
     /// Folder that keeps reference log-probs from run to run.
     pub reference_cache: PathBuf,
 }
@@ -144,6 +151,8 @@ pub enum Warmup {
 pub struct EvaluationConfig {
     /// The held-out pairs.
     pub source: EvalSource,
+    /// Rows read of each file of held-out pairs; `None`: all.
+    pub max_samples: Option<usize>,
     /// Steps between evaluations besides those before the first step and after the last; `None`: only those two.
     pub every: Option<usize>,
     /// Held-out prompts to answer greedily at every evaluation.
@@ -260,6 +269,9 @@ pub struct Difference {
 /// What may change when a run is resumed: its end, the intervals, where it runs and where it lies, who is told, and what becomes of a
 /// step that fails. Everything else decides the bits of the result.
 const MAY_CHANGE: &[&str] = &[
+    "strict",
+    "no_cache",
+    "data_cache",
     "num_train_epochs",
     "max_steps",
     "early_stopping_patience",
@@ -295,15 +307,20 @@ impl TrainConfig {
         TrainArguments {
             model: ModelArguments { model, init, tokenizer },
             data: DataArguments {
-                data: Some(self.data.files.clone()).filter(|files| !files.is_empty()),
+                data: Some(self.data.files.iter().map(source::typed).collect())
+                    .filter(|files: &Vec<PathBuf>| !files.is_empty()),
                 template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
+                max_samples: self.data.max_samples.map(integer),
+                strict: Some(self.data.strict),
+                no_cache: Some(self.data.cache.is_none()),
+                data_cache: self.data.cache.clone(),
                 no_shuffle: Some(!self.data.shuffle),
             },
             objective: ObjectiveArguments {
                 objective: Some(self.objective.name.clone()),
                 parameters: self.objective.parameters,
-                reference: self.objective.reference.clone(),
+                reference: Some(self.objective.references.clone()).filter(|folders| !folders.is_empty()),
                 reference_cache: Some(self.objective.reference_cache.clone()),
             },
             optimizer: self.optimizer_arguments(),
@@ -372,6 +389,7 @@ impl TrainConfig {
         EvaluationArguments {
             eval_data,
             eval_split,
+            max_eval_samples: self.evaluation.max_samples.map(integer),
             eval_steps: Some(integer(self.evaluation.every.unwrap_or(0))),
             sample_answers: Some(integer(self.evaluation.sample_answers)),
             load_best_model_at_end: Some(best.is_some_and(|best| best.load_at_end)),

@@ -15,7 +15,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::columns::{Message, PreferenceRow};
 use super::error::{DataError, RowError};
-use super::group::{Answer, Group, Role};
+use super::group::{Answer, Group};
+use super::role::Role;
 use super::template::{ChatTemplate, GivenTemplate, RenderError};
 use super::template_date::TemplateDate;
 use super::template_source::{TemplateChoice, TemplateText};
@@ -76,7 +77,7 @@ pub struct Notes {
 }
 
 /// Why a row cannot be used. Displayed as in `score`'s output: `empty chosen`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Reason {
     /// No prompt token: nothing predicts an answer's first token.
@@ -87,6 +88,17 @@ pub enum Reason {
     PromptTooLong,
     /// The template shows nothing of the answer.
     NoResponseToken(Role),
+}
+
+impl Reason {
+    /// What somebody can do who wants such rows to be used.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Reason::PromptTooLong => "raise --max-length",
+            Reason::EmptyPrompt | Reason::Empty(_) => "are these the columns that were meant?",
+            Reason::NoResponseToken(_) => "does the chat template fit this data?",
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -279,7 +291,7 @@ impl Encoder {
             }
             answers.push(Answer { role, ids, scored: None, text });
         }
-        Encoded::Group(Group { row, prompt, answers, reference: None }, notes)
+        Encoded::Group(Group { row, prompt, answers, annotations: None }, notes)
     }
 
     /// Any special token counts: the template's end of turn need not be the tokenizer's EOS.

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::place::Place;
 use super::template_source::Origin;
 
 /// Why data cannot be loaded. All of these are found before the first training step.
@@ -19,13 +20,47 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A row that is not what it must be.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        /// The data file.
+    /// A file could be read up to the end of a line and no further.
+    #[error("cannot read {} beyond line {line}", path.display())]
+    BrokenOff {
+        /// The file.
         path: PathBuf,
-        /// 1-based line.
+        /// 1-based line that was the last to be read.
         line: usize,
+        /// What the system, or the decompressor, said.
+        source: std::io::Error,
+    },
+    /// A folder where a file must be.
+    #[error("{} is a folder; give the data files in it, each with --data FILE", path.display())]
+    IsAFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file in a form that is not read.
+    #[error("{} is {found}; {remedy}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A Parquet file that is damaged, cut off, or packed in a way that is not read.
+    #[error("{}{}: Parquet: {problem}", path.display(), row.map(|row| format!(" row {row}")).unwrap_or_default())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// 1-based row that could not be read; `None` where the file could not be opened.
+        row: Option<usize>,
+        /// What the library said.
+        problem: String,
+    },
+    /// A row that is not what it must be.
+    #[error("{place}: {problem}")]
+    Row {
+        /// Where it is.
+        place: Place,
         /// What is wrong with it.
         problem: RowError,
     },
@@ -40,6 +75,16 @@ pub enum DataError {
     AllDropped {
         /// The files.
         paths: Vec<PathBuf>,
+        /// Rows read.
+        rows: usize,
+        /// Counts by reason with the first lines of each.
+        summary: String,
+    },
+    /// There are rows that cannot be used, where none may be.
+    #[error("{dropped} of {rows} rows cannot be used, and --strict allows none: {summary}")]
+    Unusable {
+        /// Rows that cannot be used.
+        dropped: usize,
         /// Rows read.
         rows: usize,
         /// Counts by reason with the first lines of each.
@@ -148,6 +193,26 @@ pub enum RowError {
         message: String,
         /// 1-based byte column.
         column: usize,
+    },
+    /// A file that is one JSON list, but not JSON throughout.
+    #[error("malformed JSON: {message} (column {column}); the file begins as one list of JSON objects")]
+    MalformedList {
+        /// What is wrong.
+        message: String,
+        /// 1-based byte column.
+        column: usize,
+    },
+    /// An element of a file that is one JSON list, but no object.
+    #[error("expected a JSON object, found {found}; the file's list must hold one object per row")]
+    ElementNotAnObject {
+        /// What was found, with its article.
+        found: &'static str,
+    },
+    /// A row that is longer than any row can be.
+    #[error("the row is longer than {} MiB; is this a file of data?", limit >> 20)]
+    TooLong {
+        /// Bytes that a row may have.
+        limit: usize,
     },
     /// JSON, but no object.
     #[error("expected a JSON object, found {found}; each line must hold one whole JSON object")]

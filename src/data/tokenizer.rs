@@ -11,6 +11,7 @@ use tokenizers::tokenizer::DecodeStream;
 use tokenizers::{
     AddedToken, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::error::DataError;
 
@@ -29,6 +30,7 @@ pub struct Tokenizer {
     bos: Option<u32>,
     eos: Option<u32>,
     adds_bos: bool,
+    fingerprint: u128,
 }
 
 impl Tokenizer {
@@ -43,6 +45,7 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DataError::Read { path, source }),
         };
+        let file = xxh3_128(&bytes);
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| tokenizer_error(&path, error.as_ref()))?;
         // The file may carry the settings of whoever saved it; a row is never cut or padded behind our back.
@@ -70,7 +73,7 @@ impl Tokenizer {
         let special_tokens: Vec<_> =
             special_tokens.into_iter().map(|(role, token, _)| (role.to_owned(), token)).collect();
         let adds_bos = config.get("add_bos_token").and_then(Value::as_bool);
-        Self::assemble(inner, special_tokens, adds_bos)
+        Self::assemble(inner, special_tokens, adds_bos, file)
             .map(Some)
             .map_err(|message| DataError::Tokenizer { path, message })
     }
@@ -80,6 +83,7 @@ impl Tokenizer {
         inner: tokenizers::Tokenizer,
         special_tokens: Vec<(String, String)>,
         adds_bos: Option<bool>,
+        file: u128,
     ) -> Result<Self, String> {
         let id_of = |wanted: &str| {
             let (_, token) = special_tokens.iter().find(|(role, _)| role == wanted)?;
@@ -96,7 +100,13 @@ impl Tokenizer {
         };
         let added = inner.get_added_tokens_decoder();
         let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
-        Ok(Self { inner, special_tokens, special_ids, bos, eos, adds_bos })
+        let fingerprint = xxh3_128(format!("{file:x} {special_tokens:?} {adds_bos}").as_bytes());
+        Ok(Self { inner, special_tokens, special_ids, bos, eos, adds_bos, fingerprint })
+    }
+
+    /// xxh3 of tokenizer.json and of what the other files say that decides token ids.
+    pub fn fingerprint(&self) -> u128 {
+        self.fingerprint
     }
 
     /// (role, token) of the special tokens the folder names, for the chat template.

@@ -3,4 +3,6 @@
 
 mod scorer;
 
-pub use scorer::{Progress, Scorer, Silent, largest};
+pub use scorer::{Scorer, largest};
+
+pub use crate::progress::{Progress, Silent};

@@ -12,10 +12,9 @@ use serde_json::{Map, Value};
 
 use super::GenerateError;
 use crate::data::columns::{Content, text_or_messages, token_ids};
-use crate::data::rows::read_error;
 use crate::data::template::RenderError;
 use crate::data::template_source::TemplateText;
-use crate::data::{ChatTemplate, DataError, JsonlReader, Message, RowError, Tokenizer};
+use crate::data::{ChatTemplate, DataError, Message, Numbering, Place, RowError, Rows, Tokenizer};
 
 /// What an answer follows.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,7 +96,7 @@ impl PromptEncoder {
         let json = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json");
         let mut prompts = Vec::new();
         if json {
-            for row in JsonlReader::open(path)? {
+            for row in Rows::open(path)? {
                 let row = row?;
                 let (ids, shown) = self.row(&row.columns).map_err(|problem| at(path, row.line, problem))?;
                 prompts.push(Prompt { index: row.index, place: place(path, row.line), ids, shown });
@@ -229,7 +228,7 @@ fn encoded(ids: Result<Vec<u32>, String>) -> Result<Vec<u32>, RowError> {
 }
 
 fn at(path: &Path, line: usize, problem: RowError) -> GenerateError {
-    DataError::Row { path: path.to_owned(), line, problem }.into()
+    DataError::Row { place: Place::new(path, Numbering::Lines, line), problem }.into()
 }
 
 fn place(path: &Path, line: usize) -> String {
@@ -245,7 +244,7 @@ fn not_empty(path: &Path, prompts: Vec<Prompt>) -> Result<Vec<Prompt>, GenerateE
 
 /// The lines of a text file that are not blank, with their numbers from 1.
 fn lines(path: &Path) -> Result<Vec<(usize, String)>, GenerateError> {
-    let failed = |source| GenerateError::from(read_error(path, source));
+    let failed = |source| GenerateError::from(DataError::Read { path: path.to_owned(), source });
     let mut input = BufReader::new(fs_err::File::open(path).map_err(failed)?);
     let (mut found, mut bytes, mut number) = (Vec::new(), Vec::new(), 0);
     while input.read_until(b'\n', &mut bytes).map_err(failed)? > 0 {

@@ -11,11 +11,15 @@ use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, T
 use crate::DType;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
-use crate::data::{Dataset, EncodeConfig, Encoder, Extent, Group, Loader, LoaderConfig, Role, load};
+use crate::data::{
+    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Role, Spans,
+    WeightedFile,
+};
 use crate::model::{Budget, LlamaConfig, Precision};
-use crate::objective::{Objective, registry};
+use crate::objective::{self, Objective, Selection};
 use crate::optim::schedule::warmup_steps;
 use crate::optim::{AdamwSettings, Schedule};
+use crate::progress::Progress;
 
 /// Tokens that a sampled answer may have beyond the longest one expected.
 const SAMPLE_MARGIN: usize = 8;
@@ -31,8 +35,8 @@ pub struct Prepared {
     pub folder: Option<ModelFolder>,
     /// Where the tokenizer files lie, if anywhere.
     pub tokenizer: Option<PathBuf>,
-    /// The model whose log-probs are the reference, where it is not the one that is trained.
-    pub reference: Option<ModelFolder>,
+    /// The models whose log-probs are the references; none where that is the one that is trained.
+    pub references: Vec<ModelFolder>,
     /// Text to tokens.
     pub encoder: Encoder,
     /// What is trained on.
@@ -71,8 +75,12 @@ impl Prepared {
     ///
     /// # Errors
     /// Whatever keeps a run from starting, [`TrainError::Memory`] among it.
-    pub fn new(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
-        let mut prepared = Self::plan(config, target)?;
+    pub fn new(
+        config: &TrainConfig,
+        target: Target,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, TrainError> {
+        let mut prepared = Self::plan(config, target, progress)?;
         match prepared.shortfall.take() {
             Some(shortfall) => Err(TrainError::Memory(Box::new(shortfall))),
             None => Ok(prepared),
@@ -84,18 +92,22 @@ impl Prepared {
     ///
     /// # Errors
     /// As [`Prepared::new`], but for [`TrainError::Memory`].
-    pub fn plan(config: &TrainConfig, target: Target) -> Result<Self, TrainError> {
+    pub fn plan(
+        config: &TrainConfig,
+        target: Target,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, TrainError> {
         let mut config = config.clone();
-        let entry = registry::find(&config.objective.name)?;
-        config.objective.name = entry.name.to_owned();
-        config.objective.parameters = entry.resolve(&config.objective.parameters)?;
-        let objective = entry.build(&config.objective.parameters)?;
+        let selection = objective::select(&config.objective.name)?;
+        config.objective.name = selection.name();
+        config.objective.parameters = selection.resolve(&config.objective.parameters)?;
+        let objective = selection.build(&config.objective.parameters)?;
         let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
-        let reference = open_reference(&mut config, objective.as_ref(), &model)?;
+        let references = open_references(&mut config, &selection, &model)?;
         let encoder = encoder(&config, &model, tokenizer.as_deref())?;
-        let (train, eval) = load_data(&config, &encoder)?;
+        let (train, eval) = load_data(&config, &encoder, progress)?;
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -116,7 +128,8 @@ impl Prepared {
             token_budget: 0,
             row_budget: 0,
             parts: config.batch.parts,
-            spans: objective.spans(),
+            spans: Spans { answers: objective.learns_from(), ..objective.spans() },
+            scored: (objective.learns_from() != objective.spans().answers).then(|| objective.spans()),
         };
         let demand = Demand::Data {
             train: train.clone(),
@@ -127,13 +140,15 @@ impl Prepared {
         let fitting = Fitting { config: &config, model: &model, target, demand };
         let (Fitted { token_budget, head_rows, extent, layout }, shortfall) = fitting.choose(precision)?;
         loader.token_budget = token_budget;
-        let reference_bytes = match (&reference, objective.needs_reference()) {
-            (Some(reference), _) => {
-                Some(check_reference(reference, layout.activations.budget, precision, target)?)
-            }
-            (None, true) => Some(scoring_bytes(&model, layout.activations.budget, precision, target)),
-            (None, false) => None,
+        let budget = layout.activations.budget;
+        let mut reference_bytes = match (references.is_empty(), objective.needs_reference()) {
+            (true, true) => Some(scoring_bytes(&model, budget, precision, target)),
+            _ => None,
         };
+        for reference in &references {
+            let bytes = check_reference(reference, budget, precision, target)?;
+            reference_bytes = reference_bytes.max(Some(bytes));
+        }
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
         config.device.head_rows = Some(head_rows);
         let epochs = steps as f64 / per_epoch as f64;
@@ -144,7 +159,7 @@ impl Prepared {
             model,
             folder,
             tokenizer,
-            reference,
+            references,
             encoder,
             train,
             eval,
@@ -248,21 +263,28 @@ fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     })
 }
 
-fn open_reference(
+fn open_references(
     config: &mut TrainConfig,
-    objective: &dyn Objective,
+    selection: &Selection,
     model: &LlamaConfig,
-) -> Result<Option<ModelFolder>, TrainError> {
-    let Some(path) = &mut config.objective.reference else { return Ok(None) };
-    if !objective.needs_reference() {
-        return Err(TrainError::NoUseForReference { objective: objective.name() });
+) -> Result<Vec<ModelFolder>, TrainError> {
+    let (paths, most) = (&mut config.objective.references, selection.max_references());
+    if paths.len() > most {
+        let objective = selection.name();
+        return Err(match most {
+            0 => TrainError::NoUseForReference { objective },
+            most => TrainError::TooManyReferences { objective, given: paths.len(), most },
+        });
     }
-    let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
-    let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
-    if ours != theirs {
-        return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
-    }
-    Ok(Some(folder))
+    let open = |path: &mut PathBuf| {
+        let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
+        let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
+        if ours != theirs {
+            return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
+        }
+        Ok(folder)
+    };
+    paths.iter_mut().map(open).collect()
 }
 
 fn encoder(
@@ -283,48 +305,36 @@ fn encoder(
     })
 }
 
-fn load_data(config: &TrainConfig, encoder: &Encoder) -> Result<(Dataset, Option<Dataset>), TrainError> {
-    let data = load(&config.data.files, encoder)?;
-    report("training data", &data);
+fn load_data(
+    config: &TrainConfig,
+    encoder: &Encoder,
+    progress: &mut dyn Progress,
+) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let load = LoadConfig {
+        sources: config.data.files.clone(),
+        max_rows: config.data.max_samples,
+        strict: config.data.strict,
+        seed: config.run.seed,
+        cache: config.data.cache.clone(),
+    };
+    let data = load.load(encoder, progress)?;
+    data.report.log("training data", data.groups.len());
     Ok(match &config.evaluation.source {
         EvalSource::None => (data, None),
         EvalSource::Files(files) => {
-            let eval = load(files, encoder)?;
-            report("evaluation data", &eval);
+            let sources = files.iter().map(WeightedFile::whole).collect();
+            let load = LoadConfig { sources, max_rows: config.evaluation.max_samples, ..load };
+            let eval = load.load(encoder, progress)?;
+            eval.report.log("evaluation data", eval.groups.len());
             (data, Some(eval))
         }
         EvalSource::Split(share) => {
             let (train, eval) = data.split(*share, config.run.seed)?;
-            tracing::info!(
-                "held out {} of {} pairs",
-                eval.groups.len(),
-                eval.groups.len() + train.groups.len()
-            );
+            let (held_out, left) = (eval.groups.len(), train.groups.len());
+            tracing::info!("held out {held_out} pairs; {left} are trained on");
             (train, Some(eval))
         }
     })
-}
-
-/// Says what loading did; nothing is cut or dropped silently.
-fn report(what: &str, data: &Dataset) {
-    let report = &data.report;
-    let kinds = [
-        (report.kinds.conversation, "conversations"),
-        (report.kinds.text, "plain text"),
-        (report.kinds.tokens, "token ids"),
-    ];
-    let kinds: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, name)| *name).collect();
-    tracing::info!(
-        "{what}: {} pairs of {} rows ({}), longest sequence {} tokens",
-        data.groups.len(),
-        report.rows,
-        kinds.join(", "),
-        report.longest
-    );
-    if !report.dropped.is_empty() {
-        tracing::warn!("{what}: {} rows dropped: {}", report.dropped.len(), report.dropped_summary());
-    }
-    report.warn(what);
 }
 
 /// Tokens that a sampled answer may have.

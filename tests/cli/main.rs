@@ -10,6 +10,8 @@ mod bench;
 mod best;
 /// `--device cuda`, without a GPU.
 mod cuda;
+/// Forms of data files, weights, rows that cannot be used, kept tokens.
+mod data;
 /// Disks that are full, limited or not writable.
 #[cfg(target_os = "linux")]
 mod disk;

@@ -84,6 +84,12 @@ fn run_toml_gives_the_configuration_back() {
         ],
         &[
             "--data=x \"quoted\" \\ name\n",
+            "--data=y:0.7",
+            "--data=z:0.5:1",
+            "--max-samples=8",
+            "--max-eval-samples=9",
+            "--strict",
+            "--no-cache",
             "--eval-data=e",
             "--eval-data=f",
             "--eval-steps=2",
@@ -201,8 +207,12 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         // What is found there is compared, not where it lies.
         "--model=9",
         "--data=9",
+        "--strict",
+        "--no-cache",
+        "--data-cache=9",
     ];
     let other = [
+        "--max-samples=9",
         "--max-length=9",
         "--chat-template=9",
         "--template-date=2009-09-09",
@@ -284,6 +294,7 @@ fn the_help_text_tells_the_defaults() {
     }
     let words = [
         "template_date",
+        "data_cache",
         "reference",
         "reference_cache",
         "learning_rate",

@@ -1,10 +1,13 @@
 //! Whole files: reports, line numbers in errors, scoring, fingerprints, the evaluation split.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use asft::data::dataset::{Kinds, LoadReport};
-use asft::data::{DataError, Dataset, EncodeConfig, Reason, Role, Skipped, load, load_rows};
+use asft::data::report::Kinds;
+use asft::data::{
+    DataError, Dataset, EncodeConfig, LoadReport, Numbering, Place, Reason, Role, Skipped, load, load_rows,
+};
+use asft::progress::Silent;
 
 use crate::fixture::{bare_encoder, config, encoder, file, group};
 
@@ -12,6 +15,10 @@ fn tokens(prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> String {
     format!(
         r#"{{"prompt_input_ids":{prompt:?},"chosen_input_ids":{chosen:?},"rejected_input_ids":{rejected:?}}}"#
     )
+}
+
+fn line(path: &Path, number: usize) -> Place {
+    Place::new(path, Numbering::Lines, number)
 }
 
 fn refused(lines: &[&str], config: EncodeConfig) -> String {
@@ -54,7 +61,7 @@ fn a_file_is_loaded_in_order_and_reported() {
     assert_eq!((report.truncated_answers, report.lost_ends, report.identical_answers), (1, 1, 1));
     assert_eq!(report.moved_splits, 0);
     assert_eq!(report.longest, 40);
-    assert_eq!(report.locate(2), Some((path.as_path(), 4)));
+    assert_eq!(report.locate(2), Some(line(&path, 4)));
     assert_eq!(report.locate(6), None);
     assert_eq!(LoadReport::default().locate(0), None);
 }
@@ -84,8 +91,8 @@ fn rows_go_on_counting_from_file_to_file() {
     let dataset = load(&[first.clone(), second.clone()], &encoder("llama3", config())).unwrap();
     let rows: Vec<_> = dataset.groups.iter().map(|group| group.row).collect();
     assert_eq!(rows, [0, 1, 2]);
-    assert_eq!(dataset.report.locate(1), Some((first.as_path(), 3)));
-    assert_eq!(dataset.report.locate(2), Some((second.as_path(), 2)));
+    assert_eq!(dataset.report.locate(1), Some(line(&first, 3)));
+    assert_eq!(dataset.report.locate(2), Some(line(&second, 2)));
     assert_eq!(dataset.report.dropped_summary(), format!("1 empty rejected (line {}:3)", second.display()));
 }
 
@@ -126,7 +133,7 @@ fn nothing_usable_is_an_error() {
 #[test]
 fn scoring_reports_every_row_in_order() {
     let (_folder, path) = file(&[TEXT, r#"{"prompt":"p","chosen":"","rejected":"r"}"#, "", TEXT]);
-    let (rows, report) = load_rows(&path, &encoder("llama3", config())).unwrap();
+    let (rows, report) = load_rows(&path, &encoder("llama3", config()), &mut Silent).unwrap();
     assert_eq!(report.rows, rows.len());
     assert_eq!(rows.len(), 3);
     assert_eq!(rows[0].as_ref().unwrap().row, 0);
@@ -134,8 +141,8 @@ fn scoring_reports_every_row_in_order() {
     assert_eq!((skipped.row, skipped.line, skipped.reason.to_string().as_str()), (1, 2, "empty chosen"));
     assert_eq!(rows[2].as_ref().unwrap().row, 2);
     let (_folder, empty) = file(&[]);
-    assert_eq!(load_rows(&empty, &encoder("llama3", config())).unwrap().0, []);
-    assert!(load_rows(&PathBuf::from("no/such.jsonl"), &encoder("llama3", config())).is_err());
+    assert_eq!(load_rows(&empty, &encoder("llama3", config()), &mut Silent).unwrap().0, []);
+    assert!(load_rows(&PathBuf::from("no/such.jsonl"), &encoder("llama3", config()), &mut Silent).is_err());
 }
 
 #[test]

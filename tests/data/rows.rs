@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use asft::data::{DataError, JsonlReader, Message, PreferenceRow, Row};
+use asft::data::{DataError, JsonlReader, Message, PreferenceRow, Row, Rows};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -56,7 +56,7 @@ fn unreadable_lines_are_named() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = JsonlReader::open(Path::new("no/such.jsonl")).unwrap_err();
+    let error = Rows::open(Path::new("no/such.jsonl")).unwrap_err();
     assert_eq!(error.to_string(), "cannot read no/such.jsonl");
 }
 
