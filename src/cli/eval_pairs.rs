@@ -79,8 +79,10 @@ impl Subject {
             vocab_size: model.vocab_size,
             max_length: config.max_length,
             eos_ids: model.eos_token_ids.clone(),
-            keep_text: false,
+            // Pairs are what is evaluated: a row without a rejected answer is named.
+            needs_rejected: true,
             template: config.template.clone(),
+            ..EncodeConfig::default()
         };
         let encoder = Encoder::from_folder(folder.dir(), settings)?;
         let data = load(std::slice::from_ref(&config.data), &encoder)?;

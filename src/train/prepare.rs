@@ -107,7 +107,7 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let references = open_references(&mut config, &selection, &model)?;
-        let encoder = encoder(&config, Some(&model), tokenizer.as_deref())?;
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), objective.as_ref())?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
@@ -311,10 +311,15 @@ pub(super) fn encoder(
     config: &TrainConfig,
     model: Option<&LlamaConfig>,
     tokenizer: Option<&Path>,
+    objective: &dyn Objective,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
         vocab_size: model.map_or(usize::MAX, |model| model.vocab_size),
         max_length: Some(config.data.max_length),
+        truncation: config.data.truncation,
+        drop_identical: config.data.drop_identical,
+        needs_rejected: objective.spans().answers.contains(Role::Rejected),
+        columns: config.data.columns.clone(),
         eos_ids: model.map(|model| model.eos_token_ids.clone()).unwrap_or_default(),
         keep_text: false,
         template: config.data.template.clone(),
