@@ -56,7 +56,7 @@ pub struct TrainArguments {
 #[serde(default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME[@REVISION] of one
+    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME of one
     /// in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
