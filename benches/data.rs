@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use asft::data::{Dataset, EncodeConfig, Encoder, LoadConfig, Rows, TemplateConfig};
+use asft::data::{Dataset, EncodeConfig, Encoder, LoadConfig, Rows};
 use asft::progress::Silent;
 use tempfile::TempDir;
 
@@ -73,8 +73,8 @@ fn encoder(folder: &Path) -> Encoder {
         vocab_size: usize::MAX,
         max_length: Some(1024),
         eos_ids: vec![0],
-        keep_text: false,
-        template: TemplateConfig::default(),
+        needs_rejected: true,
+        ..EncodeConfig::default()
     };
     Encoder::from_folder(folder, settings).expect("a folder with a tokenizer")
 }

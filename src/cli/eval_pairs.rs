@@ -8,7 +8,7 @@ use anyhow::ensure;
 use asft::backend::Backend;
 use asft::checkpoint::{CheckpointError, ModelFolder, atomic, hub};
 use asft::config::{EvalPairsArguments, EvalPairsConfig};
-use asft::data::{self, Dataset, EncodeConfig, Encoder, Group, Role, Roles, Spans, Tokenizer, load};
+use asft::data::{self, Dataset, EncodeConfig, Encoder, Group, Needs, Role, Roles, Spans, Tokenizer, load};
 use asft::eval::pairs::{
     AnswerScore, Metric, PairScore, Produced, against_reference, divergences, metrics, produced_metrics,
 };
@@ -78,9 +78,10 @@ impl Subject {
         let settings = EncodeConfig {
             vocab_size: model.vocab_size,
             max_length: config.max_length,
+            needs: Needs::pairs(),
             eos_ids: model.eos_token_ids.clone(),
-            keep_text: false,
             template: config.template.clone(),
+            ..EncodeConfig::default()
         };
         let encoder = Encoder::from_folder(folder.dir(), settings)?;
         let data = load(std::slice::from_ref(&config.data), &encoder)?;

@@ -56,12 +56,15 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
     let settings = EncodeConfig {
         vocab_size: model.vocab_size,
         max_length: config.max_length,
+        truncation: config.truncation,
+        columns: config.columns.clone(),
         eos_ids: model.eos_token_ids.clone(),
-        keep_text: false,
         template: config.template.clone(),
+        ..EncodeConfig::default()
     };
-    let (rows, report) =
-        load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?, &mut Bars::default())?;
+    let encoder = Encoder::from_folder(folder.dir(), settings)?;
+    let (rows, report) = load_rows(&config.data, &encoder, &mut Bars::default())?;
+    report.log_shapes();
     report.warn("rows");
     let positions = model.max_position_embeddings;
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.as_ref().ok().cloned()).collect();

@@ -13,6 +13,7 @@ use super::train::{
     TrainConfig, Warmup,
 };
 use super::{ConfigError, flag, source};
+use crate::data::ColumnMap;
 
 /// Where a plan without `--output` says the run would be; nothing is written there.
 const PLANNED_OUTPUT: &str = "asft-run";
@@ -148,8 +149,11 @@ impl TrainArguments {
         let cache = || arguments.data_cache.clone().or_else(|| user_cache("tokens"));
         Ok(DataConfig {
             files: typed.iter().map(|typed| source::parse(typed)).collect::<Result<_, _>>()?,
+            columns: columns(arguments.map.as_deref())?,
             template: arguments.template.resolve(),
             max_length: at_least("max_length", arguments.max_length, 2)?.unwrap_or(1024),
+            truncation: arguments.truncation_mode.map(Into::into).unwrap_or_default(),
+            drop_identical: arguments.drop_identical.unwrap_or(false),
             max_samples: at_least("max_samples", arguments.max_samples, 1)?,
             strict: arguments.strict.unwrap_or(false),
             cache: if arguments.no_cache.unwrap_or(false) { None } else { cache() },
@@ -321,6 +325,12 @@ fn user_cache(name: &str) -> Option<PathBuf> {
         std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
     let from_home = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache"));
     from_variable.or_else(from_home).map(|cache| cache.join("asft").join(name))
+}
+
+/// The columns that go by other names.
+pub(super) fn columns(map: Option<&[String]>) -> Result<ColumnMap, ConfigError> {
+    let entries = map.unwrap_or_default().iter().map(String::as_str);
+    ColumnMap::new(entries).map_err(|source| ConfigError::Columns { source })
 }
 
 /// The device of a typed name.

@@ -86,7 +86,7 @@ impl<R: BufRead> JsonListReader<R> {
     }
 
     fn wrong(&self, line: usize, problem: RowError) -> DataError {
-        DataError::Row { place: Place::new(&self.path, Numbering::Lines, line), problem }
+        DataError::Row { place: Place::new(&self.path, Numbering::Lines, line), problem: Box::new(problem) }
     }
 
     fn next_row(&mut self) -> Result<Option<Row>, DataError> {

@@ -67,7 +67,10 @@ impl<R: BufRead> JsonlReader<R> {
     }
 
     fn wrong(&self, problem: RowError) -> DataError {
-        DataError::Row { place: Place::new(&self.path, Numbering::Lines, self.line), problem }
+        DataError::Row {
+            place: Place::new(&self.path, Numbering::Lines, self.line),
+            problem: Box::new(problem),
+        }
     }
 }
 

@@ -84,7 +84,7 @@ pub fn questions(path: &Path) -> Result<Vec<Question>, DataError> {
         let row = row?;
         let question = Question::deserialize(Value::Object(row.columns)).map_err(|error| DataError::Row {
             place: Place::new(path, Numbering::Lines, row.line),
-            problem: RowError::NotAQuestion { message: error.to_string() },
+            problem: Box::new(RowError::NotAQuestion { message: error.to_string() }),
         })?;
         questions.push(question);
     }
@@ -108,7 +108,7 @@ pub fn answers(path: &Path) -> Result<BTreeMap<u64, ModelAnswer>, DataError> {
         let answer =
             ModelAnswer::deserialize(Value::Object(row.columns)).map_err(|error| DataError::Row {
                 place: Place::new(path, Numbering::Lines, row.line),
-                problem: RowError::NotAnAnswer { message: error.to_string() },
+                problem: Box::new(RowError::NotAnAnswer { message: error.to_string() }),
             })?;
         answers.insert(answer.question_id, answer);
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::GenerateError;
-use crate::data::columns::{Content, text_or_messages, token_ids};
+use crate::data::columns::{ColumnMap, Columns, Content};
 use crate::data::template::RenderError;
 use crate::data::{
     DataError, EncodeConfig, Encoder, Message, Numbering, Place, RowError, Rows, TemplateConfig, Tokenizer,
@@ -54,8 +54,7 @@ impl PromptEncoder {
         vocab_size: usize,
         template: TemplateConfig,
     ) -> Result<Self, GenerateError> {
-        let config =
-            EncodeConfig { vocab_size, max_length: None, eos_ids: Vec::new(), keep_text: false, template };
+        let config = EncodeConfig { vocab_size, template, ..EncodeConfig::default() };
         let encoder = Encoder::from_folder(folder, config)?;
         Ok(Self { folder: folder.to_owned(), encoder, system: None, prefix: String::new(), raw: false })
     }
@@ -101,7 +100,7 @@ impl PromptEncoder {
                 let place = Place::new(path, numbering, row.line);
                 let (ids, shown) = self
                     .row(&row.columns)
-                    .map_err(|problem| DataError::Row { place: place.clone(), problem })?;
+                    .map_err(|problem| DataError::Row { place: place.clone(), problem: Box::new(problem) })?;
                 prompts.push(Prompt { index: row.index, place: place.to_string(), ids, shown });
             }
         } else {
@@ -139,7 +138,7 @@ impl PromptEncoder {
             list => Map::from_iter([("ids".to_owned(), list)]),
         };
         let name = if columns.contains_key("prompt_input_ids") { "prompt_input_ids" } else { "ids" };
-        let mut ids = token_ids(&columns, name)?;
+        let mut ids = Columns::new(&columns, &ColumnMap::default()).token_ids(name)?;
         self.in_vocabulary(name, &ids)?;
         if !self.prefix.is_empty() {
             let tokenizer = self.tokenizer().ok_or(RowError::NoTokenizer)?;
@@ -156,7 +155,7 @@ impl PromptEncoder {
         }
         let has_messages = columns.contains_key("messages") && !columns.contains_key("prompt");
         let name = if has_messages { "messages" } else { "prompt" };
-        let ids = self.encode(text_or_messages(columns, name)?)?;
+        let ids = self.encode(Columns::new(columns, &ColumnMap::default()).content(name)?)?;
         Ok((ids, columns[name].clone()))
     }
 
@@ -182,10 +181,10 @@ impl PromptEncoder {
         let messages: Vec<&Message> = system.iter().chain(&messages).collect();
         let text = template.render(&messages, true).map_err(|error| match error {
             RenderError::Raised { message, line } => {
-                RowError::TemplateRaised { column: "prompt", message, line }
+                RowError::TemplateRaised { column: "prompt".to_owned(), message, line }
             }
             RenderError::Failed { message, line } => {
-                RowError::TemplateFailed { column: "prompt", message, line }
+                RowError::TemplateFailed { column: "prompt".to_owned(), message, line }
             }
         })?;
         encoded(tokenizer.encode(&(text + &self.prefix)))
@@ -195,9 +194,12 @@ impl PromptEncoder {
         let vocab_size = self.encoder.config().vocab_size;
         match ids.iter().position(|&id| id as usize >= vocab_size) {
             None => Ok(()),
-            Some(position) => {
-                Err(RowError::BeyondVocabulary { column, id: ids[position], position, vocab_size })
-            }
+            Some(position) => Err(RowError::BeyondVocabulary {
+                column: column.to_owned(),
+                id: ids[position],
+                position,
+                vocab_size,
+            }),
         }
     }
 
@@ -227,11 +229,11 @@ pub fn check(prompts: &[Prompt], positions: usize) -> Result<(), GenerateError> 
 }
 
 fn encoded(ids: Result<Vec<u32>, String>) -> Result<Vec<u32>, RowError> {
-    ids.map_err(|message| RowError::Tokenize { column: "prompt", message })
+    ids.map_err(|message| RowError::Tokenize { column: "prompt".to_owned(), message })
 }
 
 fn at(path: &Path, line: usize, problem: RowError) -> GenerateError {
-    DataError::Row { place: Place::new(path, Numbering::Lines, line), problem }.into()
+    DataError::Row { place: Place::new(path, Numbering::Lines, line), problem: Box::new(problem) }.into()
 }
 
 fn place(path: &Path, line: usize) -> String {

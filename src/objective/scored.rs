@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::data::{AnswerAnnotations, Annotations, BatchGroup, ByRole, Reference, Role, Span};
+use crate::data::{Annotations, AnswerAnnotations, BatchGroup, ByRole, Reference, Role, Span};
 
 /// The log-probs of one span.
 #[derive(Clone, Copy, Debug)]

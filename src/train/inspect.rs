@@ -3,11 +3,10 @@
 //! Boundary: opens and encodes; what is shown of it is the command's, what it means [`crate::inspect`]'s.
 
 use super::TrainError;
-use super::prepare::{encoder, load_config, open_tokenizer};
+use super::prepare::{encoder, load_config, needs, open_tokenizer};
 use crate::config::InspectConfig;
 use crate::data::{
-    DataError, Encoded, Encoder, LoadConfig, LoadReport, Place, PreferenceRow, Reason, Rows, Skipped, Spans,
-    WeightedFile,
+    DataError, Encoded, Encoder, LoadConfig, LoadReport, Place, Reason, Rows, Skipped, Spans, WeightedFile,
 };
 use crate::inspect::{RowTokens, Stats};
 use crate::objective;
@@ -54,7 +53,7 @@ impl Inspection {
         let selection = objective::select(&config.train.objective.name)?;
         let objective = selection.build(&selection.resolve(&config.train.objective.parameters)?)?;
         let (folder, model) = open_tokenizer(&mut config.train.model, config.has_model)?;
-        let encoder = encoder(&config.train, model.as_ref(), folder.as_deref())?;
+        let encoder = encoder(&config.train, model.as_ref(), folder.as_deref(), needs(&selection))?;
         let spans = Spans { answers: objective.learns_from(), ..objective.spans() };
         Ok(Self { config, encoder, spans })
     }
@@ -121,14 +120,25 @@ fn encoded(
     for WeightedFile { path, .. } in &load.sources {
         let file = Rows::open(path)?;
         let numbering = file.numbering();
+        let mut shape = None;
         for row in file.take(load.max_rows.unwrap_or(usize::MAX).min(end - number)) {
             let row = row?;
+            let place = Place::new(path, numbering, row.line);
+            let shape = match &shape {
+                Some(shape) => shape,
+                None => {
+                    let first = encoder.shape(&row, numbering);
+                    let first = first.map_err(|problem| DataError::Row {
+                        place: place.clone(),
+                        problem: problem.into(),
+                    })?;
+                    shape.insert(first)
+                }
+            };
             if wanted(number) {
-                let place = Place::new(path, numbering, row.line);
-                let example = PreferenceRow::from_columns(&row.columns);
-                match example.and_then(|example| encoder.encode(number, example)) {
+                match encoder.encode_row(shape, number, &row) {
                     Ok(encoded) => rows.push(EncodedRow { place, row: number, encoded }),
-                    Err(problem) => return Err(DataError::Row { place, problem }),
+                    Err(problem) => return Err(DataError::Row { place, problem: problem.into() }),
                 }
             }
             number += 1;

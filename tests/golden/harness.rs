@@ -54,13 +54,7 @@ pub fn objective(name: &str) -> Box<dyn Objective> {
 
 /// The pre-tokenised pairs of a JSONL file.
 pub fn groups(path: &Path) -> Vec<Group> {
-    let config = EncodeConfig {
-        vocab_size: usize::MAX >> 33,
-        max_length: None,
-        eos_ids: vec![],
-        keep_text: false,
-        template: Default::default(),
-    };
+    let config = EncodeConfig { vocab_size: usize::MAX >> 33, ..EncodeConfig::default() };
     load(&[path.to_owned()], &Encoder::new(None, None, config)).unwrap().groups
 }
 
