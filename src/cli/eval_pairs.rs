@@ -78,8 +78,9 @@ impl Subject {
         let settings = EncodeConfig {
             vocab_size: model.vocab_size,
             max_length: config.max_length,
-            needs: Needs::pairs(),
             eos_ids: model.eos_token_ids.clone(),
+            // Pairs are what is evaluated: a row without a rejected answer is named.
+            needs: Needs::pairs(),
             template: config.template.clone(),
             ..EncodeConfig::default()
         };

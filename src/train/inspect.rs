@@ -53,7 +53,8 @@ impl Inspection {
         let selection = objective::select(&config.train.objective.name)?;
         let objective = selection.build(&selection.resolve(&config.train.objective.parameters)?)?;
         let (folder, model) = open_tokenizer(&mut config.train.model, config.has_model)?;
-        let encoder = encoder(&config.train, model.as_ref(), folder.as_deref(), needs(&selection))?;
+        let needs = needs(&selection, objective.as_ref());
+        let encoder = encoder(&config.train, model.as_ref(), folder.as_deref(), needs)?;
         let spans = Spans { answers: objective.learns_from(), ..objective.spans() };
         Ok(Self { config, encoder, spans })
     }
@@ -124,22 +125,15 @@ fn encoded(
         for row in file.take(load.max_rows.unwrap_or(usize::MAX).min(end - number)) {
             let row = row?;
             let place = Place::new(path, numbering, row.line);
-            let shape = match &shape {
+            let failed = |problem| DataError::Row { place: place.clone(), problem: Box::new(problem) };
+            // The first row decides, whether or not it is wanted.
+            let shape = match &mut shape {
                 Some(shape) => shape,
-                None => {
-                    let first = encoder.shape(&row, numbering);
-                    let first = first.map_err(|problem| DataError::Row {
-                        place: place.clone(),
-                        problem: problem.into(),
-                    })?;
-                    shape.insert(first)
-                }
+                none => none.insert(encoder.shape(&row, numbering).map_err(failed)?),
             };
             if wanted(number) {
-                match encoder.encode_row(shape, number, &row) {
-                    Ok(encoded) => rows.push(EncodedRow { place, row: number, encoded }),
-                    Err(problem) => return Err(DataError::Row { place, problem: problem.into() }),
-                }
+                let encoded = encoder.encode_row(shape, number, &row).map_err(failed)?;
+                rows.push(EncodedRow { place, row: number, encoded });
             }
             number += 1;
         }

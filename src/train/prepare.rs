@@ -107,7 +107,8 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let references = open_references(&mut config, &selection, &model)?;
-        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), needs(&selection))?;
+        let needs = needs(&selection, objective.as_ref());
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), needs)?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
         let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
         let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
@@ -309,11 +310,10 @@ fn open_references(
 }
 
 /// What an objective needs of every row.
-pub(super) fn needs(selection: &Selection) -> Needs {
-    // A mismatched completion is another row's.
-    let answers = selection.answers().with(Role::Mismatched, false);
-    let reference = selection.max_references() > 0;
-    Needs { answers, annotations: selection.annotations(), reference }
+pub(super) fn needs(selection: &Selection, objective: &dyn Objective) -> Needs {
+    // What has no weight is not read, and a mismatched completion is another row's.
+    let answers = objective.spans().answers.with(Role::Mismatched, false);
+    Needs { answers, annotations: selection.annotations(), reference: objective.needs_reference() }
 }
 
 /// What turns rows into tokens. Without a model, nothing bounds its vocabulary.

@@ -74,7 +74,7 @@ fn every_command_finds_a_model_by_its_name() {
     let reference = format!("--objective dpo --max-steps 1 --reference org/tiny@{NEW}");
     assert!(hub.done(&train("org/tiny", &reference)).stderr.contains(&format!("snapshot {NEW}")));
     let recorded = text(&hub.shell.path().join("run/run.toml"));
-    assert!(recorded.contains(&format!("reference = \"org/tiny@{NEW}\"\n")), "{recorded}");
+    assert!(recorded.contains(&format!("reference = [\"org/tiny@{NEW}\"]\n")), "{recorded}");
 }
 
 #[test]

@@ -6,9 +6,9 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
     &[
         ("model", "folder", "\"folder\""),
         ("data", "pairs.jsonl", "[\"pairs.jsonl\"]"),
-        ("map", "prompt=question", "[\"prompt=question\"]"),
         ("chat_template", "chatml", "\"chatml\""),
         ("template_date", "2024-07-26", "\"2024-07-26\""),
+        ("map", "prompt=question", "[\"prompt=question\"]"),
         ("max_length", "77", "77"),
         ("truncation_mode", "drop", "\"drop\""),
         ("drop_identical", "true", "true"),
