@@ -8,7 +8,7 @@ use anyhow::ensure;
 use asft::backend::Backend;
 use asft::checkpoint::{CheckpointError, ModelFolder, atomic, hub};
 use asft::config::{EvalPairsArguments, EvalPairsConfig};
-use asft::data::{self, Dataset, EncodeConfig, Encoder, Group, Role, Roles, Spans, Tokenizer, load};
+use asft::data::{self, Dataset, EncodeConfig, Encoder, Group, Needs, Role, Roles, Spans, Tokenizer, load};
 use asft::eval::pairs::{
     AnswerScore, Metric, PairScore, Produced, against_reference, divergences, metrics, produced_metrics,
 };
@@ -80,7 +80,7 @@ impl Subject {
             max_length: config.max_length,
             eos_ids: model.eos_token_ids.clone(),
             // Pairs are what is evaluated: a row without a rejected answer is named.
-            needs_rejected: true,
+            needs: Needs::pairs(),
             template: config.template.clone(),
             ..EncodeConfig::default()
         };
@@ -205,8 +205,11 @@ impl Evaluation {
         let reference = config.reference.as_deref().map(|path| Subject::open(path, &config)).transpose()?;
         if let (Some(reference), Some(path)) = (&reference, &config.reference) {
             for model in &models {
+                let vocabulary = |subject: &Subject| subject.folder.config().vocab_size;
+                let same = model.data.fingerprint == reference.data.fingerprint
+                    && vocabulary(model) == vocabulary(reference);
                 ensure!(
-                    model.data.fingerprint == reference.data.fingerprint,
+                    same,
                     "the reference model in {} reads the data as other tokens than the model in {}; a reference must \
                      share the model's tokenizer and chat template",
                     path.display(),

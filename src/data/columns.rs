@@ -9,7 +9,7 @@ use super::message::Message;
 use super::rows::kind;
 
 /// The columns of the shapes of data that are known, as `--map` names them.
-pub const CANONICAL: [&str; 11] = [
+pub const CANONICAL: [&str; 26] = [
     "prompt",
     "chosen",
     "rejected",
@@ -21,6 +21,21 @@ pub const CANONICAL: [&str; 11] = [
     "tools",
     "documents",
     "chat_template_kwargs",
+    "reference_response",
+    "reference_response_input_ids",
+    "label",
+    "score",
+    "score_chosen",
+    "score_rejected",
+    "soft_label",
+    "chosen_weights",
+    "rejected_weights",
+    "advantages",
+    "old_logps",
+    "prompt_embedding",
+    "ref_chosen_logps",
+    "ref_rejected_logps",
+    "ref_logps",
 ];
 
 const TEXT_OR_MESSAGES: &str = "a string or a list of messages";

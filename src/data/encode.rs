@@ -13,12 +13,13 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::columns::ColumnMap;
+use super::columns::{ColumnMap, Columns};
 use super::conversation::{Ending, render};
 use super::error::{DataError, RowError};
 use super::example::{Conversation, Example, Part, Parts};
 use super::group::{Answer, Group};
 use super::message::Message;
+use super::needs::{Needs, RowAnnotations};
 use super::place::Numbering;
 use super::role::Role;
 use super::rows::Row;
@@ -39,8 +40,8 @@ pub struct EncodeConfig {
     pub truncation: Truncation,
     /// Whether a row whose two answers have the same tokens is dropped.
     pub drop_identical: bool,
-    /// Whether every row must have a rejected answer; otherwise demonstrations will do.
-    pub needs_rejected: bool,
+    /// What every row must have.
+    pub needs: Needs,
     /// Columns that go by other names.
     pub columns: ColumnMap,
     /// The model's end tokens (`eos_token_id`); the first ends plain text where the tokenizer names no EOS.
@@ -247,12 +248,18 @@ impl Encoder {
     /// # Errors
     /// As [`FileShape::of`].
     pub fn shape(&self, first: &Row, numbering: Numbering) -> Result<FileShape, RowError> {
-        FileShape::of(
-            &first.columns,
-            (numbering, first.line),
-            &self.config.columns,
-            self.config.needs_rejected,
-        )
+        let needs = &self.config.needs;
+        let needs_rejected = needs.answers.contains(Role::Rejected);
+        let columns = Columns::new(&first.columns, &self.config.columns);
+        let place = (numbering, first.line);
+        let mut shape = FileShape::of(&first.columns, place, &self.config.columns, needs_rejected)?;
+        if needs.completions() && shape.shape.has_rejected() {
+            return Err(RowError::NotCompletions { shape: shape.shape });
+        }
+        let more: Vec<String> = needs.columns(&columns).into_iter().map(|name| columns.name(name)).collect();
+        shape.ignored.retain(|name| !more.contains(name));
+        shape.used.extend(more);
+        Ok(shape)
     }
 
     /// Encodes one row of a file of this shape; `number` is the row number that the group will carry.
@@ -260,7 +267,10 @@ impl Encoder {
     /// # Errors
     /// A [`RowError`]: something the user must repair, rather than a row that happens to be unusable.
     pub fn encode_row(&self, shape: &FileShape, number: usize, row: &Row) -> Result<Encoded, RowError> {
-        self.encode(number, shape.read(&row.columns, &self.config.columns)?)
+        let columns = Columns::new(&row.columns, &self.config.columns);
+        let example = shape.read(&row.columns, &self.config.columns)?;
+        let example = self.config.needs.complete(example, &columns)?;
+        self.encode_annotated(number, example, self.config.needs.read(&columns)?)
     }
 
     /// Encodes one example; `row` is the number the group will carry.
@@ -268,6 +278,15 @@ impl Encoder {
     /// # Errors
     /// As [`Self::encode_row`].
     pub fn encode(&self, row: usize, example: Example) -> Result<Encoded, RowError> {
+        self.encode_annotated(row, example, RowAnnotations::default())
+    }
+
+    fn encode_annotated(
+        &self,
+        row: usize,
+        example: Example,
+        annotations: RowAnnotations,
+    ) -> Result<Encoded, RowError> {
         if let Some(reason) = unusable(&example) {
             return Ok(Encoded::Unusable(reason));
         }
@@ -278,7 +297,7 @@ impl Encoder {
             Example::Unusable(reason) => return Ok(Encoded::Unusable(reason)),
         };
         self.check_vocabulary(&draft)?;
-        Ok(self.bound(row, draft))
+        self.bound(row, draft, annotations)
     }
 
     fn tokenizer_for_text(&self) -> Result<&Tokenizer, RowError> {
@@ -394,24 +413,25 @@ impl Encoder {
     }
 
     /// Applies `max_length` and refuses what has nothing left to score.
-    fn bound(&self, row: usize, draft: Draft) -> Encoded {
+    fn bound(&self, row: usize, draft: Draft, annotations: RowAnnotations) -> Result<Encoded, RowError> {
         let Draft { prompt, answers: drafts, moved_split, special_tokens, .. } = draft;
         if prompt.is_empty() {
-            return Encoded::Unusable(Reason::EmptyPrompt);
+            return Ok(Encoded::Unusable(Reason::EmptyPrompt));
         }
         let room = match self.config.max_length {
             Some(max_length) if prompt.len() >= max_length => {
-                return Encoded::Unusable(Reason::PromptTooLong);
+                return Ok(Encoded::Unusable(Reason::PromptTooLong));
             }
             Some(max_length) => max_length - prompt.len(),
             None => usize::MAX,
         };
         let mut notes = Notes { moved_split, special_tokens, ..Notes::default() };
+        let tokens: Vec<usize> = drafts.iter().map(|draft| draft.ids.len()).collect();
         let mut answers: Vec<Answer> = Vec::with_capacity(drafts.len());
         for DraftAnswer { role, mut ids, mut scored, text, .. } in drafts {
             if ids.len() > room {
                 if self.config.truncation == Truncation::Drop {
-                    return Encoded::Unusable(Reason::TooLong(role));
+                    return Ok(Encoded::Unusable(Reason::TooLong(role)));
                 }
                 notes.truncated += 1;
                 let end = ids.iter().rposition(|id| self.ends_answer(*id));
@@ -421,7 +441,7 @@ impl Encoder {
             }
             let answer = Answer { role, ids, scored: scored.filter(|scored| scored.contains(&false)), text };
             if answer.scored_tokens() == 0 {
-                return Encoded::Unusable(Reason::NoResponseToken(role));
+                return Ok(Encoded::Unusable(Reason::NoResponseToken(role)));
             }
             answers.push(answer);
         }
@@ -429,9 +449,10 @@ impl Encoder {
             notes.identical = one.ids == other.ids && one.scored == other.scored;
         }
         if notes.identical && self.config.drop_identical {
-            return Encoded::Unusable(Reason::Identical);
+            return Ok(Encoded::Unusable(Reason::Identical));
         }
-        Encoded::Group(Group { row, prompt, answers, annotations: None }, notes)
+        let annotations = annotations.fit(&answers, &tokens)?;
+        Ok(Encoded::Group(Group { row, prompt, answers, annotations }, notes))
     }
 
     /// Any special token counts: the template's end of turn need not be the tokenizer's EOS.

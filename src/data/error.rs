@@ -221,6 +221,33 @@ pub enum RowError {
         /// What was found, with its article.
         found: &'static str,
     },
+    /// Pairs where single answers are asked for.
+    #[error("the row holds {shape}, but the objective learns from single answers; give prompt, completion")]
+    NotCompletions {
+        /// The row's shape.
+        shape: Shape,
+    },
+    /// A list that is not one number per token.
+    #[error(
+        "column \"{column}\" has {found} numbers for an answer of {tokens} tokens (its end token included)"
+    )]
+    WrongCount {
+        /// The column.
+        column: String,
+        /// Its numbers.
+        found: usize,
+        /// The answer's tokens before anything is cut off.
+        tokens: usize,
+    },
+    /// A summed log-prob of tokens that are not all there.
+    #[error(
+        "the row brings a summed reference log-prob, but the {answer} answer is cut or partly unscored; give a list of one \
+         log-prob per token, or a larger --max-length"
+    )]
+    CutSum {
+        /// Which answer.
+        answer: &'static str,
+    },
     /// A column that is not there.
     #[error("column \"{column}\" is missing; the row has {found}")]
     MissingColumn {

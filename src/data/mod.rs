@@ -15,8 +15,10 @@
 //! - [`cache`]: token ids of a file kept from run to run, under what decides them ([`mod@fingerprint`]);
 //! - [`dataset`]: groups with their report; the evaluation split;
 //! - [`report`]: what became of the rows, in numbers and in words;
+//! - [`needs`]: what an objective needs of every row beside;
 //! - [`annotations`], [`role`]: what is known of a row beside its tokens, and what an answer is to its prompt;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
+//! - [`mismatch`]: every prompt with another row's completion, for KTO;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
 //! - [`work`]: how much of what is in a group or a batch, for counting operations;
@@ -42,6 +44,8 @@ pub mod hh;
 pub mod json_list;
 pub mod loader;
 pub mod message;
+pub mod mismatch;
+pub mod needs;
 pub mod order;
 #[cfg(feature = "parquet")]
 pub mod parquet;
@@ -71,6 +75,8 @@ pub use group::{Answer, Group};
 pub use json_list::JsonListReader;
 pub use loader::{Extent, Loader, LoaderConfig};
 pub use message::Message;
+pub use mismatch::add_mismatched;
+pub use needs::{Needs, RowAnnotations};
 pub use place::{Numbering, Place};
 pub use report::{FileRows, LoadReport, Skipped};
 pub use role::{ByRole, Role, Roles};

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::TrainError;
-use super::prepare::{encoder, load_config, open_tokenizer};
+use super::prepare::{encoder, load_config, needs, open_tokenizer};
 use crate::config::InspectConfig;
 use crate::data::{
     DataError, Encoded, Encoder, FileShape, LoadConfig, LoadReport, Place, Reason, Rows, Skipped, Spans,
@@ -58,7 +58,8 @@ impl Inspection {
         let selection = objective::select(&config.train.objective.name)?;
         let objective = selection.build(&selection.resolve(&config.train.objective.parameters)?)?;
         let (folder, model) = open_tokenizer(&mut config.train.model, config.has_model)?;
-        let encoder = encoder(&config.train, model.as_ref(), folder.as_deref(), objective.as_ref())?;
+        let needs = needs(&selection, objective.as_ref());
+        let encoder = encoder(&config.train, model.as_ref(), folder.as_deref(), needs)?;
         let spans = Spans { answers: objective.learns_from(), ..objective.spans() };
         Ok(Self { config, encoder, spans })
     }

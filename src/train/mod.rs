@@ -39,5 +39,5 @@ pub use resume::{Start, start};
 pub use run::{Ended, Outcome, Stopped, run};
 pub use sample::Sample;
 pub use shortfall::{Remedy, Shortfall, gibibytes};
-pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score};
+pub use step::{Evaluation, PendingStep, StepOutcome, Trainer, score, score_in_detail};
 pub use target::Target;

@@ -13,7 +13,7 @@ use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{
-    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Role, Spans,
+    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Needs, Role, Spans,
     WeightedFile,
 };
 use crate::model::{Budget, LlamaConfig, Precision};
@@ -107,8 +107,11 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let references = open_references(&mut config, &selection, &model)?;
-        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), objective.as_ref())?;
+        let needs = needs(&selection, objective.as_ref());
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), needs)?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
+        let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
+        let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -306,19 +309,26 @@ fn open_references(
     paths.iter_mut().map(open).collect()
 }
 
+/// What an objective needs of every row.
+pub(super) fn needs(selection: &Selection, objective: &dyn Objective) -> Needs {
+    // What has no weight is not read, and a mismatched completion is another row's.
+    let answers = objective.spans().answers.with(Role::Mismatched, false);
+    Needs { answers, annotations: selection.annotations(), reference: objective.needs_reference() }
+}
+
 /// What turns rows into tokens. Without a model, nothing bounds its vocabulary.
 pub(super) fn encoder(
     config: &TrainConfig,
     model: Option<&LlamaConfig>,
     tokenizer: Option<&Path>,
-    objective: &dyn Objective,
+    needs: Needs,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
         vocab_size: model.map_or(usize::MAX, |model| model.vocab_size),
         max_length: Some(config.data.max_length),
         truncation: config.data.truncation,
         drop_identical: config.data.drop_identical,
-        needs_rejected: objective.spans().answers.contains(Role::Rejected),
+        needs,
         columns: config.data.columns.clone(),
         eos_ids: model.map(|model| model.eos_token_ids.clone()).unwrap_or_default(),
         keep_text: false,
@@ -365,6 +375,25 @@ fn load_data(
             (train, Some(eval))
         }
     })
+}
+
+/// What only the whole of a data set can be given or asked.
+fn finish(data: Dataset, selection: &Selection, max_length: usize) -> Result<Dataset, TrainError> {
+    let length = |group: &Group| group.annotations().prompt_embedding.as_ref().map(|e| e.len());
+    if let Some((first, expected)) = data.groups.first().and_then(|group| Some((group, length(group)?)))
+        && let Some(other) = data.groups.iter().find(|group| length(group) != Some(expected))
+    {
+        let place = |group: &Group| match data.report.locate(group.row) {
+            Some(place) => place.to_string(),
+            None => format!("row {}", group.row),
+        };
+        let (first, other, found) = (place(first), place(other), length(other).unwrap_or(0));
+        return Err(TrainError::EmbeddingLengths { first, expected, other, found });
+    }
+    if selection.answers().contains(Role::Mismatched) {
+        return Ok(data.with_mismatched(Some(max_length)));
+    }
+    Ok(data)
 }
 
 /// Tokens that a sampled answer may have.

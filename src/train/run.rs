@@ -116,6 +116,7 @@ pub fn run<B: Backend>(
     begin::check_best(&prepared, &start)?;
     best::check_metric(&prepared)?;
     disk::check(&prepared)?;
+    reference::check(&prepared, &backend)?;
     let existing = resume::existing(&prepared.config);
     prepare_folder(&folder, existing, &paths_read(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;

@@ -2,6 +2,8 @@
 
 /// Data, models and references that are refused, and losses that are no numbers.
 mod bad_input;
+/// Weights, indices and configurations that lie.
+mod bad_models;
 /// `asft bench`.
 mod bench;
 /// The best model of a run, and stopping when nothing gets better.
@@ -33,6 +35,8 @@ mod libraries;
 /// `--log-command`.
 #[cfg(unix)]
 mod log_command;
+/// Completions and the manual.
+mod manual;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
 /// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
