@@ -127,6 +127,8 @@ pub trait Backend {
     fn target_logits(&mut self, arguments: TargetLogits);
     /// The head's row kernel: log-prob statistics of each row and, if asked, the unit gradient in place of the logits.
     fn head_rows(&mut self, arguments: HeadRows);
+    /// Entropy and the like of each row's distribution, before the row kernel.
+    fn head_statistics(&mut self, arguments: HeadStatistics);
     /// Coefficients d loss / d log-prob of complete units (see [`crate::objective::Objective`]).
     fn objective(&mut self, arguments: ObjectiveCoefficients<'_>);
     /// Global gradient norm, clip factor and the sticky flag for what is not finite.

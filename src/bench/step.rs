@@ -122,7 +122,7 @@ pub fn run<B: Backend>(request: &Request, warmup: usize, backend: B) -> Result<S
 pub fn timed_step<B: Backend>(setup: &mut Setup<B>, step: &Step) -> Result<(f64, f64, f64), BenchError> {
     let trainer = &mut setup.trainer;
     let start = Instant::now();
-    let pending = trainer.step(step, setup.learning_rate);
+    let pending = trainer.step(step, setup.learning_rate)?;
     let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref())?;
     let seconds = start.elapsed().as_secs_f64();
     let (loss, norm) = (outcome.loss, outcome.gradient_norm);

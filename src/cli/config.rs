@@ -1,7 +1,7 @@
 //! `asft config`: the resolved settings of a training run as TOML, each with where it comes from.
 
 use asft::config::{Merged, TrainArguments};
-use asft::objective::registry;
+use asft::objective;
 use clap::Arg;
 
 use super::exit::OrUsage;
@@ -21,7 +21,7 @@ pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     }
     let mut config = merged.arguments.resolve_plan(default_learning_rate).or_usage()?;
     let objective = &mut config.objective;
-    match registry::find(&objective.name).and_then(|entry| entry.resolve(&objective.parameters)) {
+    match objective::select(&objective.name).and_then(|selection| selection.resolve(&objective.parameters)) {
         Ok(parameters) => objective.parameters = parameters,
         Err(error) => tracing::warn!("{error}"),
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use asft::backend::Backend;
 use asft::checkpoint::{CheckpointError, ModelFolder, atomic, hub};
 use asft::config::{ScoreArguments, ScoreConfig};
-use asft::data::{EncodeConfig, Encoder, Group, Skipped, Spans, load_rows};
+use asft::data::{EncodeConfig, Encoder, Group, Roles, Skipped, Spans, load_rows};
 use asft::eval::{Scorer, largest};
 use asft::model::Budget;
 use asft::train::{InferenceLayout, Target, TrainError};
@@ -21,7 +21,7 @@ const DEFAULT_TOKENS: usize = 4096;
 /// Rows of logits at a time.
 const HEAD_ROWS: usize = 1024;
 /// What is scored: both answers.
-const SPANS: Spans = Spans { prompt: false, rejected: true };
+const SPANS: Spans = Spans { prompt: false, answers: Roles::PAIR };
 
 /// Scores as the merged settings say.
 pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
@@ -107,9 +107,8 @@ fn scores<B: Backend>(
     scorer.each("scoring", groups, SPANS, |members, log_probs| {
         for group in members {
             let mut line = Map::from_iter([("row".to_owned(), json!(group.row))]);
-            for (name, span) in [("chosen", group.chosen), ("rejected", group.rejected)] {
-                let Some(span) = span else { continue };
-                line.insert(name.to_owned(), answer(&log_probs[span.range()], config.tokens));
+            for (role, span) in group.answers.present() {
+                line.insert(role.name().to_owned(), answer(&log_probs[span.range()], config.tokens));
             }
             scores.push(Value::Object(line));
         }

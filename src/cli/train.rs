@@ -6,7 +6,7 @@ use anyhow::Context;
 use asft::backend::Backend;
 use asft::checkpoint::CheckpointError;
 use asft::config::{TrainArguments, TrainConfig};
-use asft::objective::registry;
+use asft::objective;
 use asft::train::{Ended, Outcome, Prepared, Sample, Start, Target, TrainError};
 
 use super::device::{choose, on_device};
@@ -64,7 +64,7 @@ fn train<B: Backend>(
 
 /// The learning rate of an objective when none is given.
 pub fn default_learning_rate(objective: &str) -> Option<f64> {
-    registry::find(objective).ok().map(|entry| entry.learning_rate.value)
+    objective::select(objective).ok().map(|selection| selection.learning_rate().value)
 }
 
 /// What can be known before the first step ends with exit code 2, wherever it was noticed.

@@ -56,13 +56,14 @@ pub struct TrainArguments {
 #[serde(default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files)
+    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME of one
+    /// in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
     /// Start from random weights of this configuration instead, drawn from --seed
     #[arg(long, value_name = "CONFIG.json")]
     pub init: Option<PathBuf>,
-    /// Folder with the tokenizer files for --init; not needed for pre-tokenised data
+    /// Folder (or ORG/NAME) with the tokenizer files for --init; not needed for pre-tokenised data
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -148,16 +149,19 @@ impl TemplateArguments {
 #[serde(default)]
 #[command(next_help_heading = "Objective")]
 pub struct ObjectiveArguments {
-    /// What to train for: asft, sft, dpo, orpo; `asft objectives` explains them [default: asft]
+    /// What to train for: asft, sft, dpo, orpo, ... (`asft objectives` lists and explains them), or a weighted sum such as
+    /// dpo:0.8,sft:0.2 [default: asft]
     #[arg(long, value_name = "NAME", visible_alias = "loss-type")]
     pub objective: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub parameters: Parameters,
-    /// Reference model, for objectives that need one [default: the initial weights]
+    /// Reference model (a folder or ORG/NAME), for objectives that need one; may be repeated for mrpo [default: the initial
+    /// weights]
     #[arg(long, value_name = "DIR")]
-    pub reference: Option<PathBuf>,
+    #[serde(deserialize_with = "one_or_many")]
+    pub reference: Option<Vec<PathBuf>>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub reference_cache: Option<PathBuf>,

@@ -9,8 +9,8 @@ use super::arguments::{ModelArguments, TrainArguments};
 use super::choice::{DeviceName, RecomputeName, Resume, Scheduler};
 use super::train::{
     BatchSize, DataConfig, Device, DeviceConfig, Duration, EvalSource, EvaluationConfig, ExistingFolder,
-    FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
-    Warmup,
+    FormatConfig, InspectConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
+    TrainConfig, Warmup,
 };
 use super::{ConfigError, flag, source};
 use crate::data::ColumnMap;
@@ -50,6 +50,36 @@ impl TrainArguments {
     ) -> Result<TrainConfig, ConfigError> {
         let output = self.run.output.clone().unwrap_or_else(|| PathBuf::from(PLANNED_OUTPUT));
         self.resolve_into(output, default_learning_rate)
+    }
+
+    /// The configuration of a look at the data: as [`resolve_plan`](Self::resolve_plan) with `--data`, and a folder with
+    /// nothing but a tokenizer may take the model's place.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_inspect(
+        &self,
+        default_learning_rate: fn(&str) -> Option<f64>,
+    ) -> Result<InspectConfig, ConfigError> {
+        if self.data.data.as_ref().is_none_or(Vec::is_empty) {
+            let hint = "give the file to look at: --data FILE";
+            return Err(ConfigError::Missing { what: "--data", hint });
+        }
+        let mut arguments = self.clone();
+        let has_model = match &mut arguments.model {
+            ModelArguments { model: model @ None, init: None, tokenizer: tokenizer @ Some(_) } => {
+                *model = tokenizer.take();
+                false
+            }
+            ModelArguments { model: None, init: None, tokenizer: None } => {
+                return Err(ConfigError::Missing {
+                    what: "--model or --tokenizer",
+                    hint: "give the model's folder, --model DIR, or one with its tokenizer files, --tokenizer DIR",
+                });
+            }
+            _ => true,
+        };
+        Ok(InspectConfig { train: arguments.resolve_plan(default_learning_rate)?, has_model })
     }
 
     fn resolve_into(
@@ -136,7 +166,7 @@ impl TrainArguments {
         ObjectiveConfig {
             name: arguments.objective.clone().unwrap_or_else(|| "asft".to_owned()),
             parameters: arguments.parameters,
-            reference: arguments.reference.clone(),
+            references: arguments.reference.clone().unwrap_or_default(),
             reference_cache: arguments
                 .reference_cache
                 .clone()

@@ -17,7 +17,7 @@ use crate::data::{ColumnMap, TemplateConfig, Truncation};
 #[serde(default)]
 #[command(next_help_heading = "Scoring")]
 pub struct ScoreArguments {
-    /// Hugging Face folder of the Llama that scores
+    /// Hugging Face folder of the Llama that scores, or ORG/NAME of one in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
     /// Rows to score: JSON lines as for asft train

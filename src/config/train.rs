@@ -41,6 +41,15 @@ pub struct TrainConfig {
     pub device: DeviceConfig,
 }
 
+/// Everything that `asft inspect` needs to know; made by [`TrainArguments::resolve_inspect`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct InspectConfig {
+    /// The run whose data are looked at.
+    pub train: TrainConfig,
+    /// Whether its model's folder holds a model; otherwise only a tokenizer.
+    pub has_model: bool,
+}
+
 /// Where the initial weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
@@ -89,8 +98,8 @@ pub struct ObjectiveConfig {
     pub name: String,
     /// The parameters that were given.
     pub parameters: Parameters,
-    /// Folder of the reference model; `None`: the initial weights.
-    pub reference: Option<PathBuf>,
+    /// Folders of the reference models; none: the initial weights.
+    pub references: Vec<PathBuf>,
     /// Folder that keeps reference log-probs from run to run.
     pub reference_cache: PathBuf,
 }
@@ -329,7 +338,7 @@ impl TrainConfig {
             objective: ObjectiveArguments {
                 objective: Some(self.objective.name.clone()),
                 parameters: self.objective.parameters,
-                reference: self.objective.reference.clone(),
+                reference: Some(self.objective.references.clone()).filter(|folders| !folders.is_empty()),
                 reference_cache: Some(self.objective.reference_cache.clone()),
             },
             optimizer: self.optimizer_arguments(),

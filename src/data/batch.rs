@@ -1,6 +1,6 @@
 //! Groups -> one packed micro-batch: flat, without padding, each prompt once with its answers after it.
 //!
-//! Layout, group by group: the prompt's tokens, then the chosen answer's, then the rejected one's. An answer
+//! Layout, group by group: the prompt's tokens, then each answer's, in the order of their roles. An answer
 //! attends to its prompt and causally to itself; its positions go on where the prompt ended. The row that
 //! predicts a token is the one before it, which for every answer's first token is the prompt's last row. All tokens of
 //! an answer are packed; its span holds the scored ones, in order.
@@ -9,8 +9,11 @@
 //! micro-batch is decided in [`super::loader`].
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::group::{Answer, Group, Reference, Role};
+use super::annotations::Annotations;
+use super::group::{Answer, Group};
+use super::role::{ByRole, Role, Roles};
 
 /// Keys that a query segment sees: query i sees key j of the range iff `j < len && j <= i + causal_offset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +53,9 @@ impl Span {
     }
 }
 
-/// Where the scored tokens of one group are. Spans follow each other: prompt, chosen, rejected.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Where the scored tokens of one group are. Spans follow each other: the prompt's, then the answers' in the order of
+/// their roles.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchGroup {
     /// Position of the group in its optimizer step, whatever the cut into micro-batches.
     pub group: u32,
@@ -59,12 +63,32 @@ pub struct BatchGroup {
     pub row: usize,
     /// The prompt's tokens 1..P, where they are scored.
     pub prompt: Option<Span>,
+    /// The scored tokens of each answer that is packed.
+    pub answers: ByRole<Option<Span>>,
+    /// [`Group::annotations`].
+    pub annotations: Option<Arc<Annotations>>,
+}
+
+impl BatchGroup {
+    /// Every span, in order.
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        self.prompt.into_iter().chain(self.answers.present().map(|(_, span)| *span))
+    }
+
     /// The chosen answer's scored tokens.
-    pub chosen: Option<Span>,
-    /// The rejected answer's scored tokens, where it is packed.
-    pub rejected: Option<Span>,
-    /// [`Group::reference`].
-    pub reference: Option<Reference>,
+    pub fn chosen(&self) -> Option<Span> {
+        self.answers[Role::Chosen]
+    }
+
+    /// The rejected answer's scored tokens.
+    pub fn rejected(&self) -> Option<Span> {
+        self.answers[Role::Rejected]
+    }
+
+    /// What is known of the group beside its tokens.
+    pub fn annotations(&self) -> &Annotations {
+        self.annotations.as_deref().unwrap_or(Annotations::NONE)
+    }
 }
 
 /// One packed micro-batch of T tokens and R response rows (scored tokens).
@@ -97,19 +121,18 @@ pub struct Batch {
 }
 
 /// Which spans are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spans {
     /// Whether the prompt's tokens 1..P are, each predicted by the row before.
     pub prompt: bool,
-    /// Whether rejected answers are; where not, they are not packed at all.
-    pub rejected: bool,
+    /// Which answers are, as far as a group has them; the others are not packed at all.
+    pub answers: Roles,
 }
 
 impl Spans {
-    /// The answers of a group that are packed, chosen before rejected.
+    /// The answers of a group that are packed, in the order of their roles.
     pub(super) fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
-        let roles = [Some(Role::Chosen), self.rejected.then_some(Role::Rejected)];
-        roles.into_iter().flatten().filter_map(|role| group.answer(role))
+        self.answers.iter().filter_map(|role| group.answer(role))
     }
 
     /// Packed tokens of a group: its share of T.
@@ -130,12 +153,10 @@ impl Spans {
 pub struct StepTotals {
     /// Groups.
     pub groups: usize,
-    /// Scored tokens of chosen answers.
-    pub chosen_tokens: usize,
     /// Prompt tokens that have a predictor: the sum of P - 1.
     pub prompt_tokens: usize,
-    /// Scored tokens of rejected answers.
-    pub rejected_tokens: usize,
+    /// Scored tokens of the answers in each role.
+    pub answer_tokens: ByRole<usize>,
 }
 
 impl StepTotals {
@@ -143,11 +164,11 @@ impl StepTotals {
     pub fn of<'a>(groups: impl IntoIterator<Item = &'a Group>) -> Self {
         let mut totals = Self::default();
         for group in groups {
-            let tokens = |role| group.answer(role).map_or(0, Answer::scored_tokens);
             totals.groups += 1;
             totals.prompt_tokens += group.prompt.len().saturating_sub(1);
-            totals.chosen_tokens += tokens(Role::Chosen);
-            totals.rejected_tokens += tokens(Role::Rejected);
+            for answer in &group.answers {
+                totals.answer_tokens[answer.role] += answer.scored_tokens();
+            }
         }
         totals
     }
@@ -162,6 +183,9 @@ pub struct Step {
     pub epoch: f64,
     /// Its micro-batches.
     pub batches: Vec<Batch>,
+    /// The same groups with more answers, for a pass without gradients before; empty where [`Self::batches`] hold all that
+    /// is scored.
+    pub scoring: Vec<Batch>,
     /// Its denominators, over all micro-batches.
     pub totals: StepTotals,
 }
@@ -197,10 +221,8 @@ impl Batch {
         let mut entry = BatchGroup {
             group: place,
             row: group.row,
-            prompt: None,
-            chosen: None,
-            rejected: None,
-            reference: group.reference,
+            annotations: group.annotations.clone(),
+            ..BatchGroup::default()
         };
         if spans.prompt {
             entry.prompt = Some(self.score((prompt.start..last).zip(group.prompt[1..].iter().copied())));
@@ -210,11 +232,7 @@ impl Batch {
             let before_each = std::iter::once(last).chain(segment.start..segment.start + segment.len - 1);
             let predictions = before_each.zip(answer.ids.iter().copied()).enumerate();
             let scored = predictions.filter(|(position, _)| answer.is_scored(*position));
-            let span = Some(self.score(scored.map(|(_, prediction)| prediction)));
-            match answer.role {
-                Role::Chosen => entry.chosen = span,
-                Role::Rejected => entry.rejected = span,
-            }
+            entry.answers[answer.role] = Some(self.score(scored.map(|(_, prediction)| prediction)));
         }
         self.families.push(family..self.segments.len() as u32);
         self.groups.push(entry);
@@ -315,7 +333,7 @@ impl Batch {
                 ensure(span.len == prompt.len - 1, "a prompt's first token is not scored")?;
                 self.check_span(span, &mut row, prompt.start..prompt.start + prompt.len)?;
             }
-            for span in [entry.chosen, entry.rejected].into_iter().flatten() {
+            for (_, &span) in entry.answers.present() {
                 let answer = answers.next().ok_or("one segment a scored answer")?;
                 ensure(span.len > 0, "an answer has a scored token")?;
                 let last = prompt.start + prompt.len - 1;

@@ -17,9 +17,10 @@ use super::columns::ColumnMap;
 use super::conversation::{Ending, render};
 use super::error::{DataError, RowError};
 use super::example::{Conversation, Example, Part, Parts};
-use super::group::{Answer, Group, Role};
+use super::group::{Answer, Group};
 use super::message::Message;
 use super::place::Numbering;
+use super::role::Role;
 use super::rows::Row;
 use super::shape::FileShape;
 use super::template::{ChatTemplate, GivenTemplate};
@@ -48,6 +49,13 @@ pub struct EncodeConfig {
     pub keep_text: bool,
     /// The chat template, where it is not the folder's.
     pub template: TemplateConfig,
+}
+
+impl EncodeConfig {
+    /// The same settings without those that cut and drop.
+    pub fn unbounded(self) -> Self {
+        Self { max_length: None, ..self }
+    }
 }
 
 /// Which chat template renders conversations, and when.
@@ -197,6 +205,11 @@ impl Encoder {
         Ok(Self::new(tokenizer, template, config))
     }
 
+    /// The same parts under other settings, the template excepted.
+    pub fn with_config(self, config: EncodeConfig) -> Self {
+        Self { config, ..self }
+    }
+
     /// The folder's tokenizer.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
@@ -209,9 +222,14 @@ impl Encoder {
 
     /// The chat template where it was asked for in place of the folder's, as a trained model is to carry it.
     pub fn given_template(&self) -> Option<GivenTemplate<'_>> {
-        let (template, tokenizer) = (self.template.as_ref()?, self.tokenizer.as_ref()?);
         self.config.template.choice.as_ref()?;
-        Some(GivenTemplate { source: template.source(), end_of_turn: template.end_of_turn(tokenizer) })
+        let source = self.template.as_ref()?.source();
+        Some(GivenTemplate { source, end_of_turn: self.end_of_turn() })
+    }
+
+    /// The special token with which the template ends the assistant's turn, if it does.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        self.template.as_ref()?.end_of_turn(self.tokenizer.as_ref()?)
     }
 
     /// xxh3 of the template's text: what a resumed run must find again.
@@ -413,7 +431,7 @@ impl Encoder {
         if notes.identical && self.config.drop_identical {
             return Encoded::Unusable(Reason::Identical);
         }
-        Encoded::Group(Group { row, prompt, answers, reference: None }, notes)
+        Encoded::Group(Group { row, prompt, answers, annotations: None }, notes)
     }
 
     /// Any special token counts: the template's end of turn need not be the tokenizer's EOS.

@@ -309,6 +309,20 @@ pub enum RowError {
         /// What it holds.
         second_kind: &'static str,
     },
+    /// A line that is no question of MT-Bench.
+    #[error("{message}; a question has \"question_id\", \"category\" and \"turns\", a list of strings")]
+    NotAQuestion {
+        /// What the parser said.
+        message: String,
+    },
+    /// A line that is no answer in FastChat's format.
+    #[error(
+        "{message}; this is no file of FastChat's model_answer: move it away, or write to another folder"
+    )]
+    NotAnAnswer {
+        /// What the parser said.
+        message: String,
+    },
     /// Text without a tokenizer.
     #[error("the row holds text, but the model folder has no tokenizer.json (rows of *_input_ids need none)")]
     NoTokenizer,

@@ -3,8 +3,8 @@
 //! Boundary: plain data between reading ([`super::shape`]) and encoding ([`super::encode`]).
 
 use super::encode::Reason;
-use super::group::Role;
 use super::message::Message;
+use super::role::Role;
 use super::template::Variables;
 
 /// A row in one of the three kinds there are.

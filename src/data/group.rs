@@ -3,26 +3,10 @@
 //! Boundary: token ids and plain facts; how a group is laid out in memory is [`super::batch`]'s business.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-/// What an answer is to its prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[non_exhaustive]
-pub enum Role {
-    /// The preferred answer.
-    Chosen,
-    /// The answer it was preferred to.
-    Rejected,
-}
-
-impl Role {
-    /// The role's column name: `chosen`, `rejected`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Chosen => "chosen",
-            Role::Rejected => "rejected",
-        }
-    }
-}
+use super::annotations::{Annotations, Reference};
+use super::role::{ByRole, Role};
 
 /// One answer to a group's prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,15 +42,6 @@ impl Answer {
     }
 }
 
-/// Summed log-probabilities under the reference model, filled in before training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reference {
-    /// Of the chosen answer's scored tokens.
-    pub chosen: f64,
-    /// Of the rejected answer's scored tokens.
-    pub rejected: f64,
-}
-
 /// A prompt and its answers, as token ids.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
@@ -76,14 +51,32 @@ pub struct Group {
     pub prompt: Vec<u32>,
     /// The answers, at most one of each role.
     pub answers: Vec<Answer>,
-    /// Filled in by whoever computes reference log-probabilities.
-    pub reference: Option<Reference>,
+    /// What is known of it beside, if anything is.
+    pub annotations: Option<Arc<Annotations>>,
 }
 
 impl Group {
     /// The answer in this role, if the group has one.
     pub fn answer(&self, role: Role) -> Option<&Answer> {
         self.answers.iter().find(|answer| answer.role == role)
+    }
+
+    /// What is known of it beside.
+    pub fn annotations(&self) -> &Annotations {
+        self.annotations.as_deref().unwrap_or(Annotations::NONE)
+    }
+
+    /// The same, to be changed.
+    pub fn annotations_mut(&mut self) -> &mut Annotations {
+        Arc::make_mut(self.annotations.get_or_insert_default())
+    }
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        let answers = &mut self.annotations_mut().answers;
+        for (role, reference) in references.present() {
+            answers[role].references.push(reference.clone());
+        }
     }
 
     /// What a model is given to write the [first turn](Answer::first_turn) of the answer in this role: the prompt, and

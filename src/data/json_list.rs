@@ -132,8 +132,7 @@ impl<R: BufRead> JsonListReader<R> {
         let (line, column) = (self.line, self.column);
         self.element.clear();
         let mut end = ElementEnd::default();
-        loop {
-            let Some(_) = self.peek()? else { break };
+        while self.peek()?.is_some() {
             let bytes = self.input.fill_buf().map_err(|error| broken_off(&self.path, line, error))?;
             let (length, ended) = end.find(bytes);
             let start = self.element.len();

@@ -15,7 +15,9 @@
 //! - [`cache`]: token ids of a file kept from run to run, under what decides them ([`mod@fingerprint`]);
 //! - [`dataset`]: groups with their report; the evaluation split;
 //! - [`report`]: what became of the rows, in numbers and in words;
+//! - [`annotations`], [`role`]: what is known of a row beside its tokens, and what an answer is to its prompt;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
+//! - [`mismatch`]: every prompt with another row's completion, for KTO;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
 //! - [`work`]: how much of what is in a group or a batch, for counting operations;
@@ -25,6 +27,7 @@
 //! Boundary: files, text and integers. Nothing here knows a model, a device or an objective; of a model it is
 //! told the vocabulary size and the end tokens, of an objective which [`Spans`] it scores and whether it compares answers.
 
+pub mod annotations;
 pub mod batch;
 pub mod cache;
 pub mod columns;
@@ -40,12 +43,14 @@ pub mod hh;
 pub mod json_list;
 pub mod loader;
 pub mod message;
+pub mod mismatch;
 pub mod order;
 #[cfg(feature = "parquet")]
 pub mod parquet;
 pub mod place;
 pub mod prompt;
 pub mod report;
+pub mod role;
 pub mod rows;
 pub mod shape;
 pub mod source;
@@ -56,6 +61,7 @@ pub mod tojson;
 pub mod tokenizer;
 pub mod work;
 
+pub use annotations::{Annotation, Annotations, AnswerAnnotations, Reference};
 pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::Dataset;
@@ -63,12 +69,14 @@ pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, TemplateConfig, 
 pub use error::{DataError, RowError};
 pub use example::{Conversation, Example, Part, Parts};
 pub use files::{LoadConfig, load, load_rows};
-pub use group::{Answer, Group, Reference, Role};
+pub use group::{Answer, Group};
 pub use json_list::JsonListReader;
 pub use loader::{Extent, Loader, LoaderConfig};
 pub use message::Message;
+pub use mismatch::add_mismatched;
 pub use place::{Numbering, Place};
 pub use report::{FileRows, LoadReport, Skipped};
+pub use role::{ByRole, Role, Roles};
 pub use rows::{JsonlReader, Row};
 pub use shape::{FileShape, RowKind, Shape};
 pub use source::{Rows, WeightedFile};

@@ -23,11 +23,11 @@ use super::columns::{ColumnMap, Columns, Content};
 use super::encode::Reason;
 use super::error::RowError;
 use super::example::{Conversation, Example, Part, Parts};
-use super::group::Role;
 use super::hh;
 use super::message::Message;
 use super::place::Numbering;
 use super::prompt::{before_first_answer, shared_messages, shared_text};
+use super::role::Role;
 use super::template::Variables;
 
 /// What a row is made of.

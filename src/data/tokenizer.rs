@@ -211,6 +211,32 @@ impl Tokenizer {
     }
 }
 
+impl Tokenizer {
+    /// The text of each of `ids`, which follow `context`; special tokens are written. Where several tokens make one
+    /// character, the last of them has its text and the others none; ids that the vocabulary lacks have none.
+    pub fn texts(&self, context: &[u32], ids: &[u32]) -> Vec<String> {
+        // Bytes of a character at most, and so tokens that one can be spread over.
+        const LONGEST: usize = 4;
+        let decode = |ids: &[u32]| self.decode(ids, false).unwrap_or_default();
+        // Decoded with what stands before it: some tokenizers leave out the space of the first token.
+        let mut before = context[context.len().saturating_sub(1)..].to_vec();
+        let mut texts = vec![String::new(); ids.len()];
+        let mut start = 0;
+        for end in 1..=ids.len() {
+            let group = &ids[start..end];
+            let whole = decode(&[&before, group].concat());
+            let text = whole.strip_prefix(&decode(&before)).map_or_else(|| decode(group), str::to_owned);
+            let unfinished = text.ends_with(char::REPLACEMENT_CHARACTER) && group.len() < LONGEST;
+            if !unfinished || end == ids.len() {
+                texts[end - 1] = text;
+                before = group.to_vec();
+                start = end;
+            }
+        }
+        texts
+    }
+}
+
 /// Tokens that come one by one, as text.
 pub struct TextStream<'a>(
     DecodeStream<

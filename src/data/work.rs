@@ -81,12 +81,12 @@ fn attended_pairs(segments: &[Segment]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Answer, Role, pack};
+    use crate::data::{Answer, Role, Roles, pack};
 
     fn group(prompt: usize, chosen: usize, rejected: usize) -> Group {
         let answer = |role, len| Answer { role, ids: vec![1; len], scored: None, text: None };
         let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
-        Group { row: 0, prompt: vec![2; prompt], answers, reference: None }
+        Group { row: 0, prompt: vec![2; prompt], answers, annotations: None }
     }
 
     /// By hand. First pair: the prompt sees 1 + 2 keys; chosen row i sees 2 + (i + 1): 3 + 4 + 5; rejected 3. Second: 1;
@@ -95,7 +95,7 @@ mod tests {
     fn attended_pairs_counted_by_hand() {
         let groups = [group(2, 3, 1), group(1, 1, 2)];
         for (rejected, expected) in [(true, 3 + 12 + 3 + 1 + 2 + 5), (false, 3 + 12 + 1 + 2)] {
-            let spans = Spans { prompt: false, rejected };
+            let spans = Spans { prompt: false, answers: Roles::CHOSEN.with(Role::Rejected, rejected) };
             let batch = pack(&[&groups[0], &groups[1]], spans);
             assert_eq!(attended_pairs(&batch.segments), expected);
         }
@@ -105,7 +105,7 @@ mod tests {
     fn groups_add_up_to_the_batch_that_holds_them() {
         let groups = [group(2, 3, 1), group(1, 1, 2), group(40, 7, 33)];
         for spans in [(false, true), (true, true), (true, false), (false, false)] {
-            let spans = Spans { prompt: spans.0, rejected: spans.1 };
+            let spans = Spans { prompt: spans.0, answers: Roles::CHOSEN.with(Role::Rejected, spans.1) };
             let batch = pack(&groups.each_ref(), spans);
             assert_eq!(
                 groups.iter().map(|group| Work::of_group(group, spans)).sum::<Work>(),

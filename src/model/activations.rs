@@ -2,10 +2,10 @@
 
 use super::{LlamaConfig, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS,
-    TILE_WORDS, View, key_tiles, query_tiles,
+    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_OTHER, SPAN_PROMPT, SPAN_REJECTED,
+    SPAN_WORDS, StatisticsViews, TILE_WORDS, View, key_tiles, query_tiles,
 };
-use crate::data::{Batch, BatchGroup};
+use crate::data::{Batch, BatchGroup, Role};
 use crate::plan::{Arena, MemoryPlan};
 
 /// Upper bounds of a micro-batch.
@@ -147,6 +147,8 @@ pub struct HeadActivations {
     pub argmax: View,
     /// `[R]`: g, d loss / d log-prob.
     pub coefficients: View,
+    /// `[R]` each: what is known of the distributions, where somebody asks.
+    pub statistics: StatisticsViews,
 }
 
 /// What only the backward pass uses.
@@ -333,9 +335,19 @@ impl Activations {
 }
 
 /// The spans of a group or of a part of it, in the order in which they lie.
-fn encoded_spans(group: &BatchGroup) -> impl Iterator<Item = [u32; SPAN_WORDS]> + use<> {
-    let spans = [(group.prompt, SPAN_PROMPT), (group.chosen, SPAN_CHOSEN), (group.rejected, SPAN_REJECTED)];
-    spans.into_iter().filter_map(|(span, role)| span.map(|span| [span.start, span.len, role]))
+fn encoded_spans(group: &BatchGroup) -> impl Iterator<Item = [u32; SPAN_WORDS]> {
+    let prompt = group.prompt.map(|span| (span, SPAN_PROMPT));
+    let answers = group.answers.present().map(|(role, &span)| (span, span_word(role)));
+    prompt.into_iter().chain(answers).map(|(span, role)| [span.start, span.len, role])
+}
+
+/// The word of a role; only pairs are evaluated on the device.
+fn span_word(role: Role) -> u32 {
+    match role {
+        Role::Chosen => SPAN_CHOSEN,
+        Role::Rejected => SPAN_REJECTED,
+        Role::Third | Role::Completion | Role::Mismatched => SPAN_OTHER,
+    }
 }
 
 /// One set of views per layer; what a layer does not keep for itself lies where the others' does.
@@ -423,6 +435,11 @@ fn plan_head(
         lse: add(Arena::Saved, "head log-sum-exp", Element::F32, &[r]),
         argmax: add(Arena::Saved, "argmax", Element::U32, &[r]),
         coefficients: add(Arena::Saved, "coefficients", Element::F32, &[r]),
+        statistics: StatisticsViews {
+            log_sum_squares: add(Arena::Saved, "log of summed squares", Element::F32, &[r]),
+            entropy: add(Arena::Saved, "entropy", Element::F32, &[r]),
+            mean_logit: add(Arena::Saved, "mean logit", Element::F32, &[r]),
+        },
         scaled: add(Arena::Head, "scaled head input rows", stored, &[scaled_rows, h]),
     }
 }

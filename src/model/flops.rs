@@ -21,6 +21,16 @@ pub struct Flops {
     pub attention: u64,
 }
 
+impl std::iter::Sum for Flops {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |sum, part| Self {
+            blocks: sum.blocks + part.blocks,
+            head: sum.head + part.head,
+            attention: sum.attention + part.attention,
+        })
+    }
+}
+
 impl Flops {
     /// The forward pass: what scoring takes.
     pub fn forward(config: &LlamaConfig, work: Work) -> Self {

@@ -15,8 +15,10 @@ use std::ops::Range;
 
 use super::activations::{Activations, DeviceBatch};
 use super::llama::Llama;
-use crate::backend::{Backend, GatherRows, HeadRows, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View};
-use crate::data::{BatchGroup, Span, StepTotals};
+use crate::backend::{
+    Backend, GatherRows, HeadRows, HeadStatistics, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View,
+};
+use crate::data::{BatchGroup, ByRole, StepTotals};
 use crate::objective::{Coupling, Objective};
 
 /// What the training head needs beside the model and the batch.
@@ -24,12 +26,38 @@ use crate::objective::{Coupling, Objective};
 pub struct HeadStep<'a> {
     /// The objective.
     pub objective: &'a dyn Objective,
+    /// The coefficients `[R]`, where they are known beforehand ([`Coupling::Step`]).
+    pub given: Option<&'a [f32]>,
     /// What the whole optimizer step counts.
     pub totals: StepTotals,
     /// The step's state on the device.
     pub state: View,
     /// Add to the head's weight gradient instead of replacing it.
     pub accumulate: bool,
+}
+
+/// What is found out about each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// The log-prob of its target.
+    LogProbs,
+    /// Also [`HeadStatistics`], for one more read of the logits.
+    Statistics,
+}
+
+impl Detail {
+    /// What an objective asks for.
+    pub fn of(objective: &dyn Objective) -> Self {
+        if objective.statistics() { Detail::Statistics } else { Detail::LogProbs }
+    }
+}
+
+/// One pass over the logits of some rows.
+#[derive(Clone, Copy)]
+struct Pass {
+    detail: Detail,
+    /// Whether unit gradients are left in place of the logits.
+    write_gradient: bool,
 }
 
 /// Rows whose units are complete, in the order in which the head works.
@@ -60,27 +88,25 @@ pub fn chunks(groups: &[BatchGroup], coupling: Coupling, capacity: usize) -> Vec
 
 /// A group as a whole, or each of its sequences alone.
 fn units(group: &BatchGroup, coupling: Coupling) -> Vec<BatchGroup> {
-    let alone = BatchGroup { prompt: None, chosen: None, rejected: None, ..*group };
+    let alone = BatchGroup { prompt: None, answers: ByRole::default(), ..group.clone() };
     match coupling {
-        Coupling::Group => vec![*group],
-        Coupling::Sequence => [
-            BatchGroup { prompt: group.prompt, ..alone },
-            BatchGroup { chosen: group.chosen, ..alone },
-            BatchGroup { rejected: group.rejected, ..alone },
-        ]
-        .into_iter()
-        .filter(|unit| spans(unit).next().is_some())
-        .collect(),
+        Coupling::Group => vec![group.clone()],
+        // With coefficients that are known beforehand every sequence is complete by itself.
+        Coupling::Sequence | Coupling::Step => {
+            let prompt = group.prompt.map(|span| BatchGroup { prompt: Some(span), ..alone.clone() });
+            let answers = group.answers.present().map(|(role, &span)| {
+                let mut unit = alone.clone();
+                unit.answers[role] = Some(span);
+                unit
+            });
+            prompt.into_iter().chain(answers).collect()
+        }
     }
 }
 
-fn spans(unit: &BatchGroup) -> impl Iterator<Item = Span> {
-    [unit.prompt, unit.chosen, unit.rejected].into_iter().flatten()
-}
-
 fn unit_rows(unit: &BatchGroup) -> Range<usize> {
-    let start = spans(unit).map(|span| span.start).min().unwrap_or(0);
-    let end = spans(unit).map(|span| span.start + span.len).max().unwrap_or(0);
+    let start = unit.spans().map(|span| span.start).min().unwrap_or(0);
+    let end = unit.spans().map(|span| span.start + span.len).max().unwrap_or(0);
     start as usize..end as usize
 }
 
@@ -116,9 +142,20 @@ impl Llama {
 
     /// Log-probs (`logp`, `lse`, `argmax` of `activations.head`) of every response row, without gradients.
     pub fn score<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
+        self.score_in_detail(backend, activations, batch, Detail::LogProbs);
+    }
+
+    /// The same with whatever else is wanted of the rows.
+    pub fn score_in_detail<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        detail: Detail,
+    ) {
         self.gather_head_rows(backend, activations, batch);
         for rows in Self::parts(activations, 0..batch.rows) {
-            self.head_logits(backend, activations, batch, rows, false);
+            self.head_logits(backend, activations, batch, rows, Pass { detail, write_gradient: false });
         }
     }
 
@@ -151,16 +188,22 @@ impl Llama {
         let (logp, coefficients) =
             (activations.head.logp.first(batch.rows), activations.head.coefficients.first(batch.rows));
         backend.zero(activations.head.coefficients.first(batch.gather.len));
+        if let Some(given) = step.given {
+            return self.head_with_coefficients(backend, activations, batch, given, step.accumulate);
+        }
         let capacity = activations.budget.head_capacity();
+        let detail = Detail::of(step.objective);
+        let statistics =
+            (detail == Detail::Statistics).then(|| activations.head.statistics.map(|v| v.first(batch.rows)));
         let mut accumulate = step.accumulate;
         let mut first_span = 0;
         for chunk in chunks(groups, step.objective.coupling(), capacity) {
             let fits = chunk.rows.len() <= capacity;
             let parts = Self::parts(activations, chunk.rows.clone());
             for part in parts.clone() {
-                self.head_logits(backend, activations, batch, part, fits);
+                self.head_logits(backend, activations, batch, part, Pass { detail, write_gradient: fits });
             }
-            let span_count = chunk.units.iter().flat_map(spans).count();
+            let span_count = chunk.units.iter().flat_map(BatchGroup::spans).count();
             let chunk_spans = batch.spans.rows(first_span..first_span + span_count, SPAN_WORDS);
             first_span += span_count;
             backend.objective(ObjectiveCoefficients {
@@ -169,16 +212,48 @@ impl Llama {
                 spans: chunk_spans,
                 totals: step.totals,
                 logp,
+                statistics,
                 coefficients,
                 state: step.state,
             });
             for part in parts {
                 if !fits {
-                    self.head_logits(backend, activations, batch, part.clone(), true);
+                    self.head_logits(
+                        backend,
+                        activations,
+                        batch,
+                        part.clone(),
+                        Pass { detail: Detail::LogProbs, write_gradient: true },
+                    );
                 }
                 self.head_gradients(backend, activations, batch, part, accumulate);
                 accumulate = true;
             }
+        }
+    }
+
+    /// The head where no unit has to be complete before its coefficients are known: three products always.
+    fn head_with_coefficients<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        given: &[f32],
+        mut accumulate: bool,
+    ) {
+        for part in Self::parts(activations, 0..batch.rows) {
+            // Only those of the part itself: the rows that pad it come again, and count then.
+            let own = part.start..(part.start + activations.budget.head_capacity()).min(batch.rows);
+            backend.write(activations.head.coefficients.slice(own.clone()), &given[own]);
+            self.head_logits(
+                backend,
+                activations,
+                batch,
+                part.clone(),
+                Pass { detail: Detail::LogProbs, write_gradient: true },
+            );
+            self.head_gradients(backend, activations, batch, part, accumulate);
+            accumulate = true;
         }
     }
 
@@ -189,7 +264,7 @@ impl Llama {
         activations: &Activations,
         batch: &DeviceBatch,
         rows: Range<usize>,
-        write_gradient: bool,
+        Pass { detail, write_gradient }: Pass,
     ) {
         let (head, h, v) = (activations.head, self.config.hidden_size, self.config.vocab_size);
         for start in rows.clone().step_by(head.logit_rows) {
@@ -205,6 +280,10 @@ impl Llama {
                 out: cut(head.target_logits),
                 hidden: h,
             });
+            if detail == Detail::Statistics {
+                let out = head.statistics.map(cut);
+                backend.head_statistics(HeadStatistics { logits, out, vocabulary: v });
+            }
             let in_chunk = part.start - rows.start..part.end - rows.start;
             backend.head_rows(HeadRows {
                 logits,
@@ -246,16 +325,13 @@ impl Llama {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Role, Span};
 
     fn group(index: u32, start: u32, chosen: u32, rejected: u32) -> BatchGroup {
-        BatchGroup {
-            group: index,
-            row: index as usize,
-            prompt: None,
-            chosen: Some(Span { start, len: chosen }),
-            rejected: Some(Span { start: start + chosen, len: rejected }),
-            reference: None,
-        }
+        let mut group = BatchGroup { group: index, row: index as usize, ..BatchGroup::default() };
+        group.answers[Role::Chosen] = Some(Span { start, len: chosen });
+        group.answers[Role::Rejected] = Some(Span { start: start + chosen, len: rejected });
+        group
     }
 
     #[test]
@@ -269,7 +345,7 @@ mod tests {
         let by_sequence = chunks(&groups, Coupling::Sequence, 9);
         assert_eq!(by_sequence.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..9, 9..15]);
         assert_eq!(by_sequence[0].units.len(), 3);
-        assert!(by_sequence[0].units[0].rejected.is_none());
+        assert!(by_sequence[0].units[0].rejected().is_none());
     }
 
     #[test]

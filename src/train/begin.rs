@@ -15,6 +15,21 @@ use crate::config::ModelSource;
 use crate::model::Parameter;
 use crate::optim::Moment;
 
+/// Whether a run that is to end with its best model still has it.
+pub(super) fn check_best(prepared: &Prepared, start: &Start) -> Result<(), TrainError> {
+    let Some(checkpoint) = &start.checkpoint else { return Ok(()) };
+    let Some(best) = prepared.config.evaluation.best.clone().filter(|best| best.load_at_end) else {
+        return Ok(());
+    };
+    let (metrics, done) = (checkpoint.with_file_name(METRICS_FILE), ResumeState::read(checkpoint)?.step);
+    let history = History::read(shape(prepared), Some(best), &metrics, done)?;
+    let path = history.state.best_global_step.map(|step| checkpoint_path(&prepared.config.run.output, step));
+    match path.filter(|path| !path.is_dir()) {
+        Some(path) => Err(TrainError::BestMissing { path }),
+        None => Ok(()),
+    }
+}
+
 /// Weights, and the optimizer's state where there is a checkpoint; gives the first step to be done.
 pub(super) fn load<B: Backend>(
     prepared: &Prepared,
@@ -55,7 +70,7 @@ pub(super) fn records(
         truncate_after(&samples, done)?;
         (MetricsLog::resume(&metrics, done)?, is_sampled.then(|| Record::resume(&samples, done)))
     };
-    let mut history = History::read(shape(prepared), config.evaluation.best.clone(), &metrics)?;
+    let mut history = History::read(shape(prepared), config.evaluation.best.clone(), &metrics, done)?;
     if let Some(checkpoint) = &start.checkpoint {
         let state = &mut history.state;
         state.num_input_tokens_seen = ResumeState::read(checkpoint)?.tokens_seen;
@@ -64,9 +79,6 @@ pub(super) fn records(
             let name = best.file_name().map(|name| name.to_string_lossy().into_owned());
             state.best_model_checkpoint = name.filter(|_| best.is_dir());
         }
-    }
-    if history.result_step() != history.state.global_step {
-        resume::check_best(run, history.result_step())?;
     }
     Ok((log, samples.transpose()?, history))
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::record::step_of;
 use super::{Prepared, TrainError};
 use crate::config::BestConfig;
-use crate::data::{Reference, Spans, StepTotals, pack};
+use crate::data::{Answer, ByRole, Reference, Roles, Spans, StepTotals, pack};
 
 /// One evaluation's figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,11 +84,13 @@ pub(super) fn check_metric(prepared: &Prepared) -> Result<(), TrainError> {
     };
     let mut groups = eval.groups.clone();
     if prepared.objective.needs_reference() {
-        groups.iter_mut().for_each(|group| {
-            group.reference = Some(Reference { chosen: -1.0, rejected: -1.0 });
-        });
+        for group in &mut groups {
+            let tokens = |answer: &Answer| Reference::Tokens(vec![-1.0; answer.scored_tokens()].into());
+            group.push_references(ByRole::from_fn(|role| group.answer(role).map(tokens)));
+        }
     }
-    let spans = Spans { rejected: true, ..prepared.objective.spans() };
+    let spans = prepared.objective.spans();
+    let spans = Spans { answers: spans.answers.union(Roles::PAIR), ..spans };
     let batch = pack(&groups.iter().collect::<Vec<_>>(), spans);
     let mut evaluation = super::Evaluation::new(prepared.objective.as_ref(), StepTotals::of(&groups));
     evaluation.add(&batch.groups, vec![-1.0; batch.gather.len()]);

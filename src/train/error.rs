@@ -129,7 +129,33 @@ pub enum TrainError {
     )]
     NoUseForReference {
         /// The objective.
-        objective: &'static str,
+        objective: String,
+    },
+    /// More reference models than the objective combines.
+    #[error(
+        "--reference is given {given} times, and {objective} uses at most {most}; mrpo is the objective that combines several"
+    )]
+    TooManyReferences {
+        /// The objective.
+        objective: String,
+        /// Folders given.
+        given: usize,
+        /// Folders used.
+        most: usize,
+    },
+    /// Embeddings that cannot be compared.
+    #[error(
+        "{other} has a prompt_embedding of {found} numbers, and {first} one of {expected}; all must be of one length"
+    )]
+    EmbeddingLengths {
+        /// Where the first row stands.
+        first: String,
+        /// Its length.
+        expected: usize,
+        /// Where the other one stands.
+        other: String,
+        /// Its length.
+        found: usize,
     },
     /// A reference cache that is not what its name says.
     #[error("the reference cache {} is damaged ({problem}); delete it, and it will be computed again", path.display())]

@@ -1,7 +1,7 @@
 //! How much a prepared run will compute, from the sizes of its groups.
 
 use super::Prepared;
-use crate::data::{Group, Spans, Work};
+use crate::data::{Group, Roles, Spans, Work};
 use crate::model::Flops;
 
 /// Floating-point operations of a whole run ([`Flops`] says what counts).
@@ -34,11 +34,15 @@ impl Prepared {
         let held_out: &[Group] = self.eval.as_ref().map_or(&[], |eval| &eval.groups);
         let work_of =
             |groups: &[Group], spans| groups.iter().map(|group| Work::of_group(group, spans)).sum::<Work>();
-        let spans = Spans { rejected: true, ..self.objective.spans() };
-        let scored = Spans { prompt: false, rejected: true };
+        let spans = self.objective.spans();
+        let spans = Spans { answers: spans.answers.union(Roles::PAIR), ..spans };
+        let scored = Spans { prompt: false, answers: Roles::ALL };
         let reference = if self.objective.needs_reference() {
-            let model = self.reference.as_ref().map_or(model, |folder| folder.config());
-            Flops::forward(model, work_of(&self.train.groups, scored) + work_of(held_out, scored))
+            let work = work_of(&self.train.groups, scored) + work_of(held_out, scored);
+            match &self.references[..] {
+                [] => Flops::forward(model, work),
+                folders => folders.iter().map(|folder| Flops::forward(folder.config(), work)).sum(),
+            }
         } else {
             Flops::default()
         };

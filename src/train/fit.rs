@@ -10,7 +10,7 @@ use super::shortfall::Shortfall;
 use super::{Layout, LayoutSettings, Target, TrainError};
 use crate::backend::DeviceKind;
 use crate::config::TrainConfig;
-use crate::data::{Dataset, Extent, Group, Loader, LoaderConfig, Role, Spans};
+use crate::data::{Dataset, Extent, Group, Loader, LoaderConfig, Role, Roles, Spans};
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
@@ -140,7 +140,7 @@ impl Fitting<'_> {
             let longest = self.config.data.max_length;
             return Ok(Needs { tokens: 2 * longest, rows: 2 * longest, longest, cache: None });
         };
-        let spans = Spans { rejected: true, ..loader.spans };
+        let spans = Spans { answers: Roles::ALL, ..loader.spans };
         let (tokens, rows, longest) = largest(&train.groups, spans);
         let (eval_tokens, eval_rows, eval_longest) = largest(held_out, spans);
         Ok(Needs {

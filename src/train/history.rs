@@ -44,12 +44,21 @@ impl History {
         }
     }
 
-    /// After the lines of a record; a record that is not there has none.
-    pub fn read(shape: RunShape, best: Option<BestConfig>, path: &Path) -> Result<Self, TrainError> {
+    /// After the lines of a record up to `step`; a record that is not there has none.
+    pub fn read(
+        shape: RunShape,
+        best: Option<BestConfig>,
+        path: &Path,
+        step: usize,
+    ) -> Result<Self, TrainError> {
         let mut history = Self::new(shape, best);
         if path.exists() {
             for line in lines(path)? {
-                history.take(&line?)?;
+                let line = line?;
+                if step_of(&line).is_some_and(|line| line > step) {
+                    break;
+                }
+                history.take(&line)?;
             }
         }
         Ok(history)

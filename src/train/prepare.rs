@@ -9,13 +9,15 @@ use std::sync::Arc;
 use super::fit::{Demand, Fitted, Fitting};
 use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError};
 use crate::DType;
+use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{
-    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Role, WeightedFile,
+    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Role, Spans,
+    WeightedFile,
 };
 use crate::model::{Budget, LlamaConfig, Precision};
-use crate::objective::{Objective, registry};
+use crate::objective::{self, Objective, Selection};
 use crate::optim::schedule::warmup_steps;
 use crate::optim::{AdamwSettings, Schedule};
 use crate::progress::Progress;
@@ -34,8 +36,8 @@ pub struct Prepared {
     pub folder: Option<ModelFolder>,
     /// Where the tokenizer files lie, if anywhere.
     pub tokenizer: Option<PathBuf>,
-    /// The model whose log-probs are the reference, where it is not the one that is trained.
-    pub reference: Option<ModelFolder>,
+    /// The models whose log-probs are the references; none where that is the one that is trained.
+    pub references: Vec<ModelFolder>,
     /// Text to tokens.
     pub encoder: Encoder,
     /// What is trained on.
@@ -97,16 +99,18 @@ impl Prepared {
         progress: &mut dyn Progress,
     ) -> Result<Self, TrainError> {
         let mut config = config.clone();
-        let entry = registry::find(&config.objective.name)?;
-        config.objective.name = entry.name.to_owned();
-        config.objective.parameters = entry.resolve(&config.objective.parameters)?;
-        let objective = entry.build(&config.objective.parameters)?;
+        let selection = objective::select(&config.objective.name)?;
+        config.objective.name = selection.name();
+        config.objective.parameters = selection.resolve(&config.objective.parameters)?;
+        let objective = selection.build(&config.objective.parameters)?;
         let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
-        let reference = open_reference(&mut config, objective.as_ref(), &model)?;
-        let encoder = encoder(&config, &model, tokenizer.as_deref(), objective.spans().rejected)?;
+        let references = open_references(&mut config, &selection, &model)?;
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), objective.as_ref())?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
+        let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
+        let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -127,7 +131,8 @@ impl Prepared {
             token_budget: 0,
             row_budget: 0,
             parts: config.batch.parts,
-            spans: objective.spans(),
+            spans: Spans { answers: objective.learns_from(), ..objective.spans() },
+            scored: (objective.learns_from() != objective.spans().answers).then(|| objective.spans()),
         };
         let demand = Demand::Data {
             train: train.clone(),
@@ -138,13 +143,15 @@ impl Prepared {
         let fitting = Fitting { config: &config, model: &model, target, demand };
         let (Fitted { token_budget, head_rows, extent, layout }, shortfall) = fitting.choose(precision)?;
         loader.token_budget = token_budget;
-        let reference_bytes = match (&reference, objective.needs_reference()) {
-            (Some(reference), _) => {
-                Some(check_reference(reference, layout.activations.budget, precision, target)?)
-            }
-            (None, true) => Some(scoring_bytes(&model, layout.activations.budget, precision, target)),
-            (None, false) => None,
+        let budget = layout.activations.budget;
+        let mut reference_bytes = match (references.is_empty(), objective.needs_reference()) {
+            (true, true) => Some(scoring_bytes(&model, budget, precision, target)),
+            _ => None,
         };
+        for reference in &references {
+            let bytes = check_reference(reference, budget, precision, target)?;
+            reference_bytes = reference_bytes.max(Some(bytes));
+        }
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
         config.device.head_rows = Some(head_rows);
         let epochs = steps as f64 / per_epoch as f64;
@@ -155,7 +162,7 @@ impl Prepared {
             model,
             folder,
             tokenizer,
-            reference,
+            references,
             encoder,
             train,
             eval,
@@ -259,37 +266,63 @@ fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     })
 }
 
-fn open_reference(
-    config: &mut TrainConfig,
-    objective: &dyn Objective,
-    model: &LlamaConfig,
-) -> Result<Option<ModelFolder>, TrainError> {
-    let Some(path) = &mut config.objective.reference else { return Ok(None) };
-    if !objective.needs_reference() {
-        return Err(TrainError::NoUseForReference { objective: objective.name() });
-    }
-    let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
-    let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
-    if ours != theirs {
-        return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
-    }
-    Ok(Some(folder))
+/// The folder of the tokenizer files, and the model's configuration unless the folder has none: what data need of a model.
+pub(super) fn open_tokenizer(
+    source: &mut ModelSource,
+    has_model: bool,
+) -> Result<(Option<PathBuf>, Option<LlamaConfig>), TrainError> {
+    Ok(match source {
+        ModelSource::Folder(path) => {
+            let folder = hub::locate_and_pin(path)?;
+            let model = has_model.then(|| LlamaConfig::from_file(&folder.join(CONFIG_FILE))).transpose()?;
+            (Some(folder), model)
+        }
+        ModelSource::Init { config, tokenizer, .. } => {
+            let folder = tokenizer.as_mut().map(hub::locate_and_pin).transpose()?;
+            (folder, Some(LlamaConfig::from_file(config)?))
+        }
+    })
 }
 
-fn encoder(
-    config: &TrainConfig,
+fn open_references(
+    config: &mut TrainConfig,
+    selection: &Selection,
     model: &LlamaConfig,
+) -> Result<Vec<ModelFolder>, TrainError> {
+    let (paths, most) = (&mut config.objective.references, selection.max_references());
+    if paths.len() > most {
+        let objective = selection.name();
+        return Err(match most {
+            0 => TrainError::NoUseForReference { objective },
+            most => TrainError::TooManyReferences { objective, given: paths.len(), most },
+        });
+    }
+    let open = |path: &mut PathBuf| {
+        let folder = ModelFolder::open(&hub::locate_and_pin(path)?)?;
+        let (ours, theirs) = (model.vocab_size, folder.config().vocab_size);
+        if ours != theirs {
+            return Err(TrainError::ReferenceVocabulary { path: path.clone(), ours, theirs });
+        }
+        Ok(folder)
+    };
+    paths.iter_mut().map(open).collect()
+}
+
+/// What turns rows into tokens. Without a model, nothing bounds its vocabulary.
+pub(super) fn encoder(
+    config: &TrainConfig,
+    model: Option<&LlamaConfig>,
     tokenizer: Option<&Path>,
-    needs_rejected: bool,
+    objective: &dyn Objective,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
-        vocab_size: model.vocab_size,
+        vocab_size: model.map_or(usize::MAX, |model| model.vocab_size),
         max_length: Some(config.data.max_length),
         truncation: config.data.truncation,
         drop_identical: config.data.drop_identical,
-        needs_rejected,
+        needs_rejected: objective.spans().answers.contains(Role::Rejected),
         columns: config.data.columns.clone(),
-        eos_ids: model.eos_token_ids.clone(),
+        eos_ids: model.map(|model| model.eos_token_ids.clone()).unwrap_or_default(),
         keep_text: false,
         template: config.data.template.clone(),
     };
@@ -299,18 +332,23 @@ fn encoder(
     })
 }
 
-fn load_data(
-    config: &TrainConfig,
-    encoder: &Encoder,
-    progress: &mut dyn Progress,
-) -> Result<(Dataset, Option<Dataset>), TrainError> {
-    let load = LoadConfig {
+/// How the training data are loaded.
+pub(super) fn load_config(config: &TrainConfig) -> LoadConfig {
+    LoadConfig {
         sources: config.data.files.clone(),
         max_rows: config.data.max_samples,
         strict: config.data.strict,
         seed: config.run.seed,
         cache: config.data.cache.clone(),
-    };
+    }
+}
+
+fn load_data(
+    config: &TrainConfig,
+    encoder: &Encoder,
+    progress: &mut dyn Progress,
+) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let load = load_config(config);
     let data = load.load(encoder, progress)?;
     data.report.log("training data", data.groups.len());
     Ok(match &config.evaluation.source {
@@ -329,6 +367,25 @@ fn load_data(
             (train, Some(eval))
         }
     })
+}
+
+/// What only the whole of a data set can be given or asked.
+fn finish(data: Dataset, selection: &Selection, max_length: usize) -> Result<Dataset, TrainError> {
+    let length = |group: &Group| group.annotations().prompt_embedding.as_ref().map(|e| e.len());
+    if let Some((first, expected)) = data.groups.first().and_then(|group| Some((group, length(group)?)))
+        && let Some(other) = data.groups.iter().find(|group| length(group) != Some(expected))
+    {
+        let place = |group: &Group| match data.report.locate(group.row) {
+            Some(place) => place.to_string(),
+            None => format!("row {}", group.row),
+        };
+        let (first, other, found) = (place(first), place(other), length(other).unwrap_or(0));
+        return Err(TrainError::EmbeddingLengths { first, expected, other, found });
+    }
+    if selection.answers().contains(Role::Mismatched) {
+        return Ok(data.with_mismatched(Some(max_length)));
+    }
+    Ok(data)
 }
 
 /// Tokens that a sampled answer may have.

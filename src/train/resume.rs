@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::prepare::schedule;
 use super::{Prepared, TrainError, reference};
-use crate::checkpoint::resume::{
-    Fingerprint, RESUME_FOLDER, ResumeState, checkpoint_path, checkpoints, find_newest,
-};
+use crate::checkpoint::resume::{Fingerprint, RESUME_FOLDER, ResumeState, checkpoints, find_newest};
 use crate::checkpoint::run_folder::{self, ExistingRun, RUN_FILE, is_run};
 use crate::checkpoint::{CheckpointError, atomic, hub};
 use crate::config::{Difference, ExistingFolder, ModelSource, TrainArguments, TrainConfig};
-use crate::objective::registry;
+use crate::objective;
 
 /// Hugging Face's name for the record of a run, which is written with its result.
 pub const STATE_FILE: &str = "trainer_state.json";
@@ -35,9 +33,9 @@ pub struct Start {
 /// # Errors
 /// A folder that is not to be touched, a checkpoint that is none, other settings.
 pub fn start(config: &mut TrainConfig, command: &[String]) -> Result<Start, TrainError> {
-    let entry = registry::find(&config.objective.name)?;
-    config.objective.name = entry.name.to_owned();
-    config.objective.parameters = entry.resolve(&config.objective.parameters)?;
+    let selection = objective::select(&config.objective.name)?;
+    config.objective.name = selection.name();
+    config.objective.parameters = selection.resolve(&config.objective.parameters)?;
     let run = &config.run.output;
     run_folder::check(run, existing(config), command).map_err(TrainError::Output)?;
     if existing(config) != ExistingRun::Resume {
@@ -144,7 +142,7 @@ fn adopt_commits(config: &mut TrainConfig, recorded: &TrainConfig) {
         ) => hub::adopt_commit(typed, recorded),
         _ => {}
     }
-    if let (Some(typed), Some(recorded)) = (&mut config.objective.reference, &recorded.objective.reference) {
+    for (typed, recorded) in config.objective.references.iter_mut().zip(&recorded.objective.references) {
         hub::adopt_commit(typed, recorded);
     }
 }
@@ -264,12 +262,6 @@ pub(super) fn bring_records(checkpoint: &Path, run: &Path, names: [&str; 2]) -> 
         }
     }
     Ok(())
-}
-
-/// The checkpoint of an evaluation that is the best so far, which a run that is to end with it must have.
-pub(super) fn check_best(run: &Path, step: usize) -> Result<PathBuf, TrainError> {
-    let path = checkpoint_path(run, step);
-    if path.is_dir() { Ok(path) } else { Err(TrainError::BestMissing { path }) }
 }
 
 /// The settings in the `run.toml` of a folder, if it has one of asft.

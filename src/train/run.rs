@@ -113,8 +113,10 @@ pub fn run<B: Backend>(
     }
     let inputs = resume::inputs(&prepared);
     resume::check(&prepared, &start, &inputs)?;
+    begin::check_best(&prepared, &start)?;
     best::check_metric(&prepared)?;
     disk::check(&prepared)?;
+    reference::check(&prepared, &backend)?;
     let existing = resume::existing(&prepared.config);
     prepare_folder(&folder, existing, &paths_read(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;
@@ -148,7 +150,7 @@ pub fn run<B: Backend>(
 fn finished(prepared: &Prepared, start: &Start) -> Result<Option<Outcome>, TrainError> {
     let config = &prepared.config;
     let metrics = config.run.output.join(METRICS_FILE);
-    let history = || History::read(shape(prepared), config.evaluation.best.clone(), &metrics);
+    let history = || History::read(shape(prepared), config.evaluation.best.clone(), &metrics, usize::MAX);
     // Another run's record need not have the metric that is asked for now.
     let may_have_stopped = config.evaluation.best.as_ref().is_some_and(|best| best.stopping.is_some());
     let stopped = may_have_stopped && history().is_ok_and(|history| history.is_over());
@@ -187,7 +189,7 @@ fn outcome(prepared: &Prepared, history: &History, skipped: usize) -> Result<Out
 /// Files and folders that the run reads, which it must not delete.
 fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut paths: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
+    let mut paths: Vec<&Path> = config.data.files.iter().map(|file| file.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         paths.extend(files.iter().map(PathBuf::as_path));
     }
@@ -196,7 +198,7 @@ fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     }
     paths.extend(prepared.folder.as_ref().map(ModelFolder::dir));
     paths.extend(prepared.tokenizer.as_deref());
-    paths.extend(prepared.reference.as_ref().map(ModelFolder::dir));
+    paths.extend(prepared.references.iter().map(ModelFolder::dir));
     paths
 }
 
@@ -267,7 +269,7 @@ impl<B: Backend> Run<'_, B> {
         let mut in_flight = VecDeque::new();
         for step in Loader::new(prepared.train.clone(), prepared.loader.clone(), first, last)? {
             let index = step.index;
-            in_flight.push_back(self.enqueue(&step));
+            in_flight.push_back(self.enqueue(&step)?);
             let due = |every: Option<usize>| every.is_some_and(|every| index.is_multiple_of(every));
             let evaluate = due(prepared.config.evaluation.every) || index == last;
             let save = due(prepared.config.run.save_every);
@@ -309,13 +311,13 @@ impl<B: Backend> Run<'_, B> {
         loads_best && self.history.is_best(step)
     }
 
-    fn enqueue(&mut self, step: &Step) -> InFlight<B::Ticket> {
+    fn enqueue(&mut self, step: &Step) -> Result<InFlight<B::Ticket>, TrainError> {
         let learning_rate = self.prepared.schedule.learning_rate(step.index);
         if self.prepared.config.optimizer.skip_nonfinite {
             self.trainer.clear_bad();
         }
-        let pending = self.trainer.step(step, learning_rate);
-        InFlight {
+        let pending = self.trainer.step(step, learning_rate)?;
+        Ok(InFlight {
             pending,
             seconds: self.lap(),
             step: step.index,
@@ -323,7 +325,7 @@ impl<B: Backend> Run<'_, B> {
             learning_rate,
             tokens: step.batches.iter().map(|batch| batch.ids.len()).sum(),
             rows: step.batches.iter().flat_map(|batch| batch.groups.iter().map(|group| group.row)).collect(),
-        }
+        })
     }
 
     /// Seconds since the clock was last looked at.
@@ -396,18 +398,20 @@ impl<B: Backend> Run<'_, B> {
         self.history.take(line)
     }
 
-    /// With the initial weights as reference, DPO's first loss is ln 2 whatever the data: a check of the whole path.
+    /// With the initial weights as reference the first loss is the same whatever the data (DPO's is ln 2): a check of the
+    /// whole path.
     fn check_first_loss(&self, outcome: &StepOutcome) {
-        let config = &self.prepared.config.objective;
-        if !self.prepared.objective.needs_reference() || config.reference.is_some() {
+        let Some(expected) = self.trainer.objective.loss_at_reference() else { return };
+        if !self.prepared.config.objective.references.is_empty() {
             return;
         }
-        let (loss, expected) = (outcome.loss, std::f64::consts::LN_2);
-        if (loss - expected).abs() < 1e-6 {
-            tracing::info!("first loss {loss:.6}, ln 2 = {expected:.6}: policy and reference agree");
+        let loss = outcome.loss;
+        let name = if expected == std::f64::consts::LN_2 { "ln 2 = " } else { "" };
+        if (loss - expected).abs() < 1e-6 * expected.abs().max(1.0) {
+            tracing::info!("first loss {loss:.6}, {name}{expected:.6}: policy and reference agree");
         } else {
             tracing::warn!(
-                "first loss {loss:.6} instead of ln 2 = {expected:.6}: policy and reference differ"
+                "first loss {loss:.6} instead of {name}{expected:.6}: policy and reference differ"
             );
         }
     }
@@ -493,7 +497,7 @@ impl<B: Backend> Run<'_, B> {
     fn load_best(&mut self) -> Result<usize, TrainError> {
         let (step, last) = (self.history.result_step(), self.history.state.global_step);
         if step != last {
-            let checkpoint = resume::check_best(&self.prepared.config.run.output, step)?;
+            let checkpoint = checkpoint_path(&self.prepared.config.run.output, step);
             begin::load_checkpoint(self.prepared, &mut self.trainer, &checkpoint)?;
             tracing::info!("the result is the best model, that of {}", checkpoint.display());
         }

@@ -2,6 +2,8 @@
 
 /// Data, models and references that are refused, and losses that are no numbers.
 mod bad_input;
+/// Weights, indices and configurations that lie.
+mod bad_models;
 /// `asft bench`.
 mod bench;
 /// The best model of a run, and stopping when nothing gets better.
@@ -13,8 +15,16 @@ mod data;
 /// Disks that are full, limited or not writable.
 #[cfg(target_os = "linux")]
 mod disk;
+/// `asft eval`.
+mod evaluating;
+/// `asft generate`.
+mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Models by their name on the Hugging Face Hub.
+mod hub;
+/// `asft inspect`.
+mod inspect;
 /// kill -9 at any moment.
 #[cfg(unix)]
 mod kill;
@@ -25,6 +35,8 @@ mod libraries;
 /// `--log-command`.
 #[cfg(unix)]
 mod log_command;
+/// Completions and the manual.
+mod manual;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
 /// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
@@ -54,3 +66,5 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// Chat templates from the command line to the trained folder.
+mod templates;

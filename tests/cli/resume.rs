@@ -256,7 +256,7 @@ fn inputs_may_have_moved() {
     command.current_dir(&sub).args(line.split_whitespace()).arg("--resume");
     let ran = command.output().unwrap();
     let stderr = String::from_utf8(ran.stderr).unwrap();
-    assert!(ran.status.code() == Some(2) && stderr.contains("\n  model     "), "{stderr}");
+    assert!(ran.status.code() == Some(2) && stderr.contains("\n  model    \"../model\" ("), "{stderr}");
 }
 
 #[test]

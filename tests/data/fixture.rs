@@ -70,7 +70,7 @@ pub fn file(lines: &[&str]) -> (TempDir, PathBuf) {
 pub fn group(row: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Group {
     let answer = |role, ids: &[u32]| Answer { role, ids: ids.to_vec(), scored: None, text: None };
     let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
-    Group { row, prompt: prompt.to_vec(), answers, reference: None }
+    Group { row, prompt: prompt.to_vec(), answers, annotations: None }
 }
 
 /// A group of these lengths with tokens that depend on the row.

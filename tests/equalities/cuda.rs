@@ -35,12 +35,18 @@ fn step(trainer: &Trainer<CudaBackend>, groups: &[Group], index: usize) -> Step 
         batch.groups.iter_mut().for_each(|group| group.group = place as u32);
         batch
     });
-    Step { index, epoch: 0.0, batches: batches.collect(), totals: StepTotals::of(groups) }
+    Step {
+        index,
+        epoch: 0.0,
+        batches: batches.collect(),
+        scoring: Vec::new(),
+        totals: StepTotals::of(groups),
+    }
 }
 
 /// Whether a step was bad.
 fn run(trainer: &mut Trainer<CudaBackend>, step: &Step) -> bool {
-    let pending = trainer.step(step, 1e-3);
+    let pending = trainer.step(step, 1e-3).unwrap();
     pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap().bad
 }
 
@@ -71,7 +77,7 @@ fn a_pointwise_step_waits_for_nothing() {
             let steps = [1, 2].map(|index| step(&trainer, &groups, index));
             assert!(!run(&mut trainer, &steps[0]));
             let before = trainer.backend.waits();
-            let pending = trainer.step(&steps[1], 1e-3);
+            let pending = trainer.step(&steps[1], 1e-3).unwrap();
             let waits = trainer.backend.waits() - before;
             let coupling = trainer.objective.coupling();
             let capacity = trainer.activations.budget.head_capacity();
@@ -111,14 +117,13 @@ fn a_log_prob_has_the_same_bits_wherever_its_group_is_packed() {
         for model in MODELS {
             let groups = groups();
             let mut trainer = cuda_trainer(model, budget(&groups), Recompute::Nothing, "asft beta");
-            let spans = asft::data::Spans { prompt: true, rejected: true };
+            let spans = asft::data::Spans { prompt: true, answers: asft::data::Roles::PAIR };
             let mut log_probs = |members: &[&Group]| {
                 let batch = pack(members, spans);
                 let Trainer { backend, model, activations, .. } = &mut trainer;
                 let all = score(backend, model, activations, &batch).unwrap();
                 let of = |group: &asft::data::BatchGroup| {
-                    let spans = [group.prompt, group.chosen, group.rejected].into_iter().flatten();
-                    spans.flat_map(|span| bits(&all[span.range()])).collect::<Vec<_>>()
+                    group.spans().flat_map(|span| bits(&all[span.range()])).collect::<Vec<_>>()
                 };
                 batch.groups.iter().map(of).collect::<Vec<_>>()
             };
@@ -162,6 +167,30 @@ fn nothing_changes_from_the_first_nan_on() {
             trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
             assert!(!run(&mut trainer, &steps[4]), "{name}");
             assert!(state(&mut trainer).iter().zip(&after_two).all(|(a, b)| a != b), "{name}");
+        }
+    });
+}
+
+/// AOT couples all pairs of a step: in one micro-batch or in one each, its loss has the same bits.
+#[test]
+fn a_coupled_step_has_the_same_loss_however_it_is_cut() {
+    on_cuda("cuda::a_coupled_step_has_the_same_loss_however_it_is_cut", &UNCHECKED, || {
+        for model in MODELS {
+            let groups = groups_for(model, objective("aot").as_ref());
+            let loss = |in_one: bool| {
+                let mut trainer = cuda_trainer(model, budget(&groups), Recompute::Nothing, "aot");
+                trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
+                let mut step = step(&trainer, &groups, 1);
+                if in_one {
+                    let all: Vec<&Group> = groups.iter().collect();
+                    step.batches = vec![pack(&all, trainer.objective.spans())];
+                }
+                let pending = trainer.step(&step, 1e-3).unwrap();
+                let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap();
+                assert!(!outcome.bad && outcome.gradient_norm > 0.0, "{model}");
+                outcome.loss.to_bits()
+            };
+            assert_eq!(loss(true), loss(false), "{model}");
         }
     });
 }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd::{self, Simd};
-use crate::backend::{HeadRows, TargetLogits};
+use crate::backend::{HeadRows, HeadStatistics, TargetLogits};
 
 /// The operation [`TargetLogits`].
 pub fn target_logits(simd: Simd, memory: &mut Memory, arguments: TargetLogits) {
@@ -39,6 +39,37 @@ pub fn rows(simd: Simd, memory: &mut Memory, arguments: HeadRows) {
         let result = simd.run(|| row_kernel(row, z_y, target as usize, write_gradient));
         (*logp, *lse, *argmax) = (result.logp, result.lse, result.argmax);
     });
+}
+
+/// The operation [`HeadStatistics`].
+pub fn statistics(simd: Simd, memory: &mut Memory, arguments: HeadStatistics) {
+    let v = arguments.vocabulary;
+    let mut access = memory.access();
+    let logits = access.read::<f32>(arguments.logits);
+    let squares = access.write::<f32>(arguments.out.log_sum_squares);
+    let entropy = access.write::<f32>(arguments.out.entropy);
+    let mean = access.write::<f32>(arguments.out.mean_logit);
+    let outputs = squares.par_iter_mut().zip(entropy).zip(mean);
+    logits.par_chunks_exact(v).zip(outputs).for_each(|(row, ((squares, entropy), mean))| {
+        (*squares, *entropy, *mean) = simd.run(|| row_statistics(row));
+    });
+}
+
+/// One row: the formulas stand at [`HeadStatistics`].
+#[inline(always)]
+fn row_statistics(row: &[f32]) -> (f32, f32, f32) {
+    let m = simd::maximum(row);
+    let power = |v: usize| simd::exp(row[v] - m);
+    let sum = simd::sum(row.len(), power);
+    let squares = simd::sum(row.len(), |v| power(v) * power(v));
+    // A probability of 0 adds nothing, however low its logit.
+    let weighted = simd::sum(row.len(), |v| {
+        let power = power(v);
+        if power > 0.0 { (row[v] - m) * power } else { 0.0 }
+    });
+    let total = simd::sum(row.len(), |v| row[v]);
+    let entropy = sum.ln() - weighted / sum;
+    ((squares.ln() - 2.0 * sum.ln()) as f32, entropy as f32, (total / row.len() as f64) as f32)
 }
 
 struct RowStats {

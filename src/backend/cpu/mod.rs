@@ -186,6 +186,10 @@ impl Backend for CpuBackend {
         self.run(|simd, memory| head::target_logits(simd, memory, arguments));
     }
 
+    fn head_statistics(&mut self, arguments: HeadStatistics) {
+        self.run(|simd, memory| head::statistics(simd, memory, arguments));
+    }
+
     fn head_rows(&mut self, arguments: HeadRows) {
         self.run(|simd, memory| head::rows(simd, memory, arguments));
     }
