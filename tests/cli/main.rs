@@ -53,6 +53,8 @@ mod run_toml;
 mod runs;
 /// `asft score`.
 mod scoring;
+/// The shapes of data, end to end.
+mod shapes;
 /// Running the binary.
 mod shell;
 /// Signals: the state is saved first.
