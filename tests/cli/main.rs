@@ -38,6 +38,8 @@ mod messages;
 /// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
 mod nonfinite;
 /// Memory as it is planned and as it is used.
+mod objectives;
+
 mod planning;
 /// What cannot be run, with its message and exit code.
 mod refusals;
