@@ -65,7 +65,7 @@ fn metrics_are_those_of_transformers_log_probs() {
         ("rewards/rejected", mean(&|i| sums[n + i] - reference[n + i])),
         ("rewards/margins", mean(&margin)),
         ("rewards/accuracies", share(&margin)),
-        ("reference/wins", share(&|i| means[i] - means[n + i] > reference_mean(i) - reference_mean(n + i))),
+        ("reference/wins", share(&|i| means[i] - means[n + i] - (reference_mean(i) - reference_mean(n + i)))),
     ];
     for (name, theirs) in expected {
         let ours = value(line, name);
