@@ -30,7 +30,8 @@ const SHOWN_METRICS: [(&str, &str); 5] = [
 pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     let mut config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
     asft::train::adopt(&mut config).or_usage()?;
-    let backend = choose(config.device.device, config.device.threads)?;
+    let device = &config.device;
+    let backend = choose(device.device, device.threads, device.formats.dtype)?;
     match on_device!(backend, backend => train(&config, backend))? {
         Ended::Finished(outcome) => {
             output::print(&summary(&outcome))?;

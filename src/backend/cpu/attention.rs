@@ -9,9 +9,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::kernels::{self, Kernel};
-use super::matmul::{self, Operand, Target};
+use super::kernels::Kernel;
 use super::memory::{Memory, SharedMatrix};
+use super::pack::Operand;
+use super::product::{self, Target};
 use super::simd::{self, Simd};
 use crate::backend::{AttentionBackward, AttentionForward, AttentionShape, Heads, SEGMENT_WORDS};
 
@@ -60,16 +61,6 @@ fn head(data: &[f32], heads: Heads, head_dim: usize, index: usize, row: usize) -
     &data[row * heads.stride + heads.column + index * head_dim..]
 }
 
-/// Rows of a head as the outer index of a product, its elements along the reduction.
-fn rows(data: &[f32], stride: usize) -> Operand<'_> {
-    Operand { data, outer_stride: stride, depth_stride: 1 }
-}
-
-/// Rows of a head along the reduction, its elements as the outer index.
-fn columns(data: &[f32], stride: usize) -> Operand<'_> {
-    Operand { data, outer_stride: 1, depth_stride: stride }
-}
-
 /// Buffers of one worker thread, as large as the largest tile it has met.
 #[derive(Default)]
 struct Tiles {
@@ -94,15 +85,15 @@ fn product(
     size: [usize; 3],
     accumulate: bool,
 ) {
-    let [m, n, k] = size;
+    let [m, n, _] = size;
     assert!(m == 0 || (m - 1) * stride + n <= c.len());
     let target = Target { pointer: c.as_mut_ptr(), stride, accumulate };
     // SAFETY: `c` is borrowed exclusively and holds m rows, as asserted.
-    unsafe { matmul::block(kernel, a, b, target, m, n, k) };
+    unsafe { product::block(kernel, a, b, target, size) };
 }
 
 /// The operation [`AttentionForward`].
-pub fn forward(simd: Simd, memory: &mut Memory, arguments: AttentionForward) {
+pub fn forward(simd: Simd, kernel: &Kernel, memory: &mut Memory, arguments: AttentionForward) {
     let AttentionForward { q, k, v, shape, .. } = arguments;
     let mut access = memory.access();
     let (queries, keys, values) =
@@ -115,7 +106,6 @@ pub fn forward(simd: Simd, memory: &mut Memory, arguments: AttentionForward) {
     lse[end * shape.query_heads..].fill(0.0);
     let out = SharedMatrix::new(out, width);
     let lse = SharedMatrix::new(lse, shape.query_heads);
-    let kernel = kernels::select(simd.level());
     let tasks: Vec<(Segment, usize, usize)> = segments
         .iter()
         .flat_map(|&segment| (0..segment.len).step_by(QUERY_TILE).map(move |first| (segment, first)))
@@ -154,7 +144,8 @@ impl ForwardTile<'_> {
         let key_head = query_head / (self.shape.query_heads / self.shape.key_heads);
         let count = QUERY_TILE.min(segment.len - first);
         let scale = 1.0 / (d as f32).sqrt();
-        let queries = rows(head(self.queries, self.q, d, query_head, segment.start + first), self.q.stride);
+        let queries =
+            Operand::by_rows(head(self.queries, self.q, d, query_head, segment.start + first), self.q.stride);
         tiles.scores.resize(QUERY_TILE * KEY_TILE, 0.0);
         for (buffer, len, value) in [
             (&mut tiles.accumulator, QUERY_TILE * d, 0.0),
@@ -168,11 +159,13 @@ impl ForwardTile<'_> {
             let seen = range.visible(first + count - 1);
             for j in (0..seen).step_by(KEY_TILE) {
                 let width = KEY_TILE.min(seen - j);
-                let keys = rows(head(self.keys, self.k, d, key_head, range.row + j), self.k.stride);
-                let values = columns(head(self.values, self.v, d, key_head, range.row + j), self.v.stride);
+                let keys =
+                    Operand::by_rows(head(self.keys, self.k, d, key_head, range.row + j), self.k.stride);
+                let values =
+                    Operand::by_columns(head(self.values, self.v, d, key_head, range.row + j), self.v.stride);
                 product(self.kernel, queries, keys, &mut tiles.scores, KEY_TILE, [count, width, d], false);
                 self.simd.run(|| softmax_update(tiles, range, first, count, j, width, d, scale));
-                let scores = rows(&tiles.scores, KEY_TILE);
+                let scores = Operand::by_rows(&tiles.scores, KEY_TILE);
                 product(self.kernel, scores, values, &mut tiles.accumulator, d, [count, d, width], true);
             }
         }
@@ -232,7 +225,7 @@ fn softmax_update(
 }
 
 /// The operation [`AttentionBackward`].
-pub fn backward(simd: Simd, memory: &mut Memory, arguments: AttentionBackward) {
+pub fn backward(simd: Simd, kernel: &Kernel, memory: &mut Memory, arguments: AttentionBackward) {
     let AttentionBackward { q, k, v, shape, .. } = arguments;
     let mut access = memory.access();
     assert_eq!(q.view, k.view, "backward attention works on packed keys");
@@ -249,7 +242,6 @@ pub fn backward(simd: Simd, memory: &mut Memory, arguments: AttentionBackward) {
     delta.par_iter_mut().zip(rows).for_each(|(delta, (out, dout))| *delta = simd::dot(out, dout) as f32);
     let delta = &*delta;
     let dqkv = SharedMatrix::new(dqkv, q.stride);
-    let kernel = kernels::select(simd.level());
     let task = BackwardTask { simd, kernel, shape, qkv, dout, lse, delta, q, k, v, dqkv };
     let family_count = families.len() - 1;
     (0..family_count * shape.key_heads).into_par_iter().for_each(|index| {
@@ -311,8 +303,8 @@ impl BackwardTask<'_> {
                 let size = [count, keys_here, d];
                 product(
                     self.kernel,
-                    rows(queries, self.q.stride),
-                    rows(keys, self.k.stride),
+                    Operand::by_rows(queries, self.q.stride),
+                    Operand::by_rows(keys, self.k.stride),
                     &mut tiles.scores,
                     KEY_TILE,
                     size,
@@ -320,8 +312,8 @@ impl BackwardTask<'_> {
                 );
                 product(
                     self.kernel,
-                    rows(dout, width),
-                    rows(values, self.v.stride),
+                    Operand::by_rows(dout, width),
+                    Operand::by_rows(values, self.v.stride),
                     &mut tiles.dscores,
                     KEY_TILE,
                     size,
@@ -336,32 +328,26 @@ impl BackwardTask<'_> {
                 let dq = self.target(row, self.q.column + query_head * d);
                 // SAFETY: this task owns its family's rows at these heads, and the three blocks are disjoint columns.
                 unsafe {
-                    matmul::block(
+                    product::block(
                         self.kernel,
-                        columns(weights, KEY_TILE),
-                        columns(dout, width),
+                        Operand::by_columns(weights, KEY_TILE),
+                        Operand::by_columns(dout, width),
                         dv,
-                        keys_here,
-                        d,
-                        count,
+                        [keys_here, d, count],
                     );
-                    matmul::block(
+                    product::block(
                         self.kernel,
-                        columns(dscores, KEY_TILE),
-                        columns(queries, self.q.stride),
+                        Operand::by_columns(dscores, KEY_TILE),
+                        Operand::by_columns(queries, self.q.stride),
                         dk,
-                        keys_here,
-                        d,
-                        count,
+                        [keys_here, d, count],
                     );
-                    matmul::block(
+                    product::block(
                         self.kernel,
-                        rows(dscores, KEY_TILE),
-                        columns(keys, self.k.stride),
+                        Operand::by_rows(dscores, KEY_TILE),
+                        Operand::by_columns(keys, self.k.stride),
                         dq,
-                        count,
-                        d,
-                        keys_here,
+                        [count, d, keys_here],
                     );
                 }
             }
