@@ -4,7 +4,7 @@
 //! additions along the depth happen one after another for each element, whatever the level.
 
 use super::pack::{self, Format, Pack};
-use super::simd::Level;
+use super::simd::{Level, Simd};
 
 /// What a product makes of its operands before it multiplies them; it adds in f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,9 +41,9 @@ const DEPTH_WORDS: usize = 256;
 /// Elements of the largest tile.
 pub const LARGEST_TILE: usize = 12 * 32;
 
-/// The kernel of a level.
-pub fn select(level: Level, operands: Operands) -> &'static Kernel {
-    match (level, operands) {
+/// The kernel of the machine's level.
+pub fn select(simd: Simd, operands: Operands) -> &'static Kernel {
+    match (simd.level(), operands) {
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512Bf16, Operands::Bf16) => {
             const { &Kernel::new(12, 32, Format::Pairs, pack::avx512_pairs, x86::avx512_bf16) }

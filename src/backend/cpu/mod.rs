@@ -6,6 +6,7 @@
 
 mod adamw;
 mod attention;
+mod attention_backward;
 mod embedding;
 mod gather;
 mod gradient_norm;
@@ -86,7 +87,7 @@ impl CpuBackend {
     }
 
     fn kernel(&self) -> &'static Kernel {
-        kernels::select(self.simd.level(), self.operands)
+        kernels::select(self.simd, self.operands)
     }
 
     /// Worker threads in use.
@@ -206,7 +207,9 @@ impl Backend for CpuBackend {
 
     fn attention_backward(&mut self, arguments: AttentionBackward) {
         let kernel = self.kernel();
-        self.run("attention backward", |simd, memory| attention::backward(simd, kernel, memory, arguments));
+        self.run("attention backward", |simd, memory| {
+            attention_backward::backward(simd, kernel, memory, arguments)
+        });
     }
 
     fn swiglu_forward(&mut self, arguments: SwigluForward) {

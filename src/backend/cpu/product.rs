@@ -1,5 +1,5 @@
 //! Blocked products of matrices in memory: packed panels and register tiles (the structure of Goto and van de Geijn,
-//! 2008), by one thread for small blocks and by all for large ones.
+//! 2008): of large ones by all threads ([`whole`]), of tiles that one thread packs itself ([`Factor`]).
 //!
 //! Each element of C is accumulated along k in one order that depends on k alone: sums over blocks of
 //! [`Kernel::depth`], added block by block. Edge tiles run the same kernel on zero-padded panels. So a row of C has the
@@ -68,11 +68,15 @@ impl Panels {
         }
         self.0.as_mut_ptr().cast()
     }
+
+    fn start(&self) -> *const f32 {
+        self.0.as_ptr().cast()
+    }
 }
 
 thread_local! {
-    /// Panels of A, and of B where one thread works alone.
-    static OWN: RefCell<[Panels; 2]> = RefCell::default();
+    /// Panels of A.
+    static OWN: RefCell<Panels> = RefCell::default();
 }
 
 /// Packed panels of B that all tasks read.
@@ -182,7 +186,7 @@ unsafe fn strip(
     depths: Range<usize>,
 ) {
     let padded = columns.next_multiple_of(kernel.columns);
-    OWN.with_borrow_mut(|[own, _]| {
+    OWN.with_borrow_mut(|own| {
         let steps = kernel.format.steps(kernel.depth.min(depths.len()));
         let a_panels = own.grow(rows.next_multiple_of(kernel.rows) * steps);
         for start in depths.clone().step_by(kernel.depth) {
@@ -193,51 +197,105 @@ unsafe fn strip(
             let part = Target { accumulate: c.accumulate || start > depths.start, ..c };
             let b_panels = b.at(padded * kernel.format.steps(start - depths.start));
             let steps = kernel.format.steps(depth);
+            let panel = |words: *mut f32| Panel { words, steps };
             // SAFETY: the panels hold these rows and columns at this depth; C by this function's contract.
-            unsafe { tiles(kernel, a_panels, b_panels, part, [rows, columns], steps) };
+            unsafe { tiles(kernel, panel(a_panels), panel(b_panels), part, [rows, columns], steps) };
         }
         if depths.is_empty() {
+            let empty = Panel { words: a_panels, steps: 0 };
             // SAFETY: no panel is read where there are no steps.
-            unsafe { tiles(kernel, a_panels, b.at(0), c, [rows, columns], 0) };
+            unsafe { tiles(kernel, empty, empty, c, [rows, columns], 0) };
         }
     });
 }
 
-/// `C (+)= A B` for one block, on this thread: `[m, n, k]` is the size.
+/// Which factor of a product something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Its rows are those of C.
+    A,
+    /// Its columns are those of C.
+    B,
+}
+
+/// A small factor of a product, packed whole: for one thread, and for as many products as it is good for.
+#[derive(Default)]
+pub struct Factor {
+    panels: Panels,
+    side: Option<Side>,
+    width: usize,
+    outer: usize,
+    steps: usize,
+}
+
+impl Factor {
+    /// Packs `outer` rows (columns) of an operand, `depth` deep, over what was packed before.
+    pub fn pack(
+        &mut self,
+        kernel: &'static Kernel,
+        side: Side,
+        operand: Operand<'_>,
+        outer: usize,
+        depth: usize,
+    ) {
+        let width = if side == Side::A { kernel.rows } else { kernel.columns };
+        let steps = kernel.format.steps(depth);
+        let panels = self.panels.grow(outer.next_multiple_of(width) * steps);
+        // SAFETY: `grow` made room for these panels, and kernels are only chosen for the machine's level.
+        unsafe { (kernel.pack)(operand, Part { count: outer, start: 0, depth }, width, panels) };
+        (self.side, self.width, self.outer, self.steps) = (Some(side), width, outer, steps);
+    }
+}
+
+/// `C (+)= A B` on this thread, for the first `columns` columns of B and as deep as A was packed. C has `stride` elements
+/// from one row to the next.
 ///
-/// # Safety
-/// As [`whole`].
-pub unsafe fn block(kernel: &Kernel, a: Operand<'_>, b: Operand<'_>, c: Target, [m, n, k]: [usize; 3]) {
-    OWN.with_borrow_mut(|[a_own, b_own]| {
-        let steps = kernel.format.steps(kernel.depth.min(k));
-        let a_panels = a_own.grow(m.next_multiple_of(kernel.rows) * steps);
-        let b_panels = b_own.grow(n.next_multiple_of(kernel.columns) * steps);
-        for start in (0..k).step_by(kernel.depth) {
-            let depth = kernel.depth.min(k - start);
-            // SAFETY: `grow` made room for these panels.
-            unsafe {
-                (kernel.pack)(b, Part { count: n, start, depth }, kernel.columns, b_panels);
-                (kernel.pack)(a, Part { count: m, start, depth }, kernel.rows, a_panels);
-            }
-            let part = Target { accumulate: c.accumulate || start > 0, ..c };
-            // SAFETY: the panels hold m rows and n columns at this depth; C by this function's contract.
-            unsafe { tiles(kernel, a_panels, b_panels, part, [m, n], kernel.format.steps(depth)) };
-        }
-    });
+/// # Panics
+/// If the factors were not packed for these sides by this kernel, B is smaller than said, or C is.
+pub fn multiply(
+    kernel: &'static Kernel,
+    a: &Factor,
+    b: &Factor,
+    columns: usize,
+    c: &mut [f32],
+    stride: usize,
+    accumulate: bool,
+) {
+    assert!(a.side == Some(Side::A) && a.width == kernel.rows, "not a left factor");
+    assert!(b.side == Some(Side::B) && b.width == kernel.columns, "not a right factor");
+    assert!(
+        columns <= b.outer && a.steps <= b.steps && columns <= stride,
+        "a right factor that is too small"
+    );
+    assert!(a.outer == 0 || (a.outer - 1) * stride + columns <= c.len(), "a result that is too small");
+    let c = Target { pointer: c.as_mut_ptr(), stride, accumulate };
+    let [a_panels, b_panels] =
+        [a, b].map(|factor| Panel { words: factor.panels.start(), steps: factor.steps });
+    // SAFETY: the panels hold these rows and columns, C is borrowed exclusively and holds them, as asserted; kernels are
+    // only chosen for the machine's level.
+    unsafe { tiles(kernel, a_panels, b_panels, c, [a.outer, columns], a.steps) };
+}
+
+/// Packed panels, one after another.
+#[derive(Clone, Copy)]
+struct Panel {
+    words: *const f32,
+    /// Steps from one panel to the next.
+    steps: usize,
 }
 
 /// All register tiles of packed panels.
 ///
 /// # Safety
-/// As [`block`]; `a` and `b` must hold packed panels of `steps` for `m` rows and `n` columns.
-unsafe fn tiles(kernel: &Kernel, a: *const f32, b: *const f32, c: Target, [m, n]: [usize; 2], steps: usize) {
+/// As [`whole`]; `a` and `b` must hold packed panels of at least `steps` for `m` rows and `n` columns.
+unsafe fn tiles(kernel: &Kernel, a: Panel, b: Panel, c: Target, [m, n]: [usize; 2], steps: usize) {
     let (mr, nr) = (kernel.rows, kernel.columns);
     let mut edge = [CacheLine::default(); kernels::LARGEST_TILE / 16];
     let edge: *mut f32 = edge.as_mut_ptr().cast();
     for j in (0..n).step_by(nr) {
         for i in (0..m).step_by(mr) {
             // SAFETY: panel j/nr of B and i/mr of A lie within the packed buffers.
-            let (a, b) = unsafe { (a.add(i * steps), b.add(j * steps)) };
+            let (a, b) = unsafe { (a.words.add(i * a.steps), b.words.add(j * b.steps)) };
             let (height, width) = (mr.min(m - i), nr.min(n - j));
             let corner = c.at(i, j).pointer;
             if height == mr && width == nr {

@@ -1,6 +1,6 @@
 //! Which instruction set this machine has, and arithmetic written so that the compiler vectorises it for each.
 //!
-//! [`Simd::run`] compiles a closure for every level and takes the best one the machine has. Element-wise arithmetic
+//! [`vectorised`] compiles a function for every level and takes the best one the machine has. Element-wise arithmetic
 //! gives the same bits at every level (nothing is contracted or reordered); matrix products do not, because their
 //! kernels use fused multiply-add where there is one.
 
@@ -17,12 +17,9 @@ pub enum Level {
     Avx512Bf16,
 }
 
-/// The level in use.
+/// The level in use, which this machine has.
 #[derive(Clone, Copy, Debug)]
-pub struct Simd {
-    arch: pulp::Arch,
-    level: Level,
-}
+pub struct Simd(Level);
 
 /// Lowers the level for tests and measurements: `avx512` (without bf16 products), `avx2` or `portable`.
 pub const LEVEL_VARIABLE: &str = "ASFT_CPU_ISA";
@@ -41,40 +38,80 @@ impl Simd {
 
     /// The machine's best level that is not above `limit`.
     pub fn at_most(limit: Level) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if limit >= Level::Avx512
-                && let Some(v4) = pulp::x86::V4::try_new()
-            {
-                let level = if limit == Level::Avx512Bf16 && std::arch::is_x86_feature_detected!("avx512bf16")
-                {
-                    Level::Avx512Bf16
-                } else {
-                    Level::Avx512
-                };
-                return Self { arch: pulp::Arch::V4(v4), level };
-            }
-            if limit >= Level::Avx2
-                && let Some(v3) = pulp::x86::V3::try_new()
-            {
-                return Self { arch: pulp::Arch::V3(v3), level: Level::Avx2 };
-            }
-        }
-        let _ = limit;
-        Self { arch: pulp::Arch::Scalar, level: Level::Portable }
+        Self(limit.min(best_level()))
     }
 
     /// The level in use.
     pub fn level(self) -> Level {
-        self.level
-    }
-
-    /// Runs a closure compiled for this level.
-    #[inline(always)]
-    pub fn run<R>(self, body: impl FnOnce() -> R) -> R {
-        self.arch.dispatch(body)
+        self.0
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+fn best_level() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    let avx2 = has!("avx2") && has!("fma");
+    let avx512 =
+        has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+    match (avx2, avx512, has!("avx512bf16")) {
+        (true, true, true) => Level::Avx512Bf16,
+        (true, true, false) => Level::Avx512,
+        (true, false, _) => Level::Avx2,
+        (false, ..) => Level::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn best_level() -> Level {
+    Level::Portable
+}
+
+/// Compiles functions for every level; the one that is called takes a [`Simd`] before its own arguments.
+///
+/// The body is inlined into each version by force: a closure handed to such a function would be compiled once, for the
+/// lowest level, whenever the compiler thinks it too long to inline.
+macro_rules! vectorised {
+    ($($(#[$attribute:meta])* fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {
+        $($(#[$attribute])*
+        #[allow(clippy::too_many_arguments, reason = "plain functions take what a closure would capture")]
+        fn $name(simd: $crate::backend::cpu::simd::Simd, $($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments, reason = "as above")]
+            fn body($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::backend::cpu::simd::Level;
+
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512cd,avx512dq,avx512vl")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments, reason = "as above")]
+                fn avx2($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+
+                match simd.level() {
+                    // SAFETY: a `Simd` has no level that the machine does not have.
+                    Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512($($argument),*) },
+                    // SAFETY: as above.
+                    Level::Avx2 => unsafe { avx2($($argument),*) },
+                    Level::Portable => body($($argument),*),
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            {
+                let _ = simd;
+                body($($argument),*)
+            }
+        })*
+    };
+}
+pub(super) use vectorised;
 
 /// Lanes of the partial sums in reductions; fixed, so that every level adds in the same order.
 pub const LANES: usize = 16;
@@ -142,26 +179,6 @@ pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f64 {
     total
 }
 
-/// Sum of `term` of every element, in the order of [`sum`].
-#[inline(always)]
-pub fn sum_of(values: &[f32], term: impl Fn(f32) -> f32) -> f64 {
-    let mut total = 0.0;
-    for block in values.chunks(SUM_BLOCK) {
-        let mut lanes = [0.0f32; LANES];
-        let (whole, tail) = block.as_chunks::<LANES>();
-        for chunk in whole {
-            for (slot, &value) in lanes.iter_mut().zip(chunk) {
-                *slot += term(value);
-            }
-        }
-        for (slot, &value) in lanes.iter_mut().zip(tail) {
-            *slot += term(value);
-        }
-        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
-    }
-    total
-}
-
 /// Replaces every element z by e^(z - shift) and gives their sum, in the order of [`sum`].
 #[inline(always)]
 pub fn exponentials(values: &mut [f32], shift: f32) -> f64 {
@@ -184,6 +201,59 @@ pub fn exponentials(values: &mut [f32], shift: f32) -> f64 {
     total
 }
 
+/// Sum of e^(z - shift) over all elements, in the order of [`sum`].
+#[inline(always)]
+pub fn exponential_sum(values: &[f32], shift: f32) -> f64 {
+    let mut total = 0.0;
+    for block in values.chunks(SUM_BLOCK) {
+        let mut lanes = [0.0f32; LANES];
+        let (whole, tail) = block.as_chunks::<LANES>();
+        for chunk in whole {
+            for (slot, &value) in lanes.iter_mut().zip(chunk) {
+                *slot += exp(value - shift);
+            }
+        }
+        for (slot, &value) in lanes.iter_mut().zip(tail) {
+            *slot += exp(value - shift);
+        }
+        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+    }
+    total
+}
+
+/// Replaces every element z by e^(z * scale - shift) and gives the sum in f32, of whole vectors; lanes are added in
+/// halves.
+///
+/// # Panics
+/// If the last vector is not whole.
+#[inline(always)]
+pub fn scaled_exponentials(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+    let (whole, tail) = values.as_chunks_mut::<LANES>();
+    assert!(tail.is_empty());
+    let mut lanes = [0.0f32; LANES];
+    for chunk in whole {
+        for (slot, value) in lanes.iter_mut().zip(chunk) {
+            *value = exp(*value * scale - shift);
+            *slot += *value;
+        }
+    }
+    fold_lanes(lanes, |a, b| a + b)
+}
+
+/// All lanes in one: the upper half with the lower, until one is left.
+#[inline(always)]
+fn fold_lanes(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        let (lower, upper) = lanes.split_at_mut(half);
+        for (a, &b) in lower.iter_mut().zip(&*upper) {
+            *a = join(*a, b);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
 /// Largest element; negative infinity of none. NaN elements are passed over: whoever sums afterwards meets them.
 #[inline(always)]
 pub fn maximum(values: &[f32]) -> f32 {
@@ -195,7 +265,7 @@ pub fn maximum(values: &[f32]) -> f32 {
             *slot = larger(*slot, value);
         }
     }
-    lanes.iter().chain(tail).fold(f32::NEG_INFINITY, |largest, &value| larger(largest, value))
+    tail.iter().fold(fold_lanes(lanes, larger), |largest, &value| larger(largest, value))
 }
 
 /// The first place where a value stands.
@@ -234,21 +304,52 @@ mod tests {
     use super::*;
 
     fn levels() -> Vec<Simd> {
-        [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16].into_iter().map(Simd::at_most).collect()
+        [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16]
+            .into_iter()
+            .map(Simd::at_most)
+            .collect()
+    }
+
+    vectorised! {
+        fn exponentials_of(values: &mut [f32]) {
+            values.iter_mut().for_each(|x| *x = exp(*x));
+        }
+
+        fn dot_of(a: &[f32], b: &[f32]) -> f64 {
+            dot(a, b)
+        }
+
+        fn exponentials_and_sums(values: &mut [f32], shift: f32) -> [f64; 2] {
+            let sum = exponential_sum(values, shift);
+            [sum, exponentials(values, shift)]
+        }
     }
 
     #[test]
     fn exp_is_within_two_units_in_the_last_place() {
+        let inputs: Vec<f32> = (-870_000..887_000).map(|i| i as f32 * 1e-4).collect();
         for simd in levels() {
-            simd.run(|| {
-                for i in -870_000..887_000 {
-                    let x = i as f32 * 1e-4;
-                    let exact = f64::from(x).exp();
-                    let error = (f64::from(exp(x)) - exact).abs() / exact;
-                    assert!(error < 2.0 * f64::from(f32::EPSILON), "exp({x}) is off by {error:e}");
-                }
-            });
+            let mut values = inputs.clone();
+            exponentials_of(simd, &mut values);
+            for (&x, &got) in inputs.iter().zip(&values) {
+                let exact = f64::from(x).exp();
+                let error = (f64::from(got) - exact).abs() / exact;
+                assert!(error < 2.0 * f64::from(f32::EPSILON), "exp({x}) is off by {error:e}");
+            }
         }
+    }
+
+    #[test]
+    fn exp_at_the_ends() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(-87.3361), 0.0);
+        assert!(exp(-87.3359) >= f32::MIN_POSITIVE);
+        assert!(exp(88.72283).is_finite());
+        assert_eq!(exp(-1e30), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(100.0), f32::INFINITY);
+        assert!(exp(f32::NAN).is_nan());
     }
 
     #[test]
@@ -267,47 +368,40 @@ mod tests {
     }
 
     #[test]
-    fn exponentials_and_positions() {
-        for simd in levels() {
-            simd.run(|| {
-                let values: Vec<f32> = (0..1500).map(|i| ((i * 7919) % 1000) as f32 * 1e-2 - 5.0).collect();
-                let mut replaced = values.clone();
-                let total = exponentials(&mut replaced, 1.5);
-                assert_eq!(total.to_bits(), sum_of(&values, |x| exp(x - 1.5)).to_bits());
-                assert!(replaced.iter().zip(&values).all(|(&e, &x)| e == exp(x - 1.5)));
-                for wanted in [0, 1, 127, 128, 999] {
-                    let first = values.iter().position(|&x| x == values[wanted]);
-                    assert_eq!(position(&values, values[wanted]), first);
-                }
-                assert_eq!(position(&values, 77.0), None);
-            });
-        }
-    }
-
-    #[test]
-    fn exp_at_the_ends() {
-        assert_eq!(exp(0.0), 1.0);
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(exp(-87.3361), 0.0);
-        assert!(exp(-87.3359) >= f32::MIN_POSITIVE);
-        assert!(exp(88.72283).is_finite());
-        assert_eq!(exp(-1e30), 0.0);
-        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
-        assert_eq!(exp(100.0), f32::INFINITY);
-        assert!(exp(f32::NAN).is_nan());
-    }
-
-    #[test]
     fn sums_have_the_same_bits_at_every_level() {
         let values: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 1000) as f32 * 1e-3 - 0.5).collect();
-        let all: Vec<u64> =
-            levels().iter().map(|simd| simd.run(|| dot(&values, &values)).to_bits()).collect();
+        let all: Vec<u64> = levels().iter().map(|&simd| dot_of(simd, &values, &values).to_bits()).collect();
         assert!(all.iter().all(|&bits| bits == all[0]));
-        let squares = |simd: &Simd| simd.run(|| sum_of(&values, |x| x * x)).to_bits();
-        assert!(levels().iter().all(|simd| squares(simd) == all[0]), "another order");
         assert_eq!(sum(values.len(), |i| values[i] * values[i]).to_bits(), all[0], "another order");
         let exact: f64 = values.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
         assert!((f64::from_bits(all[0]) - exact).abs() < 1e-5 * exact);
         assert_eq!(maximum(&values[..37]), values[..37].iter().copied().fold(f32::MIN, f32::max));
+    }
+
+    #[test]
+    fn exponentials_and_their_sum() {
+        let values: Vec<f32> = (0..1500).map(|i| ((i * 7919) % 1000) as f32 * 1e-2 - 5.0).collect();
+        let expected = sum(values.len(), |i| exp(values[i] - 1.5)).to_bits();
+        for simd in levels() {
+            let mut replaced = values.clone();
+            let sums = exponentials_and_sums(simd, &mut replaced, 1.5);
+            assert_eq!(sums.map(f64::to_bits), [expected; 2]);
+            assert!(replaced.iter().zip(&values).all(|(&e, &x)| e == exp(x - 1.5)));
+        }
+        let mut scaled = values[..96].to_vec();
+        let sum = scaled_exponentials(&mut scaled, 0.5, 1.0);
+        assert!(scaled.iter().zip(&values).all(|(&e, &x)| e == exp(x * 0.5 - 1.0)));
+        let exact: f64 = scaled.iter().map(|&e| f64::from(e)).sum();
+        assert!((f64::from(sum) - exact).abs() < 1e-6 * exact);
+    }
+
+    #[test]
+    fn positions_are_the_first() {
+        let values: Vec<f32> = (0..1500).map(|i| ((i * 7919) % 1000) as f32).collect();
+        for wanted in [0, 1, 127, 128, 999] {
+            let first = values.iter().position(|&x| x == values[wanted]);
+            assert_eq!(position(&values, values[wanted]), first);
+        }
+        assert_eq!(position(&values, 7777.0), None);
     }
 }
