@@ -164,17 +164,6 @@ impl<'a> SharedMatrix<'a> {
             )
         }
     }
-
-    /// A pointer to an element, for products that write strided blocks.
-    pub fn pointer(&self, row: usize, column: usize) -> *mut f32 {
-        assert!(column < self.stride && (row + 1) * self.stride <= self.len);
-        self.data.wrapping_add(row * self.stride + column)
-    }
-
-    /// Elements from one row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
 }
 
 /// A figure that Linux gives in kB, in bytes; nothing on systems without these files.
