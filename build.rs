@@ -25,7 +25,10 @@ fn main() {
     for path in ["build.rs", "src/backend/cuda/nvrtc.rs", "kernels"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    name_commit();
+    // Whoever works on the program commits often, and every commit would compile all of it again.
+    if env::var("PROFILE").is_ok_and(|profile| profile == "release") {
+        name_commit();
+    }
     println!("cargo::rustc-env=ASFT_BUILD_NVRTC={}", set_up_folder().display());
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = Path::new("kernels");

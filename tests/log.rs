@@ -32,6 +32,7 @@ fn step(step: usize, objective: &[(&'static str, f64)]) -> StepMetrics<'static> 
         tokens_per_second: 1234.5,
         peak_memory_bytes: 17 << 30,
         step_seconds: 0.25,
+        skipped: None,
     }
 }
 
@@ -172,10 +173,10 @@ fn a_damaged_line_is_named_and_nothing_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("metrics.jsonl");
     for (text, expected) in [
-        ("{\"step\":1}\n{\"step\":\n{\"step\":3}\n", ":2: not a metrics line: EOF while parsing"),
-        ("{\"step\":1}\n{\"loss\":1}\n", ":2: not a metrics line: it has no step"),
-        ("[]\n", ":1: not a metrics line: invalid type"),
-        ("{\"step\":1}\n\u{fffd}\n", ":2: not a metrics line: expected value"),
+        ("{\"step\":1}\n{\"step\":\n{\"step\":3}\n", ":2: not a line of a run's record: EOF while parsing"),
+        ("{\"step\":1}\n{\"loss\":1}\n", ":2: not a line of a run's record: it has no step"),
+        ("[]\n", ":1: not a line of a run's record: invalid type"),
+        ("{\"step\":1}\n\u{fffd}\n", ":2: not a line of a run's record: expected value"),
     ] {
         fs::write(&path, text).unwrap();
         let error = truncate_after(&path, 5).unwrap_err().to_string();

@@ -348,7 +348,7 @@ pub struct HeadRows {
 }
 
 /// The u32 words of one encoded span of response rows: start, len, role ([`SPAN_PROMPT`], [`SPAN_CHOSEN`],
-/// [`SPAN_REJECTED`]).
+/// [`SPAN_REJECTED`], [`SPAN_OTHER`]).
 pub const SPAN_WORDS: usize = 3;
 /// The prompt's tokens.
 pub const SPAN_PROMPT: u32 = 0;
@@ -356,6 +356,8 @@ pub const SPAN_PROMPT: u32 = 0;
 pub const SPAN_CHOSEN: u32 = 1;
 /// The rejected answer's.
 pub const SPAN_REJECTED: u32 = 2;
+/// Another answer's, which no objective evaluates on the device.
+pub const SPAN_OTHER: u32 = 3;
 
 /// Evaluates an objective on the units (groups, or single sequences) whose rows are complete.
 #[derive(Clone, Copy, Debug)]

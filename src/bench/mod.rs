@@ -10,7 +10,6 @@
 //! caller's.
 
 pub mod facts;
-pub mod flops;
 pub mod kernels;
 mod setup;
 pub mod shape;

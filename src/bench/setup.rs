@@ -13,7 +13,7 @@ use crate::config::{
     DataArguments, DeviceArguments, ModelArguments, ObjectiveArguments, OptimizerArguments, RunArguments,
     ScheduleArguments, TrainArguments, TrainConfig,
 };
-use crate::data::{Loader, Reference};
+use crate::data::Loader;
 use crate::eval::{Scorer, Silent};
 use crate::objective::{self, Parameters};
 use crate::train::{InferenceLayout, Prepared, Target, Trainer};
@@ -64,7 +64,9 @@ impl Request {
             data: DataArguments {
                 data: Some(vec![folder.join("pairs.jsonl")]),
                 max_length: Some(integer(self.workload.longest().max(2))),
+                no_cache: Some(true),
                 no_shuffle: Some(true),
+                ..DataArguments::default()
             },
             objective: ObjectiveArguments {
                 objective: Some(self.objective.clone()),
@@ -100,7 +102,7 @@ impl Request {
         std::fs::write(folder.path().join("pairs.jsonl"), pairs)?;
         let config = self.config(folder.path())?;
         let free_before = backend.available_memory();
-        let mut prepared = Prepared::new(&config, Target::of(&backend))?;
+        let mut prepared = Prepared::new(&config, Target::of(&backend), &mut Silent)?;
         let reference_seconds = if prepared.objective.needs_reference() {
             Some(score_reference(&mut prepared, &mut backend)?)
         } else {
@@ -122,15 +124,13 @@ fn score_reference<B: Backend>(prepared: &mut Prepared, backend: &mut B) -> Resu
     layout.allocate(backend)?;
     weights::fill(&layout.model, backend, SEED);
     let (model, activations) = (&layout.model, &layout.activations);
+    let need = prepared.objective.reference();
     let data = Arc::make_mut(&mut prepared.train);
     let mut scorer = Scorer { backend, model, activations, progress: &mut Silent };
-    scorer.sums("warm-up", &data.groups)?;
+    scorer.references("warm-up", &data.groups, need)?;
     let start = Instant::now();
-    let sums = scorer.sums("reference log-probs", &data.groups)?;
+    scorer.add_references("reference log-probs", &mut data.groups, need)?;
     let seconds = start.elapsed().as_secs_f64();
-    for (group, [chosen, rejected]) in data.groups.iter_mut().zip(sums) {
-        group.reference = Some(Reference { chosen, rejected });
-    }
     Ok(seconds)
 }
 

@@ -5,11 +5,14 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::facts::Facts;
-use super::flops::{PEAK_FLOPS, StepFlops, attended_pairs, utilisation};
 use super::timing::{bounds, median};
 use super::{BenchError, Request, Setup};
 use crate::backend::{Backend, DeviceKind, OperationTime};
-use crate::data::{Batch, Step};
+use crate::data::{Step, Work};
+use crate::model::Flops;
+
+/// Dense bf16 products of an H100 or H200 (SXM), without sparsity: NVIDIA's data sheet.
+const PEAK_FLOPS: f64 = 989e12;
 
 /// What a run of steps showed.
 #[derive(Clone, Debug, Serialize)]
@@ -67,7 +70,7 @@ pub struct StepReport {
     /// What AdamW keeps.
     pub optimizer_state: &'static str,
     /// Operations of a step.
-    pub flops: StepFlops,
+    pub flops: Flops,
     /// Their sum per second, in 10^12.
     pub tflops_per_s: f64,
     /// The share of `peak_tflops_per_s` that this is; on CUDA only.
@@ -126,7 +129,7 @@ pub fn run<B: Backend>(request: &Request, warmup: usize, backend: B) -> Result<S
 pub fn timed_step<B: Backend>(setup: &mut Setup<B>, step: &Step) -> Result<(f64, f64, f64), BenchError> {
     let trainer = &mut setup.trainer;
     let start = Instant::now();
-    let pending = trainer.step(step, setup.learning_rate);
+    let pending = trainer.step(step, setup.learning_rate)?;
     let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref())?;
     let seconds = start.elapsed().as_secs_f64();
     let (loss, norm) = (outcome.loss, outcome.gradient_norm);
@@ -160,9 +163,9 @@ struct Steps {
 fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: Steps) -> StepReport {
     let Setup { prepared, trainer, .. } = setup;
     let batches = &steps.step.batches;
-    let sum = |count: &dyn Fn(&Batch) -> usize| batches.iter().map(count).sum::<usize>();
-    let tokens = sum(&|batch| batch.ids.len());
-    let flops = StepFlops::of(&prepared.model, batches);
+    let work: Work = batches.iter().map(Work::of_batch).sum();
+    let tokens = work.tokens as usize;
+    let flops = Flops::training(&prepared.model, work);
     let step_s = median(&mut steps.times.clone());
     let (min_s, max_s) = bounds(&steps.times);
     let on_cuda = B::KIND == DeviceKind::Cuda;
@@ -189,8 +192,8 @@ fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: Steps) -> Step
         pairs_per_s: workload.lengths.len() as f64 / step_s,
         tokens_per_s: tokens as f64 / step_s,
         tokens,
-        response_tokens: sum(&|batch| batch.gather.len()),
-        attended_pairs: batches.iter().map(|batch| attended_pairs(&batch.segments)).sum(),
+        response_tokens: work.rows as usize,
+        attended_pairs: work.attended_pairs,
         reference_s: setup.reference_seconds,
         micro_batches: batches.len(),
         tokens_per_batch: activations.budget.tokens,
@@ -201,7 +204,7 @@ fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: Steps) -> Step
         optimizer_state: prepared.precision.optimizer.name(),
         flops,
         tflops_per_s: flops.total() as f64 / step_s / 1e12,
-        utilisation: on_cuda.then(|| utilisation(flops.total(), step_s)),
+        utilisation: on_cuda.then_some(flops.total() as f64 / step_s / PEAK_FLOPS),
         peak_tflops_per_s: on_cuda.then_some(PEAK_FLOPS / 1e12),
         peak_rss_bytes: peak.filter(|_| !on_cuda),
         device_peak_bytes: peak.filter(|_| on_cuda),

@@ -55,9 +55,11 @@ pub fn save_folder<T, E: From<CheckpointError>>(
 /// the shards of a larger model, say.
 ///
 /// Each file is whole at any moment. The set is not: a kill between two renames leaves new files beside old
-/// ones, which writing it again repairs.
+/// ones, which writing it again repairs. The file named `mark`, one of the set, tells: an old one goes first and the new
+/// one comes last, so where it is, the set is whole.
 pub fn save_into<T, E: From<CheckpointError>>(
     dir: &Path,
+    mark: &str,
     belongs: impl Fn(&str) -> bool,
     fill: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
@@ -66,15 +68,24 @@ pub fn save_into<T, E: From<CheckpointError>>(
     let result = fill(&temporary.path)?;
     sync_tree(&temporary.path)?;
     let written = list(&temporary.path)?;
-    for file in &written {
+    let place = |file: &Path| {
         let target = dir.join(file.file_name().unwrap_or_default());
-        fs::rename(file, &target).map_err(CheckpointError::io("replace", &target))?;
+        fs::rename(file, &target).map_err(CheckpointError::io("replace", &target))
+    };
+    remove_any(&dir.join(mark))?;
+    sync_folder(dir)?;
+    for file in written.iter().filter(|file| !file.ends_with(mark)) {
+        place(file)?;
     }
     for path in list(dir)? {
         let is_new = written.iter().any(|file| file.file_name() == path.file_name());
         if !is_new && path.file_name().and_then(|name| name.to_str()).is_some_and(&belongs) {
             remove_any(&path)?;
         }
+    }
+    sync_folder(dir)?;
+    for file in written.iter().filter(|file| file.ends_with(mark)) {
+        place(file)?;
     }
     sync_folder(dir)?;
     Ok(result)

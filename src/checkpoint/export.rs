@@ -11,21 +11,27 @@ use serde_json::{Map, Value, json};
 
 use super::CheckpointError;
 use super::folder::{CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE};
-use super::tensor_writer::{TensorSource, TensorSpec, write_tensors};
+use super::tensor_writer::{TensorSource, TensorSpec, file_bytes, write_tensors};
 use crate::DType;
+use crate::data::GivenTemplate;
+use crate::data::template_source::{CONFIG_KEY, TEMPLATE_FILE};
 use crate::model::LlamaConfig;
 
 /// Bytes of a shard at most, unless one tensor alone is larger: transformers' 5 GB.
 pub const SHARD_BYTES: usize = 5_000_000_000;
 
+/// transformers 4 refuses a file that does not say so.
+const METADATA: [(&str, &str); 1] = [("format", "pt")];
+
 const GENERATION_FILE: &str = "generation_config.json";
+const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// The files that make a tokenizer, in any of its historical layouts.
 pub const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG_FILE,
     "special_tokens_map.json",
-    "chat_template.jinja",
+    TEMPLATE_FILE,
     "tokenizer.model",
     "added_tokens.json",
     "vocab.json",
@@ -40,8 +46,11 @@ pub struct ModelExport<'a> {
     pub config: &'a LlamaConfig,
     /// The format of the weights.
     pub dtype: DType,
-    /// The folder whose tokenizer files and `generation_config.json` are taken over byte for byte.
+    /// The folder whose tokenizer files and `generation_config.json` are taken over byte for byte, but for what
+    /// `template` replaces.
     pub source: Option<&'a Path>,
+    /// A chat template that takes the place of the source's in the tokenizer files.
+    pub template: Option<GivenTemplate<'a>>,
     /// Bytes of a shard at most; [`SHARD_BYTES`] outside tests.
     pub shard_bytes: usize,
 }
@@ -49,7 +58,7 @@ pub struct ModelExport<'a> {
 impl<'a> ModelExport<'a> {
     /// An export with shards of the usual size.
     pub fn new(config: &'a LlamaConfig, dtype: DType, source: Option<&'a Path>) -> Self {
-        ModelExport { config, dtype, source, shard_bytes: SHARD_BYTES }
+        ModelExport { config, dtype, source, template: None, shard_bytes: SHARD_BYTES }
     }
 
     /// Writes the folder's files into `dir`, which exists. `values` is asked for every parameter by its
@@ -64,15 +73,30 @@ impl<'a> ModelExport<'a> {
                 copy_if_there(source, dir, name)?;
             }
         }
+        if let Some(template) = self.template {
+            write_template(dir, template)?;
+        }
         self.write_weights(dir, values)
     }
 
+    /// The source's generation settings byte for byte, else some made from the model's. A chat template that was given
+    /// brings its own end of turn, at which generation must stop, or the model would go on for ever.
     fn write_generation_config(&self, dir: &Path) -> Result<(), CheckpointError> {
-        if let Some(source) = self.source
-            && copy_if_there(source, dir, GENERATION_FILE)?
-        {
+        let path = dir.join(GENERATION_FILE);
+        let copied = match self.source {
+            Some(source) => copy_if_there(source, dir, GENERATION_FILE)?,
+            None => false,
+        };
+        let mut generation = if copied { read_json(&path)? } else { self.new_generation_config() };
+        let ends = self.template.and_then(|template| template.end_of_turn);
+        let added = ends.is_some_and(|id| add_end_token(&mut generation, id));
+        if copied && !added {
             return Ok(());
         }
+        write_json(&path, &Value::Object(generation))
+    }
+
+    fn new_generation_config(&self) -> Map<String, Value> {
         let config = self.config.to_json();
         let mut generation = Map::new();
         generation.insert("_from_model_config".into(), json!(true));
@@ -81,26 +105,34 @@ impl<'a> ModelExport<'a> {
                 generation.insert(key.into(), value.clone());
             }
         }
-        write_json(&dir.join(GENERATION_FILE), &Value::Object(generation))
+        generation
+    }
+
+    /// Bytes of what [`write`](Self::write) would write: weights and tokenizer files, without the small JSON files.
+    pub fn bytes(&self) -> Result<u64, CheckpointError> {
+        let tensors = self.tensors();
+        let shards = cut_into_shards(&tensors, self.shard_bytes);
+        let weights = shards.iter().map(|shard| file_bytes(Path::new(WEIGHTS_FILE), shard, &METADATA));
+        let weights = weights.sum::<Result<u64, _>>()?;
+        let copied = self.source.into_iter().flat_map(|source| TOKENIZER_FILES.map(|name| source.join(name)));
+        Ok(weights + copied.filter_map(|path| Some(path.metadata().ok()?.len())).sum::<u64>())
+    }
+
+    fn tensors(&self) -> Vec<TensorSpec> {
+        let parameters = self.config.parameters().into_iter();
+        parameters.map(|(name, shape)| TensorSpec { name, dtype: self.dtype, shape }).collect()
     }
 
     fn write_weights(&self, dir: &Path, values: &mut dyn TensorSource) -> Result<(), CheckpointError> {
-        let tensors: Vec<TensorSpec> = self
-            .config
-            .parameters()
-            .into_iter()
-            .map(|(name, shape)| TensorSpec { name, dtype: self.dtype, shape })
-            .collect();
-        // transformers 4 refuses a file that does not say so.
-        let metadata = [("format", "pt")];
+        let tensors = self.tensors();
         let shards = cut_into_shards(&tensors, self.shard_bytes);
         if let [_] = shards[..] {
-            return write_tensors(&dir.join(WEIGHTS_FILE), &tensors, &metadata, values);
+            return write_tensors(&dir.join(WEIGHTS_FILE), &tensors, &METADATA, values);
         }
         let mut weight_map = Map::new();
         for (number, shard) in shards.iter().enumerate() {
             let name = format!("model-{:05}-of-{:05}.safetensors", number + 1, shards.len());
-            write_tensors(&dir.join(&name), shard, &metadata, values)?;
+            write_tensors(&dir.join(&name), shard, &METADATA, values)?;
             weight_map.extend(shard.iter().map(|tensor| (tensor.name.clone(), json!(name))));
         }
         weight_map.sort_keys();
@@ -109,6 +141,32 @@ impl<'a> ModelExport<'a> {
         let metadata = json!({"total_parameters": parameters, "total_size": bytes});
         write_json(&dir.join(INDEX_FILE), &json!({"metadata": metadata, "weight_map": weight_map}))
     }
+}
+
+/// Writes a chat template into both places where the field's programs look for it.
+fn write_template(dir: &Path, template: GivenTemplate<'_>) -> Result<(), CheckpointError> {
+    let path = dir.join(TEMPLATE_FILE);
+    std::fs::write(&path, template.source).map_err(CheckpointError::io("write", &path))?;
+    let path = dir.join(TOKENIZER_CONFIG_FILE);
+    let mut config = if path.exists() { read_json(&path)? } else { Map::new() };
+    config.insert(CONFIG_KEY.to_owned(), template.source.into());
+    write_json(&path, &Value::Object(config))
+}
+
+/// Adds an id to `eos_token_id`, a number or a list of them; whether it was not there.
+fn add_end_token(generation: &mut Map<String, Value>, id: u32) -> bool {
+    const KEY: &str = "eos_token_id";
+    let mut ids = match generation.get(KEY) {
+        Some(Value::Array(ids)) => ids.clone(),
+        None | Some(Value::Null) => Vec::new(),
+        Some(one) => vec![one.clone()],
+    };
+    if ids.contains(&id.into()) {
+        return false;
+    }
+    ids.push(id.into());
+    generation.insert(KEY.to_owned(), ids.into());
+    true
 }
 
 /// Whether a file name is one that [`ModelExport::write`] gives to weights.
@@ -131,6 +189,12 @@ fn cut_into_shards(tensors: &[TensorSpec], limit: usize) -> Vec<&[TensorSpec]> {
     }
     shards.push(&tensors[start..]);
     shards
+}
+
+fn read_json(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
+    let text = std::fs::read(path).map_err(CheckpointError::io("read", path))?;
+    serde_json::from_slice(&text)
+        .map_err(|error| CheckpointError::file(path, format!("not a JSON object: {error}")))
 }
 
 /// Writes indented JSON with a closing newline.

@@ -27,6 +27,9 @@ pub const CONFIG_FILE: &str = "config.json";
 /// Bytes hashed at a time. Part of the fingerprint's definition, whatever the number of threads.
 const FINGERPRINT_PIECE: usize = 16 << 20;
 
+/// Defaults of generation.
+const GENERATION_FILE: &str = "generation_config.json";
+
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
@@ -105,6 +108,20 @@ impl ModelFolder {
         self.dtype
     }
 
+    /// The tokens that end an answer: of config.json, and of generation_config.json where it can be read. Published
+    /// folders name the end of a turn in the latter alone.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let mut tokens = self.config.eos_token_ids.clone();
+        let file = std::fs::read(self.dir.join(GENERATION_FILE)).ok();
+        let json: Option<serde_json::Value> = file.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let named = json.map(|json| json["eos_token_id"].clone()).unwrap_or_default();
+        let ids = named.as_array().map_or(std::slice::from_ref(&named), Vec::as_slice);
+        tokens.extend(ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()));
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
+
     /// The parameters, with the format each is stored in, in the order of [`LlamaConfig::parameters`].
     pub fn parameters(&self) -> impl ExactSizeIterator<Item = &TensorSpec> {
         self.parameters.iter().map(|(spec, _)| spec)
@@ -135,6 +152,7 @@ impl ModelFolder {
         for hash in hashes {
             fingerprint.update(&hash.to_le_bytes());
         }
+        self.files.iter().for_each(TensorFile::release_all);
         fingerprint.digest()
     }
 

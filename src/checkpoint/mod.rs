@@ -6,18 +6,24 @@
 //!
 //! - [`tensor_file`]: one safetensors file, mapped and checked.
 //! - [`tensor_writer`]: one safetensors file, written tensor by tensor.
+//! - [`hub`]: a name of the Hugging Face Hub, found in the local cache.
 //! - [`folder`]: a model folder, read.
 //! - [`export`]: a model folder, written.
+//! - [`gguf`]: a model folder as one file of llama.cpp's.
 //! - [`atomic`]: a folder or file appears whole or not at all.
 //! - [`resume`]: the `asft/` folder of a checkpoint; the newest checkpoint; pruning.
 //! - [`run_folder`]: whether a run may write where it was told to.
+//! - [`space`]: how much room there is.
 
 pub mod atomic;
 pub mod error;
 pub mod export;
 pub mod folder;
+pub mod gguf;
+pub mod hub;
 pub mod resume;
 pub mod run_folder;
+pub mod space;
 pub mod tensor_file;
 pub mod tensor_writer;
 

@@ -8,7 +8,7 @@
 //! Boundary: writes into and reads from a checkpoint folder that is given. What the numbers mean, and whether
 //! a changed setting may be resumed with, is `train`'s.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,12 @@ use serde_json::{Map, Value};
 use super::error::Names;
 use super::export::write_json;
 use super::tensor_file::TensorFile;
-use super::tensor_writer::{SourceError, TensorSpec, write_tensors};
+use super::tensor_writer::{SourceError, TensorSpec, file_bytes, write_tensors};
 use super::{CheckpointError, ModelFolder, atomic};
 use crate::DType;
 
 /// Version of the layout of `asft/`. A change that an older program would misread raises it.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// The folder inside a checkpoint.
 pub const RESUME_FOLDER: &str = "asft";
 const STATE_FILE: &str = "state.json";
@@ -42,42 +42,40 @@ pub struct ResumeState {
     pub epoch: f64,
     /// Tokens trained on.
     pub tokens_seen: u64,
+    /// Optimizer steps that the run was planned for, which is where its schedule ends.
+    pub planned_steps: usize,
+    /// Steps that were not finite and left out: AdamW has counted so many fewer.
+    pub skipped_steps: usize,
+    /// Whether it was saved for nothing but being the best: it goes when a better one comes.
+    pub only_best: bool,
     /// Fingerprint of the settings that may not change on the way.
     #[serde(with = "hex")]
     pub config_fingerprint: u64,
-    /// Fingerprint of the token ids of the training data.
-    #[serde(with = "hex")]
-    pub data_fingerprint: u64,
-    /// The best evaluation so far, where the best model is kept.
-    pub best: Option<BestEvaluation>,
+    /// Fingerprints of what the run reads, by the name of the setting that says where it lies.
+    pub inputs: BTreeMap<String, Fingerprint>,
     /// Further entries of later versions, kept as they are.
     #[serde(flatten)]
     pub more: Map<String, Value>,
 }
 
-/// The evaluation that a run calls its best.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BestEvaluation {
-    /// The step after which it was made.
-    pub step: usize,
-    /// The metric's name.
-    pub metric: String,
-    /// Its value.
-    pub value: f64,
-}
+/// Of a file's or a folder's content, as far as it decides what a run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint(#[serde(with = "hex")] pub u64);
 
 impl ResumeState {
     /// The state at the start of a run, to be filled in.
-    pub fn new(config_fingerprint: u64, data_fingerprint: u64) -> Self {
+    pub fn new(config_fingerprint: u64, inputs: BTreeMap<String, Fingerprint>) -> Self {
         ResumeState {
             format: FORMAT,
             program: env!("CARGO_PKG_VERSION").to_owned(),
             step: 0,
             epoch: 0.0,
             tokens_seen: 0,
+            planned_steps: 0,
+            skipped_steps: 0,
+            only_best: false,
             config_fingerprint,
-            data_fingerprint,
-            best: None,
+            inputs,
             more: Map::new(),
         }
     }
@@ -152,15 +150,11 @@ pub fn write_resume(
 ) -> Result<(), CheckpointError> {
     let folder = checkpoint.join(RESUME_FOLDER);
     fs::create_dir_all(&folder).map_err(CheckpointError::io("create", &folder))?;
-    // Parameter by parameter: the owner of the values may keep a parameter's slots together.
     let mut tensors = Vec::with_capacity(parameters.len() * slots.len());
     let mut owners = HashMap::with_capacity(tensors.capacity());
-    for (name, shape) in parameters {
-        for slot in slots {
-            let tensor = slot.tensor(name);
-            owners.insert(tensor.clone(), (*slot, name.as_str()));
-            tensors.push(TensorSpec { name: tensor, dtype: DType::F32, shape: shape.clone() });
-        }
+    for (slot, name, tensor) in slot_tensors(parameters, slots) {
+        owners.insert(tensor.name.clone(), (slot, name));
+        tensors.push(tensor);
     }
     let mut source = |tensor: &str, start: usize, out: &mut [f32]| {
         let (slot, parameter) = owners[tensor];
@@ -168,6 +162,28 @@ pub fn write_resume(
     };
     write_tensors(&folder.join(OPTIMIZER_FILE), &tensors, &[("format", "pt")], &mut source)?;
     state.write(&folder)
+}
+
+/// Bytes of the file of optimizer tensors that [`write_resume`] would write.
+pub fn optimizer_file_bytes(
+    parameters: &[(String, Vec<usize>)],
+    slots: &[Slot],
+) -> Result<u64, CheckpointError> {
+    let tensors: Vec<TensorSpec> = slot_tensors(parameters, slots).map(|(.., tensor)| tensor).collect();
+    file_bytes(Path::new(OPTIMIZER_FILE), &tensors, &[("format", "pt")])
+}
+
+/// Parameter by parameter: the owner of the values may keep a parameter's slots together.
+fn slot_tensors<'a>(
+    parameters: &'a [(String, Vec<usize>)],
+    slots: &'a [Slot],
+) -> impl Iterator<Item = (Slot, &'a str, TensorSpec)> {
+    parameters.iter().flat_map(move |(name, shape)| {
+        slots.iter().map(move |&slot| {
+            let tensor = TensorSpec { name: slot.tensor(name), dtype: DType::F32, shape: shape.clone() };
+            (slot, name.as_str(), tensor)
+        })
+    })
 }
 
 /// The optimizer's tensors of a checkpoint, checked against the parameters of the run that continues.
@@ -256,14 +272,14 @@ pub fn find_newest(run: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     atomic::recover(run)?;
     for (step, path) in checkpoints(run)?.into_iter().rev() {
         match check_whole(step, &path) {
-            Ok(()) => return Ok(Some(path)),
+            Ok(_) => return Ok(Some(path)),
             Err(error) => tracing::warn!("{}: passed over, not a whole checkpoint: {error}", path.display()),
         }
     }
     Ok(None)
 }
 
-fn check_whole(step: usize, checkpoint: &Path) -> Result<(), CheckpointError> {
+fn check_whole(step: usize, checkpoint: &Path) -> Result<ResumeState, CheckpointError> {
     let state = ResumeState::read(checkpoint)?;
     if state.step != step {
         let path = checkpoint.join(RESUME_FOLDER).join(STATE_FILE);
@@ -273,24 +289,32 @@ fn check_whole(step: usize, checkpoint: &Path) -> Result<(), CheckpointError> {
         });
     }
     TensorFile::open(&checkpoint.join(RESUME_FOLDER).join(OPTIMIZER_FILE))?;
-    ModelFolder::open(checkpoint).map(drop)
+    ModelFolder::open(checkpoint)?;
+    Ok(state)
 }
 
-/// Removes the oldest whole checkpoints of a run until `limit` are left, and returns them. The newest and the
-/// one of step `keep` (the best model's) stay even where that exceeds the limit; a checkpoint that is not
-/// whole neither counts nor is touched. To be called after a save, never before it.
-pub fn prune(run: &Path, limit: usize, keep: Option<usize>) -> Result<Vec<PathBuf>, CheckpointError> {
-    let mut whole = checkpoints(run)?;
-    whole.retain(|(step, path)| check_whole(*step, path).is_ok());
-    let newest = whole.last().map(|(step, _)| *step);
-    let mut surplus = whole.len().saturating_sub(limit);
-    let mut removed = Vec::new();
-    for (step, path) in whole {
-        if surplus > 0 && Some(step) != keep && Some(step) != newest {
-            atomic::remove_folder(&path)?;
-            removed.push(path);
-            surplus -= 1;
-        }
+/// Removes the oldest whole checkpoints of a run until `limit` are left, and whatever the limit those that were saved only for
+/// being the best and are not any more; returns them. The newest and the one of step `best` stay even where that exceeds
+/// the limit; a checkpoint that is not whole neither counts nor is touched. To be called after a save, never before it.
+pub fn prune(run: &Path, limit: usize, best: Option<usize>) -> Result<Vec<PathBuf>, CheckpointError> {
+    let whole = checkpoints(run)?.into_iter();
+    let whole = whole.filter_map(|(step, path)| Some((step, check_whole(step, &path).ok()?.only_best, path)));
+    let whole: Vec<(usize, bool, PathBuf)> = whole.collect();
+    let newest = whole.last().map(|(step, ..)| *step);
+    let (outdated, mut others): (Vec<_>, Vec<_>) = whole
+        .into_iter()
+        .partition(|(step, only_best, _)| *only_best && Some(*step) != best && Some(*step) != newest);
+    let mut surplus = others.len().saturating_sub(limit);
+    others.retain(|(step, ..)| {
+        let goes = surplus > 0 && Some(*step) != best && Some(*step) != newest;
+        surplus -= usize::from(goes);
+        goes
+    });
+    let mut going: Vec<_> = outdated.into_iter().chain(others).collect();
+    going.sort();
+    let removed: Vec<PathBuf> = going.into_iter().map(|(.., path)| path).collect();
+    for path in &removed {
+        atomic::remove_folder(path)?;
     }
     Ok(removed)
 }

@@ -26,23 +26,51 @@ pub enum ExistingRun {
     Overwrite,
 }
 
-/// Makes a run's folder ready: creates it, or checks what is there against `existing`, and clears what a dead
-/// run left half written.
+/// Makes a run's folder ready: creates it, or checks what is there as [`check`] does, deletes a run that is to be
+/// overwritten, and clears what a dead run left half written.
 ///
 /// `inputs` are the model folder, data files and the like: a folder that holds one of them is not deleted.
-/// `command` is the command line as typed, for the error that says how to go on.
 pub fn prepare(
     dir: &Path,
     existing: ExistingRun,
     inputs: &[&Path],
     command: &[String],
 ) -> Result<(), CheckpointError> {
+    check(dir, existing, command)?;
+    fs::create_dir_all(dir).map_err(CheckpointError::io("create", dir))?;
+    if is_empty(dir)? {
+        return Ok(());
+    }
+    match existing {
+        ExistingRun::Resume => atomic::recover(dir),
+        ExistingRun::Overwrite => {
+            if let Some(input) = inputs.iter().find(|input| lies_in(input, dir)) {
+                return Err(CheckpointError::RunFolder {
+                    path: dir.to_owned(),
+                    problem: format!(
+                        "--overwrite-output-dir would delete {}, which this run reads; choose another --output",
+                        input.display()
+                    ),
+                });
+            }
+            delete_run(dir)
+        }
+        ExistingRun::Refuse => Ok(()),
+    }
+}
+
+/// Whether a run may go where it was told to, before anything is loaded: nothing is created, and nothing deleted.
+///
+/// `command` is the command line as typed, for the error that says how to go on.
+pub fn check(dir: &Path, existing: ExistingRun, command: &[String]) -> Result<(), CheckpointError> {
     let refuse = |problem: String| Err(CheckpointError::RunFolder { path: dir.to_owned(), problem });
     let shown = dir.display();
-    if dir.exists() && !dir.is_dir() {
+    if !dir.exists() {
+        return check_creatable(dir);
+    }
+    if !dir.is_dir() {
         return refuse(format!("{shown} is a file, not a folder; choose another --output"));
     }
-    fs::create_dir_all(dir).map_err(CheckpointError::io("create", dir))?;
     check_writable(dir)?;
     if is_empty(dir)? {
         return Ok(());
@@ -54,16 +82,7 @@ pub fn prepare(
         ));
     }
     match existing {
-        ExistingRun::Resume => atomic::recover(dir),
-        ExistingRun::Overwrite => {
-            if let Some(input) = inputs.iter().find(|input| lies_in(input, dir)) {
-                return refuse(format!(
-                    "--overwrite-output-dir would delete {}, which this run reads; choose another --output",
-                    input.display()
-                ));
-            }
-            delete_run(dir)
-        }
+        ExistingRun::Resume | ExistingRun::Overwrite => Ok(()),
         ExistingRun::Refuse => refuse(format!(
             "{shown} holds a run already. To continue it:\n  {}\nTo delete it and start again:\n  {}",
             command_line(command, "--resume"),
@@ -97,6 +116,16 @@ fn is_empty(dir: &Path) -> Result<bool, CheckpointError> {
         }
     }
     Ok(true)
+}
+
+/// Whether a folder that is not there could be: the nearest one above it that is there takes it in.
+fn check_creatable(dir: &Path) -> Result<(), CheckpointError> {
+    let above =
+        dir.ancestors().skip(1).map(|above| if above == Path::new("") { Path::new(".") } else { above });
+    match above.into_iter().find(|above| above.exists()) {
+        Some(above) if above.is_dir() => check_writable(above),
+        _ => Err(CheckpointError::io("create", dir)(io::ErrorKind::NotADirectory.into())),
+    }
 }
 
 /// Better now than at the first save.

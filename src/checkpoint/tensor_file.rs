@@ -71,7 +71,7 @@ impl TensorFile {
         // reference implementation do, changes a mapped file in place. If somebody truncates it all the same,
         // the system ends the process (SIGBUS); no value is made up from it.
         let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io("map", path))?;
-        let tensors = check_header(&map, path)?;
+        let tensors = read_header(&map, path)?;
         Ok(TensorFile { path: path.to_owned(), map, tensors })
     }
 
@@ -109,7 +109,31 @@ impl TensorFile {
         let bytes = &self.map[info.bytes.clone()];
         let parts = bytes.par_chunks(CONVERSION * dtype.size()).zip(out.par_chunks_mut(CONVERSION));
         parts.for_each(|(bytes, out)| dtype.decode(bytes, out));
+        self.release(info.bytes.clone());
         Ok(())
+    }
+
+    /// Gives the memory of the whole file back to the system; what is read again comes from the file again.
+    pub fn release_all(&self) {
+        self.release(0..self.map.len());
+    }
+
+    /// Mapped pages count as the process's memory as long as the system has no other use for them. A model that has been
+    /// copied to where it is trained would count twice.
+    fn release(&self, bytes: Range<usize>) {
+        #[cfg(unix)]
+        {
+            // SAFETY: the map is a shared one of a file and only read, so no byte of it is lost or changed: a page that is
+            // touched again, also through a slice handed out before, is read from the file again.
+            let released = unsafe {
+                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, bytes.start, bytes.len())
+            };
+            if let Err(error) = released {
+                tracing::debug!("{}: memory cannot be given back: {error}", self.path.display());
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = bytes;
     }
 }
 
@@ -121,8 +145,12 @@ pub(super) struct Entry {
     pub(super) data_offsets: (usize, usize),
 }
 
-/// Checks everything a header claims: of `file`, the whole file's bytes.
-fn check_header(file: &[u8], path: &Path) -> Result<HashMap<String, TensorInfo>, CheckpointError> {
+/// Reads the header of a file and checks everything it claims. `file` is the whole file's bytes, `path` only names it in
+/// errors.
+///
+/// # Errors
+/// A [`CheckpointError`] that names the tensor whose description is wrong, if it is one tensor's.
+pub fn read_header(file: &[u8], path: &Path) -> Result<HashMap<String, TensorInfo>, CheckpointError> {
     let wrong = |problem: String| CheckpointError::file(path, format!("not a safetensors file: {problem}"));
     let Some((length, rest)) = file.split_first_chunk::<8>() else {
         return Err(wrong(format!("it is {} bytes long; fetch it again", file.len())));

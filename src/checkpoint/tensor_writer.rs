@@ -86,6 +86,17 @@ pub fn write_tensors(
     writer.flush().map_err(io)
 }
 
+/// Bytes of the file that [`write_tensors`] would write.
+pub fn file_bytes(
+    path: &Path,
+    tensors: &[TensorSpec],
+    metadata: &[(&str, &str)],
+) -> Result<u64, CheckpointError> {
+    let mut header = Vec::new();
+    write_header(&mut header, tensors, metadata).map_err(CheckpointError::io("write", path))?;
+    Ok(tensors.iter().map(|tensor| tensor.bytes() as u64).sum::<u64>() + header.len() as u64)
+}
+
 fn write_header(out: &mut impl Write, tensors: &[TensorSpec], metadata: &[(&str, &str)]) -> io::Result<()> {
     let mut header = Map::new();
     let metadata: Map<String, Value> =

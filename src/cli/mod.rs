@@ -6,14 +6,27 @@
 mod bench;
 mod bench_kernels;
 mod bench_step;
+mod chat;
+mod completions;
 mod config;
 mod device;
+mod eval;
+mod eval_mt_bench;
+mod eval_pairs;
 mod exit;
+mod export;
+mod generate;
 mod info;
+mod inspect;
+mod inspect_stats;
+mod inspect_text;
+mod man;
 mod names;
 mod objectives;
 pub mod output;
 mod plan;
+mod plan_json;
+mod plan_table;
 mod progress;
 mod score;
 mod signals;
@@ -22,7 +35,9 @@ mod train;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use asft::config::{Arguments, ConfigError, Merged, ScoreArguments, TrainArguments, merge};
+use asft::config::{
+    Arguments, ConfigError, GenerateArguments, Merged, ScoreArguments, TrainArguments, merge,
+};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use exit::ExitStatus;
@@ -47,18 +62,32 @@ enum Command {
     /// Log-probs of answers under a model, one JSON line per row
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Score(Layers<ScoreArguments>),
+    /// Answers to prompts, or a chat
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Generate(Box<Layers<GenerateArguments>>),
+    /// Whether it worked: metrics of models on data
+    Eval(eval::EvalArguments),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
+    /// What training would make of rows of data, token by token or in figures: takes the flags of train
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Inspect(Box<inspect::InspectArguments>),
     /// The settings of a training run and where each comes from: takes the flags of train
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// A model for another program: one GGUF file for llama.cpp
+    Export(export::ExportArguments),
     /// How fast this machine is: training steps and single operations on random weights
     Bench(Box<bench::BenchArguments>),
     /// What this program is, what it finds on this machine, and which device it would take
     Info(info::InfoArguments),
+    /// A script that lets a shell complete commands, flags and values
+    Completions(completions::CompletionsArguments),
+    /// The manual as pages for man
+    Man(man::ManArguments),
 }
 
 const PLACES: &str = "A setting is taken from its flag, else from the environment (ASFT_BATCH_SIZE for --batch-size), \
@@ -99,11 +128,17 @@ impl Cli {
         match self.command {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
+            Command::Generate(arguments) => generate::run(&arguments),
+            Command::Eval(arguments) => eval::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),
+            Command::Completions(arguments) => completions::run(&arguments),
+            Command::Man(arguments) => man::run(&arguments),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use asft::data::Role;
 use asft::objective::registry::{self, Entry, OBJECTIVES};
 use asft::objective::{parameters::flag, registry::find};
 use clap::Args;
@@ -43,6 +44,13 @@ fn coupling(entry: &Entry) -> &'static str {
     registry::build(entry.name, &Default::default()).map_or("", |objective| objective.coupling().as_str())
 }
 
+/// The columns that every row must have beside the prompt.
+fn columns(entry: &Entry) -> Vec<&'static str> {
+    let own = entry.answers.iter().filter(|role| *role != Role::Mismatched).map(Role::name);
+    own.chain(entry.annotations.iter().flat_map(|annotation| annotation.columns(entry.answers)).copied())
+        .collect()
+}
+
 fn json_of(entry: &Entry) -> Value {
     let parameters: Vec<Value> = entry
         .parameters
@@ -63,6 +71,7 @@ fn json_of(entry: &Entry) -> Value {
         "reference": entry.reference,
         "parameters": parameters,
         "coupling": coupling(entry),
+        "columns": columns(entry),
     })
 }
 
@@ -71,15 +80,22 @@ fn list(entries: &[&Entry]) -> String {
     for entry in entries {
         let reference = if entry.reference { "  (needs a reference model)" } else { "" };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:6} {}{reference}", entry.name, entry.formula);
+        let _ = writeln!(text, "{:17} {}{reference}", entry.name, entry.formula);
     }
-    text.push_str("\nasft objectives NAME explains one.\n");
+    text.push_str(
+        "\nasft objectives NAME explains one. A weighted sum is an objective too: dpo:0.8,sft:0.2\n",
+    );
     text
 }
 
 fn explained(entry: &Entry) -> String {
     let mut text = format!("{}\n  loss        {}\n  use it when {}\n", entry.name, entry.formula, entry.when);
-    let reference = if entry.reference { "needs a reference model's log-probs" } else { "none" };
+    let reference = match entry.max_references {
+        0 => "none",
+        1 => "needs a reference model's log-probs",
+        _ => "needs the log-probs of one or several reference models",
+    };
+    let _ = writeln!(text, "  rows hold   prompt, {}", columns(entry).join(", "));
     let _ = writeln!(text, "  reference   {reference}\n  coupling    {}", coupling(entry));
     let rate = entry.learning_rate;
     let _ = writeln!(text, "  default learning rate {:e} ({})", rate.value, rate.source);

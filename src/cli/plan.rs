@@ -1,20 +1,16 @@
 //! `asft plan`: what a run would take, before it takes anything.
 
-use std::fmt::Write;
-
 use asft::backend::cpu::CpuBackend;
 use asft::backend::{Backend, DeviceKind, probe};
 use asft::config::{Device, TrainArguments, TrainConfig};
-use asft::model::Recompute;
-use asft::plan::{ARENAS, Arena, MemoryPlan};
-use asft::train::{Prepared, Target, TrainError, plan_without_data};
+use asft::train::{DiskNeed, Estimate, Layout, Prepared, Shortfall, Target, disk, plan_without_data};
 use bytesize::ByteSize;
 use clap::Args;
-use serde_json::{Value, json};
 
 use super::exit::OrUsage;
+use super::progress::Bars;
 use super::train::default_learning_rate;
-use super::{ExitStatus, Layers, output};
+use super::{ExitStatus, Layers, output, plan_json, plan_table};
 
 /// The flags of train, and how to print.
 #[derive(Args, Clone, Debug)]
@@ -34,8 +30,8 @@ pub fn run(arguments: &PlanArguments) -> anyhow::Result<ExitStatus> {
     let config =
         arguments.train.merge().or_usage()?.arguments.resolve_plan(default_learning_rate).or_usage()?;
     let (target, whose) = target(&config, arguments.gpu_memory)?;
-    let planned = Planned::new(&config, target)?;
-    output::print(&if arguments.json { planned.json(target.memory) } else { planned.table(target, whose) })?;
+    let planned = Planned::new(&config, target, whose)?;
+    output::print(&if arguments.json { plan_json::json(&planned) } else { plan_table::table(&planned) })?;
     Ok(ExitStatus::Success)
 }
 
@@ -62,151 +58,74 @@ fn target(config: &TrainConfig, gpu_memory: Option<ByteSize>) -> anyhow::Result<
     Ok((Target { kind: DeviceKind::Cpu, memory }, "are free on this machine"))
 }
 
-/// What the table shows.
-struct Planned {
-    plan: MemoryPlan,
-    tokens: usize,
-    rows: usize,
-    head_rows: usize,
-    recompute: Recompute,
-    /// Bytes of activations kept at each level.
-    kept: [usize; Recompute::ALL.len()],
-    parameters: usize,
-    steps: Option<usize>,
+/// What is printed.
+pub struct Planned {
+    /// Every tensor.
+    pub layout: Layout,
+    /// Why it cannot start, if it is too large.
+    pub shortfall: Option<Shortfall>,
+    /// What it was planned for.
+    pub target: Target,
+    /// Words for where `target.memory` is.
+    pub whose: &'static str,
+    /// What follows from the data, if there are any.
+    pub run: Option<RunPlan>,
+    /// What it writes; without data no checkpoint is counted.
+    pub disk: DiskNeed,
+    /// Bytes that it may write where the run folder will lie.
+    pub disk_available: Option<u64>,
+}
+
+/// What is known once the data are.
+pub struct RunPlan {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Passes over the data.
+    pub epochs: f64,
+    /// Pairs trained on.
+    pub pairs: usize,
+    /// Pairs held out.
+    pub held_out: usize,
+    /// Pairs of a step.
+    pub batch_size: usize,
+    /// Micro-batches of all steps.
+    pub batches: usize,
+    /// What is in them.
+    pub work: asft::data::Work,
+    /// What they compute.
+    pub estimate: Estimate,
+    /// Bytes that the model takes which scores reference log-probs beforehand.
+    pub reference_bytes: Option<u64>,
 }
 
 impl Planned {
-    fn new(config: &TrainConfig, target: Target) -> anyhow::Result<Self> {
-        let (layout, steps) = if config.data.files.is_empty() {
-            (plan_without_data(config, target).or_usage()?, None)
-        } else {
-            let prepared = match Prepared::new(config, target) {
-                // The smallest plan is shown even if it does not fit.
-                Err(TrainError::Memory { tokens, .. }) => {
-                    let mut smallest = config.clone();
-                    smallest.device.max_tokens_per_batch = Some(tokens);
-                    smallest.device.recompute.get_or_insert(Recompute::Blocks);
-                    Prepared::new(&smallest, Target { memory: None, ..target })
-                }
-                prepared => prepared,
-            };
-            let prepared = prepared.or_usage()?;
-            (prepared.layout, Some(prepared.steps))
-        };
-        let activations = &layout.activations;
-        Ok(Self {
-            parameters: layout.model.table.count(),
-            tokens: activations.budget.tokens,
-            rows: activations.budget.rows,
-            head_rows: activations.budget.head_rows,
-            recompute: activations.recompute,
-            kept: Recompute::ALL.map(|level| layout.kept_at(level)),
-            plan: layout.plan,
-            steps,
-        })
-    }
-
-    fn table(&self, target: Target, whose: &str) -> String {
-        let mut text = String::new();
-        let total = self.plan.total_bytes() as u64;
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{} parameters; micro-batches of up to {} tokens and {} scored tokens, {} rows of logits at a time; the \
-             backward pass computes again: {}",
-            self.parameters,
-            self.tokens,
-            self.rows,
-            self.head_rows,
-            self.recompute.name()
-        );
-        if let Some(steps) = self.steps {
-            let _ = writeln!(text, "{steps} optimizer steps");
+    fn new(config: &TrainConfig, target: Target, whose: &'static str) -> anyhow::Result<Self> {
+        let disk_available = disk::available(config);
+        if config.data.files.is_empty() {
+            let outline = plan_without_data(config, target).or_usage()?;
+            let disk = DiskNeed { folders: outline.folders, written: 0, keep: config.run.keep };
+            let (layout, shortfall) = (outline.layout, outline.shortfall);
+            return Ok(Self { layout, shortfall, target, whose, run: None, disk, disk_available });
         }
-        let _ = writeln!(text, "\n{:36} {:>8} {:>14} {:>10}", "", "tensors", "bytes", "GiB");
-        for arena in ARENAS {
-            let tensors = self.plan.entries().iter().filter(|entry| entry.arena == arena).count();
-            if tensors > 0 {
-                let shared = if arena.is_scratch() { " *" } else { "" };
-                let bytes = self.plan.bytes(arena);
-                let _ = writeln!(
-                    text,
-                    "{:36} {tensors:>8} {bytes:>14} {:>10.3}",
-                    format!("{}{shared}", arena.title()),
-                    gib(bytes as u64)
-                );
-            }
-        }
-        let _ = writeln!(text, "{:36} {:>8} {total:>14} {:>10.3}", "total", "", gib(total));
-        let levels = Recompute::ALL.iter().zip(self.kept);
-        let kept = levels.map(|(level, bytes)| format!("{} {:.3} GiB", level.name(), gib(bytes as u64)));
-        let _ = writeln!(
-            text,
-            "\nactivations kept for backward by --recompute: {}",
-            kept.collect::<Vec<_>>().join(", ")
-        );
-        text.push_str("* used one after another in the same memory; the largest counts\n");
-        let verdict = match target.memory {
-            Some(free) if free >= total => format!("fits: {:.2} GiB {whose}", gib(free)),
-            Some(free) => format!(
-                "does not fit: {:.2} GiB {whose}. Smaller --max-tokens-per-batch shrinks the activations, --recompute \
-                 blocks too, --head-rows the logits, --max-length all of these{}",
-                gib(free),
-                if target.kind == DeviceKind::Cuda {
-                    ", --optimizer-state 8bit what the optimizer keeps"
-                } else {
-                    ""
-                }
-            ),
-            None if target.kind == DeviceKind::Cuda => {
-                "no GPU here to compare with; --gpu-memory SIZE plans for one".to_owned()
-            }
-            None => "this system does not say how much memory is free".to_owned(),
+        let prepared = Prepared::plan(config, target, &mut Bars::default()).or_usage()?;
+        let run = RunPlan {
+            steps: prepared.steps,
+            epochs: prepared.epochs,
+            pairs: prepared.train.groups.len(),
+            held_out: prepared.eval.as_ref().map_or(0, |eval| eval.groups.len()),
+            batch_size: prepared.config.batch.groups,
+            batches: prepared.extent.all_batches,
+            work: prepared.extent.work,
+            estimate: prepared.estimate(),
+            reference_bytes: prepared.reference_bytes,
         };
-        let _ = writeln!(text, "{verdict}");
-        text
+        let (disk, run) = (prepared.disk, Some(run));
+        let (layout, shortfall) = (prepared.layout, prepared.shortfall);
+        Ok(Self { layout, shortfall, target, whose, run, disk, disk_available })
     }
 
-    fn json(&self, available: Option<u64>) -> String {
-        let tensors: Vec<Value> = self
-            .plan
-            .entries()
-            .iter()
-            .map(|entry| {
-                json!({
-                    "name": entry.name,
-                    "arena": entry.arena.title(),
-                    "dtype": entry.view.element.name(),
-                    "shape": entry.shape,
-                    "bytes": entry.view.bytes(),
-                })
-            })
-            .collect();
-        let arenas: serde_json::Map<String, Value> = ARENAS
-            .iter()
-            .map(|&arena: &Arena| (arena.title().to_owned(), json!(self.plan.bytes(arena))))
-            .collect();
-        let plan = json!({
-            "parameters": self.parameters,
-            "tokens": self.tokens,
-            "rows": self.rows,
-            "head_rows": self.head_rows,
-            "recompute": self.recompute.name(),
-            "activations_by_recompute": Recompute::ALL
-                .iter()
-                .zip(self.kept)
-                .map(|(level, bytes)| (level.name().to_owned(), json!(bytes)))
-                .collect::<serde_json::Map<_, _>>(),
-            "steps": self.steps,
-            "total_bytes": self.plan.total_bytes(),
-            "available_bytes": available,
-            "arenas": arenas,
-            "tensors": tensors,
-        });
-        format!("{plan}\n")
+    /// Whether the run folder has room, if both are known.
+    pub fn disk_fits(&self) -> Option<bool> {
+        self.disk_available.map(|available| available >= self.disk.total())
     }
-}
-
-fn gib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1u32 << 30)
 }

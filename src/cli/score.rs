@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use asft::backend::Backend;
-use asft::checkpoint::{CheckpointError, ModelFolder, atomic};
+use asft::checkpoint::{CheckpointError, ModelFolder, atomic, hub};
 use asft::config::{ScoreArguments, ScoreConfig};
-use asft::data::{EncodeConfig, Encoder, Group, Skipped, Spans, load_rows};
+use asft::data::{EncodeConfig, Encoder, Group, Roles, Skipped, Spans, load_rows};
 use asft::eval::{Scorer, largest};
 use asft::model::Budget;
 use asft::train::{InferenceLayout, Target, TrainError};
@@ -21,12 +21,12 @@ const DEFAULT_TOKENS: usize = 4096;
 /// Rows of logits at a time.
 const HEAD_ROWS: usize = 1024;
 /// What is scored: both answers.
-const SPANS: Spans = Spans { prompt: false, rejected: true };
+const SPANS: Spans = Spans { prompt: false, answers: Roles::PAIR };
 
 /// Scores as the merged settings say.
 pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
-    let folder = ModelFolder::open(&config.model).or_usage()?;
+    let folder = ModelFolder::open(&hub::locate(&config.model).or_usage()?.folder).or_usage()?;
     let (rows, groups) = rows(&config, &folder).or_usage()?;
     let backend = choose(config.device, config.threads, config.formats.dtype)?;
     let scores = on_device!(backend, backend => scores(&config, &folder, &groups, backend))?;
@@ -56,10 +56,15 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
     let settings = EncodeConfig {
         vocab_size: model.vocab_size,
         max_length: config.max_length,
+        truncation: config.truncation,
+        columns: config.columns.clone(),
         eos_ids: model.eos_token_ids.clone(),
-        keep_text: false,
+        template: config.template.clone(),
+        ..EncodeConfig::default()
     };
-    let (rows, report) = load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?)?;
+    let encoder = Encoder::from_folder(folder.dir(), settings)?;
+    let (rows, report) = load_rows(&config.data, &encoder, &mut Bars::default())?;
+    report.log_shapes();
     report.warn("rows");
     let positions = model.max_position_embeddings;
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.as_ref().ok().cloned()).collect();
@@ -91,7 +96,8 @@ fn scores<B: Backend>(
     let layout = InferenceLayout::new(folder.config(), budget, precision, target.workspace());
     let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
     if let Some(available) = free.filter(|&free| free < needed) {
-        return Err(TrainError::Memory { needed, available, tokens, longest: positions }).or_usage();
+        let path = folder.dir().to_owned();
+        return Err(TrainError::ScoringMemory { path, needed, available, tokens }).or_usage();
     }
     layout.allocate(&mut backend)?;
     layout.model.load(&mut backend, folder)?;
@@ -101,9 +107,8 @@ fn scores<B: Backend>(
     scorer.each("scoring", groups, SPANS, |members, log_probs| {
         for group in members {
             let mut line = Map::from_iter([("row".to_owned(), json!(group.row))]);
-            for (name, span) in [("chosen", group.chosen), ("rejected", group.rejected)] {
-                let Some(span) = span else { continue };
-                line.insert(name.to_owned(), answer(&log_probs[span.range()], config.tokens));
+            for (role, span) in group.answers.present() {
+                line.insert(role.name().to_owned(), answer(&log_probs[span.range()], config.tokens));
             }
             scores.push(Value::Object(line));
         }

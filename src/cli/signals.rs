@@ -36,6 +36,12 @@ impl Interrupts for Signals {
     #[cfg(unix)]
     fn watch(&mut self) {
         use signal_hook::flag;
+        // Its default would end the program where a file grows beyond `ulimit -f`; noted, it lets the write fail, and the error
+        // says why.
+        let size_limit = flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+        if let Err(error) = size_limit {
+            tracing::debug!("a limit on the size of files will end the run without a message: {error}");
+        }
         let again = Arc::new(AtomicBool::new(false));
         for signal in SIGNALS {
             let number = signal as i32;

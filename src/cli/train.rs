@@ -6,8 +6,8 @@ use anyhow::Context;
 use asft::backend::Backend;
 use asft::checkpoint::CheckpointError;
 use asft::config::{TrainArguments, TrainConfig};
-use asft::objective::registry;
-use asft::train::{Ended, Outcome, Prepared, Sample, Target, TrainError};
+use asft::objective;
+use asft::train::{Ended, Outcome, Prepared, Sample, Start, Target, TrainError};
 
 use super::device::{choose, on_device};
 use super::exit::{OrUsage, Signal};
@@ -29,10 +29,11 @@ const SHOWN_METRICS: [(&str, &str); 5] = [
 /// Trains as the merged settings say.
 pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     let mut config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
-    asft::train::adopt(&mut config).or_usage()?;
+    let command: Vec<String> = std::env::args().collect();
+    let start = asft::train::start(&mut config, &command).or_usage()?;
     let device = &config.device;
     let backend = choose(device.device, device.threads, device.formats.dtype)?;
-    match on_device!(backend, backend => train(&config, backend))? {
+    match on_device!(backend, backend => train(&config, start, backend, &command))? {
         Ended::Finished(outcome) => {
             output::print(&summary(&outcome))?;
             Ok(ExitStatus::Success)
@@ -48,10 +49,15 @@ pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     }
 }
 
-fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Ended> {
-    let prepared = Prepared::new(config, Target::of(&backend)).or_usage()?;
-    let command: Vec<String> = std::env::args().collect();
-    match asft::train::run(prepared, backend, &command, &mut Bars::default(), &mut Signals::default()) {
+fn train<B: Backend>(
+    config: &TrainConfig,
+    start: Start,
+    backend: B,
+    command: &[String],
+) -> anyhow::Result<Ended> {
+    let (mut bars, mut signals) = (Bars::default(), Signals::default());
+    let prepared = Prepared::new(config, Target::of(&backend), &mut bars).or_usage()?;
+    match asft::train::run(prepared, start, backend, command, &mut bars, &mut signals) {
         Err(error) if is_usage(&error) => Err(error).or_usage(),
         outcome => outcome.context("training failed"),
     }
@@ -59,7 +65,7 @@ fn train<B: Backend>(config: &TrainConfig, backend: B) -> anyhow::Result<Ended> 
 
 /// The learning rate of an objective when none is given.
 pub fn default_learning_rate(objective: &str) -> Option<f64> {
-    registry::find(objective).ok().map(|entry| entry.learning_rate.value)
+    objective::select(objective).ok().map(|selection| selection.learning_rate().value)
 }
 
 /// What can be known before the first step ends with exit code 2, wherever it was noticed.
@@ -68,10 +74,16 @@ fn is_usage(error: &TrainError) -> bool {
         error,
         TrainError::Output(_)
             | TrainError::Checkpoint(CheckpointError::RunFolder { .. } | CheckpointError::Resume { .. })
+            | TrainError::Disk { .. }
             | TrainError::ReferenceNotFinite { .. }
             | TrainError::ReferenceCache { .. }
             | TrainError::OtherSettings { .. }
-            | TrainError::OtherData { .. }
+            | TrainError::OtherInputs { .. }
+            | TrainError::BeyondTheEnd { .. }
+            | TrainError::NothingToResume { .. }
+            | TrainError::UnknownMetric { .. }
+            | TrainError::BestMissing { .. }
+            | TrainError::LogCommand { .. }
             | TrainError::RunFile { .. }
     )
 }
@@ -86,6 +98,7 @@ fn summary(outcome: &Outcome) -> String {
         1 => writeln!(text, "\nTrained 1 step in {:.0} s.", outcome.seconds),
         steps => writeln!(text, "\nTrained {steps} steps in {:.0} s.", outcome.seconds),
     };
+    text.push_str(&remarks(outcome));
     if !outcome.evaluation.is_empty() {
         let _ = writeln!(text, "\nHeld-out pairs{:30}before       after", "");
         for (key, words) in SHOWN_METRICS {
@@ -114,17 +127,36 @@ fn summary(outcome: &Outcome) -> String {
     text
 }
 
+/// What is not as it usually is.
+fn remarks(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    if outcome.stopped_early {
+        text.push_str("It stopped early: evaluation did not improve any more.\n");
+    }
+    if let Some((step, metric)) = &outcome.best {
+        let _ = writeln!(text, "The result is the model after step {step}, the best by {metric}.");
+    }
+    match outcome.skipped {
+        0 => {}
+        1 => text.push_str(
+            "1 step was skipped, because its loss or gradient was not finite (see metrics.jsonl).\n",
+        ),
+        skipped => {
+            let _ = writeln!(
+                text,
+                "{skipped} steps were skipped, because their loss or gradient was not finite (see metrics.jsonl)."
+            );
+        }
+    }
+    text
+}
+
 fn samples(samples: &[Sample]) -> String {
     let exact = samples.iter().filter(|sample| sample.exact).count();
     let mut text =
         format!("\nGreedy answers to held-out prompts: {exact} of {} exactly right\n", samples.len());
     for sample in samples.iter().take(SHOWN_SAMPLES) {
-        let mark = if sample.exact { "right" } else { "wrong" };
-        let _ = writeln!(text, "  {} -> {}  ({mark})", one_line(&sample.prompt), one_line(&sample.answer));
+        let _ = writeln!(text, "  {}", sample.shown());
     }
     text
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

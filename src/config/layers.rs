@@ -103,6 +103,9 @@ const CHOICES: &[[&[&str]; 2]] = &[
     [&["warmup_steps"], &["warmup_ratio"]],
     [&["eval_data"], &["eval_split"]],
     [&["resume"], &["overwrite_output_dir"]],
+    [&["prompt"], &["prompts"]],
+    [&["prompt"], &["prompt_ids"]],
+    [&["prompts"], &["prompt_ids"]],
 ];
 
 /// Removes from `under` what the choices of the layer `over` exclude.

@@ -9,10 +9,11 @@ use super::arguments::{ModelArguments, TrainArguments};
 use super::choice::{DeviceName, RecomputeName, Resume, Scheduler};
 use super::train::{
     BatchSize, DataConfig, Device, DeviceConfig, Duration, EvalSource, EvaluationConfig, ExistingFolder,
-    FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
-    Warmup,
+    FormatConfig, InspectConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
+    TrainConfig, Warmup,
 };
-use super::{ConfigError, flag};
+use super::{ConfigError, flag, source};
+use crate::data::ColumnMap;
 
 /// Where a plan without `--output` says the run would be; nothing is written there.
 const PLANNED_OUTPUT: &str = "asft-run";
@@ -51,6 +52,36 @@ impl TrainArguments {
         self.resolve_into(output, default_learning_rate)
     }
 
+    /// The configuration of a look at the data: as [`resolve_plan`](Self::resolve_plan) with `--data`, and a folder with
+    /// nothing but a tokenizer may take the model's place.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_inspect(
+        &self,
+        default_learning_rate: fn(&str) -> Option<f64>,
+    ) -> Result<InspectConfig, ConfigError> {
+        if self.data.data.as_ref().is_none_or(Vec::is_empty) {
+            let hint = "give the file to look at: --data FILE";
+            return Err(ConfigError::Missing { what: "--data", hint });
+        }
+        let mut arguments = self.clone();
+        let has_model = match &mut arguments.model {
+            ModelArguments { model: model @ None, init: None, tokenizer: tokenizer @ Some(_) } => {
+                *model = tokenizer.take();
+                false
+            }
+            ModelArguments { model: None, init: None, tokenizer: None } => {
+                return Err(ConfigError::Missing {
+                    what: "--model or --tokenizer",
+                    hint: "give the model's folder, --model DIR, or one with its tokenizer files, --tokenizer DIR",
+                });
+            }
+            _ => true,
+        };
+        Ok(InspectConfig { train: arguments.resolve_plan(default_learning_rate)?, has_model })
+    }
+
     fn resolve_into(
         &self,
         output: PathBuf,
@@ -59,11 +90,7 @@ impl TrainArguments {
         let seed = at_least("seed", self.schedule.seed, 0)?.unwrap_or(42) as u64;
         let config = TrainConfig {
             model: self.model_source(seed)?,
-            data: DataConfig {
-                files: self.data.data.clone().unwrap_or_default(),
-                max_length: at_least("max_length", self.data.max_length, 2)?.unwrap_or(1024),
-                shuffle: !self.data.no_shuffle.unwrap_or(false),
-            },
+            data: self.data_config()?,
             objective: self.objective_config(&output),
             batch: self.batch_size()?,
             optimizer: self.optimizer_config(default_learning_rate)?,
@@ -101,6 +128,11 @@ impl TrainArguments {
                 "a --model folder brings its own tokenizer: leave --tokenizer out",
             )),
             ModelArguments { model: Some(folder), .. } => Ok(ModelSource::Folder(folder.clone())),
+            ModelArguments { init: Some(_), tokenizer: None, .. }
+                if self.data.template.chat_template.is_some() =>
+            {
+                Err(needs("chat_template", "--tokenizer"))
+            }
             ModelArguments { init: Some(config), tokenizer, .. } => {
                 Ok(ModelSource::Init { config: config.clone(), tokenizer: tokenizer.clone(), seed })
             }
@@ -111,16 +143,35 @@ impl TrainArguments {
         }
     }
 
+    fn data_config(&self) -> Result<DataConfig, ConfigError> {
+        let arguments = &self.data;
+        let typed = arguments.data.as_deref().unwrap_or_default();
+        let cache = || arguments.data_cache.clone().or_else(|| user_cache("tokens"));
+        Ok(DataConfig {
+            files: typed.iter().map(|typed| source::parse(typed)).collect::<Result<_, _>>()?,
+            columns: columns(arguments.map.as_deref())?,
+            template: arguments.template.resolve(),
+            max_length: at_least("max_length", arguments.max_length, 2)?.unwrap_or(1024),
+            truncation: arguments.truncation_mode.map(Into::into).unwrap_or_default(),
+            drop_identical: arguments.drop_identical.unwrap_or(false),
+            max_samples: at_least("max_samples", arguments.max_samples, 1)?,
+            strict: arguments.strict.unwrap_or(false),
+            cache: if arguments.no_cache.unwrap_or(false) { None } else { cache() },
+            shuffle: !arguments.no_shuffle.unwrap_or(false),
+        })
+    }
+
     fn objective_config(&self, output: &Path) -> ObjectiveConfig {
         let arguments = &self.objective;
         ObjectiveConfig {
             name: arguments.objective.clone().unwrap_or_else(|| "asft".to_owned()),
             parameters: arguments.parameters,
-            reference: arguments.reference.clone(),
+            references: arguments.reference.clone().unwrap_or_default(),
             reference_cache: arguments
                 .reference_cache
                 .clone()
-                .unwrap_or_else(|| default_reference_cache(output)),
+                .or_else(|| user_cache("reference"))
+                .unwrap_or_else(|| output.join("reference-cache")),
         }
     }
 
@@ -184,6 +235,7 @@ impl TrainArguments {
             beta2: decay("adam_beta2", arguments.adam_beta2.unwrap_or(0.999))?,
             epsilon,
             max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
+            skip_nonfinite: arguments.skip_nonfinite.unwrap_or(false),
         })
     }
 
@@ -223,15 +275,20 @@ impl TrainArguments {
             (None, Some(share)) => return Err(range("eval_split", share, "above 0 and below 1")),
             (None, None) => EvalSource::None,
         };
+        let max_samples = at_least("max_eval_samples", arguments.max_eval_samples, 1)?;
+        if max_samples.is_some() && !matches!(source, EvalSource::Files(_)) {
+            return Err(needs("max_eval_samples", "--eval-data"));
+        }
         let every = at_least("eval_steps", arguments.eval_steps, 0)?.filter(|steps| *steps > 0);
         let sample_answers = at_least("sample_answers", arguments.sample_answers, 0)?.unwrap_or(0);
+        let best = arguments.best_config(source != EvalSource::None, every.is_some())?;
         if source == EvalSource::None {
             let asked = [("eval_steps", every.is_some()), ("sample_answers", sample_answers > 0)];
             if let Some((key, _)) = asked.iter().find(|(_, asked)| *asked) {
                 return Err(needs(key, "--eval-data or --eval-split"));
             }
         }
-        Ok(EvaluationConfig { source, every, sample_answers })
+        Ok(EvaluationConfig { source, max_samples, every, sample_answers, best })
     }
 
     fn run_config(&self, output: PathBuf, seed: u64) -> Result<RunConfig, ConfigError> {
@@ -257,19 +314,23 @@ impl TrainArguments {
             keep: at_least("save_total_limit", arguments.save_total_limit, 1)?,
             save_dtype: arguments.save_dtype,
             log_every: at_least("logging_steps", arguments.logging_steps, 1)?.unwrap_or(10),
+            log_command: arguments.log_command.clone().filter(|command| !command.trim().is_empty()),
         })
     }
 }
 
-/// The user's cache folder (XDG's rule), so that runs share what they computed; without one, the run folder.
-fn default_reference_cache(output: &Path) -> PathBuf {
+/// A folder of ours in the user's cache folder (XDG's rule), so that runs share what they computed.
+fn user_cache(name: &str) -> Option<PathBuf> {
     let from_variable =
         std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
     let from_home = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache"));
-    match from_variable.or_else(from_home) {
-        Some(cache) => cache.join("asft").join("reference"),
-        None => output.join("reference-cache"),
-    }
+    from_variable.or_else(from_home).map(|cache| cache.join("asft").join(name))
+}
+
+/// The columns that go by other names.
+pub(super) fn columns(map: Option<&[String]>) -> Result<ColumnMap, ConfigError> {
+    let entries = map.unwrap_or_default().iter().map(String::as_str);
+    ColumnMap::new(entries).map_err(|source| ConfigError::Columns { source })
 }
 
 /// The device of a typed name.
@@ -288,7 +349,7 @@ pub(super) fn at_least(key: &str, value: Option<i64>, minimum: i64) -> Result<Op
     count.map(Some).ok_or_else(|| range(key, value, format!("at least {minimum}")))
 }
 
-fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
+pub(super) fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
     if value >= 0.0 && value.is_finite() {
         Ok(value)
     } else {
@@ -296,14 +357,14 @@ fn not_negative(key: &str, value: f64) -> Result<f64, ConfigError> {
     }
 }
 
-fn range(key: &str, value: impl Display, must: impl Into<String>) -> ConfigError {
+pub(super) fn range(key: &str, value: impl Display, must: impl Into<String>) -> ConfigError {
     ConfigError::Range { flag: flag(key), value: value.to_string(), must: must.into() }
 }
 
-fn conflict(first: &str, second: &str, hint: &'static str) -> ConfigError {
+pub(super) fn conflict(first: &str, second: &str, hint: &'static str) -> ConfigError {
     ConfigError::Conflict { first: flag(first), second: flag(second), hint }
 }
 
-fn needs(first: &str, second: &'static str) -> ConfigError {
+pub(super) fn needs(first: &str, second: &'static str) -> ConfigError {
     ConfigError::Needs { first: flag(first), second }
 }

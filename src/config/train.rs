@@ -2,16 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Command};
+use clap::{Arg, Args, Command};
 use toml::{Table, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
+use super::best::BestConfig;
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use super::source;
 use crate::backend::Element;
+use crate::data::{ColumnMap, TemplateConfig, Truncation, WeightedFile};
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -38,6 +41,15 @@ pub struct TrainConfig {
     pub device: DeviceConfig,
 }
 
+/// Everything that `asft inspect` needs to know; made by [`TrainArguments::resolve_inspect`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct InspectConfig {
+    /// The run whose data are looked at.
+    pub train: TrainConfig,
+    /// Whether its model's folder holds a model; otherwise only a tokenizer.
+    pub has_model: bool,
+}
+
 /// Where the initial weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
@@ -55,12 +67,26 @@ pub enum ModelSource {
 }
 
 /// What is trained on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DataConfig {
-    /// Files of preference pairs, in order. Empty only in a configuration for a plan.
-    pub files: Vec<PathBuf>,
+    /// Files of rows, in order, with their weights. Empty only in a configuration for a plan.
+    pub files: Vec<WeightedFile>,
+    /// Columns that go by other names.
+    pub columns: ColumnMap,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
+    /// What becomes of longer answers.
+    pub truncation: Truncation,
+    /// Whether pairs of identical answers are dropped.
+    pub drop_identical: bool,
+    /// Rows read of each file; `None`: all.
+    pub max_samples: Option<usize>,
+    /// Whether a row that cannot be used stops the run.
+    pub strict: bool,
+    /// Folder that keeps token ids from run to run; `None`: none are kept.
+    pub cache: Option<PathBuf>,
     /// Whether each epoch has an order of its own.
     pub shuffle: bool,
 }
@@ -72,8 +98,8 @@ pub struct ObjectiveConfig {
     pub name: String,
     /// The parameters that were given.
     pub parameters: Parameters,
-    /// Folder of the reference model; `None`: the initial weights.
-    pub reference: Option<PathBuf>,
+    /// Folders of the reference models; none: the initial weights.
+    pub references: Vec<PathBuf>,
     /// Folder that keeps reference log-probs from run to run.
     pub reference_cache: PathBuf,
 }
@@ -102,6 +128,8 @@ pub struct OptimizerConfig {
     pub epsilon: f64,
     /// Largest global gradient norm; `None`: no clipping.
     pub max_grad_norm: Option<f64>,
+    /// Whether a step that is not finite is left out instead of ending the run.
+    pub skip_nonfinite: bool,
 }
 
 /// How long to train, and the learning rate over that time.
@@ -138,10 +166,14 @@ pub enum Warmup {
 pub struct EvaluationConfig {
     /// The held-out pairs.
     pub source: EvalSource,
+    /// Rows read of each file of held-out pairs; `None`: all.
+    pub max_samples: Option<usize>,
     /// Steps between evaluations besides those before the first step and after the last; `None`: only those two.
     pub every: Option<usize>,
-    /// Held-out prompts to answer greedily at the end.
+    /// Held-out prompts to answer greedily at every evaluation.
     pub sample_answers: usize,
+    /// Which evaluation is the best one, and what follows from it; `None`: nobody asks.
+    pub best: Option<BestConfig>,
 }
 
 /// Where held-out pairs come from.
@@ -172,6 +204,8 @@ pub struct RunConfig {
     pub save_dtype: Option<SaveDtype>,
     /// Steps between lines on stderr and in `log_history`.
     pub log_every: usize,
+    /// A shell command that gets every line of `metrics.jsonl` on stdin.
+    pub log_command: Option<String>,
 }
 
 /// What to do with a run folder that exists.
@@ -247,11 +281,18 @@ pub struct Difference {
     pub theirs: String,
 }
 
-/// What may change when a run is resumed: its end, the intervals, where it runs and where it lies. Everything else decides
-/// the bits of the result.
+/// What may change when a run is resumed: its end, the intervals, where it runs and where it lies, who is told, and what becomes of a
+/// step that fails. Everything else decides the bits of the result.
 const MAY_CHANGE: &[&str] = &[
+    "strict",
+    "no_cache",
+    "data_cache",
     "num_train_epochs",
     "max_steps",
+    "early_stopping_patience",
+    "early_stopping_threshold",
+    "skip_nonfinite",
+    "log_command",
     "eval_steps",
     "sample_answers",
     "save_steps",
@@ -267,6 +308,10 @@ const MAY_CHANGE: &[&str] = &[
     "recompute",
 ];
 
+/// Paths of what a run reads. A checkpoint remembers what was found there ([`crate::checkpoint::resume::ResumeState::inputs`]), so
+/// the same files may be called by another name.
+const INPUTS: &[&str] = &["model", "init", "tokenizer", "data", "eval_data", "reference"];
+
 impl TrainConfig {
     /// The configuration as arguments that give it back: every setting with a value, none twice.
     pub fn to_arguments(&self) -> TrainArguments {
@@ -277,14 +322,23 @@ impl TrainConfig {
         TrainArguments {
             model: ModelArguments { model, init, tokenizer },
             data: DataArguments {
-                data: Some(self.data.files.clone()).filter(|files| !files.is_empty()),
+                data: Some(self.data.files.iter().map(source::typed).collect())
+                    .filter(|files: &Vec<PathBuf>| !files.is_empty()),
+                map: Some(self.data.columns.entries().collect()).filter(|map: &Vec<_>| !map.is_empty()),
+                template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
+                truncation_mode: Some(self.data.truncation.into()),
+                drop_identical: Some(self.data.drop_identical),
+                max_samples: self.data.max_samples.map(integer),
+                strict: Some(self.data.strict),
+                no_cache: Some(self.data.cache.is_none()),
+                data_cache: self.data.cache.clone(),
                 no_shuffle: Some(!self.data.shuffle),
             },
             objective: ObjectiveArguments {
                 objective: Some(self.objective.name.clone()),
                 parameters: self.objective.parameters,
-                reference: self.objective.reference.clone(),
+                reference: Some(self.objective.references.clone()).filter(|folders| !folders.is_empty()),
                 reference_cache: Some(self.objective.reference_cache.clone()),
             },
             optimizer: self.optimizer_arguments(),
@@ -317,6 +371,7 @@ impl TrainConfig {
             adam_beta2: Some(optimizer.beta2),
             adam_epsilon: Some(optimizer.epsilon),
             max_grad_norm: Some(optimizer.max_grad_norm.unwrap_or(0.0)),
+            skip_nonfinite: Some(optimizer.skip_nonfinite),
         }
     }
 
@@ -347,11 +402,19 @@ impl TrainConfig {
             EvalSource::Files(files) => (Some(files.clone()), None),
             EvalSource::Split(share) => (None, Some(*share)),
         };
+        let best = self.evaluation.best.as_ref();
+        let stopping = best.and_then(|best| best.stopping);
         EvaluationArguments {
             eval_data,
             eval_split,
+            max_eval_samples: self.evaluation.max_samples.map(integer),
             eval_steps: Some(integer(self.evaluation.every.unwrap_or(0))),
             sample_answers: Some(integer(self.evaluation.sample_answers)),
+            load_best_model_at_end: Some(best.is_some_and(|best| best.load_at_end)),
+            metric_for_best_model: best.map(|best| best.metric.clone()),
+            greater_is_better: best.map(|best| best.greater),
+            early_stopping_patience: stopping.map(|stopping| integer(stopping.patience)),
+            early_stopping_threshold: stopping.map(|stopping| stopping.threshold),
         }
     }
 
@@ -370,36 +433,48 @@ impl TrainConfig {
             save_total_limit: self.run.keep.map(integer),
             save_dtype: self.run.save_dtype,
             logging_steps: Some(integer(self.run.log_every)),
+            log_command: self.run.log_command.clone(),
         }
     }
 
     /// The text of `run.toml`: every setting with its final value, under the headings of `--help`. It is a configuration
     /// file: `asft train --config run.toml` gives this configuration again.
     pub fn to_toml(&self) -> String {
-        self.to_annotated_toml(|_| None)
+        self.to_annotated_toml(|_| None, |_| None)
     }
 
-    /// [`to_toml`](Self::to_toml) with a comment after each value, such as where it came from.
-    pub fn to_annotated_toml(&self, comment: impl Fn(&str) -> Option<String>) -> String {
+    /// [`to_toml`](Self::to_toml) with a comment after each value, such as where it came from, and a comment in place of each
+    /// setting that has none.
+    pub fn to_annotated_toml(
+        &self,
+        comment: impl Fn(&str) -> Option<String>,
+        without_value: impl Fn(&Arg) -> Option<String>,
+    ) -> String {
         let table = self.table();
         let command = TrainArguments::augment_args(Command::new("asft"));
         let mut text = format!("# asft {}: the settings of a run.\n", env!("CARGO_PKG_VERSION"));
         let mut heading = None;
         for argument in command.get_arguments() {
             let key = argument.get_id().as_str();
-            let Some(value) = table.get(key) else { continue };
+            let comment = comment(key).map(|comment| format!("  # {comment}")).unwrap_or_default();
+            let line = match table.get(key) {
+                Some(value) => format!("{key} = {}{comment}\n", written(value)),
+                None => match without_value(argument) {
+                    Some(words) => format!("# {words}\n"),
+                    None => continue,
+                },
+            };
             if heading != argument.get_help_heading() {
                 heading = argument.get_help_heading();
                 text.push_str(&format!("\n# {}\n", heading.unwrap_or_default()));
             }
-            let comment = comment(key).map(|comment| format!("  # {comment}")).unwrap_or_default();
-            text.push_str(&format!("{key} = {}{comment}\n", written(value)));
+            text.push_str(&line);
         }
         text
     }
 
-    /// Identifies the run: two configurations with the same fingerprint train the same weights from the same files, up to
-    /// where they end. The end, the intervals, the device and the folders written to are not part of it.
+    /// Identifies the run: two configurations with the same fingerprint make the same weights of the same inputs, up to where
+    /// they end. The end, the intervals, the device, the inputs' paths and the folders written to are not part of it.
     pub fn fingerprint(&self) -> u64 {
         let mut lines: Vec<String> =
             self.decisive().iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
@@ -425,7 +500,13 @@ impl TrainConfig {
     }
 
     fn decisive(&self) -> Table {
-        self.table().into_iter().filter(|(key, _)| !MAY_CHANGE.contains(&key.as_str())).collect()
+        let decides = |key: &str| !MAY_CHANGE.contains(&key) && !INPUTS.contains(&key);
+        self.table().into_iter().filter(|(key, _)| decides(key)).collect()
+    }
+
+    /// A setting as `run.toml` shows it; `-`: not set.
+    pub fn shown(&self, key: &str) -> String {
+        self.table().get(key).map_or_else(|| "-".to_owned(), written)
     }
 
     /// The settings that `run.toml` records.

@@ -1,15 +1,19 @@
 //! Groups -> one packed micro-batch: flat, without padding, each prompt once with its answers after it.
 //!
-//! Layout, group by group: the prompt's tokens, then the chosen answer's, then the rejected one's. An answer
+//! Layout, group by group: the prompt's tokens, then each answer's, in the order of their roles. An answer
 //! attends to its prompt and causally to itself; its positions go on where the prompt ended. The row that
-//! predicts a token is the one before it, which for every answer's first token is the prompt's last row.
+//! predicts a token is the one before it, which for every answer's first token is the prompt's last row. All tokens of
+//! an answer are packed; its span holds the scored ones, in order.
 //!
 //! Boundary: pure integer bookkeeping ([`pack`]) and its proof ([`Batch::check`]). Which groups share a
 //! micro-batch is decided in [`super::loader`].
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::group::{Group, Reference, Role};
+use super::annotations::Annotations;
+use super::group::{Answer, Group};
+use super::role::{ByRole, Role, Roles};
 
 /// Keys that a query segment sees: query i sees key j of the range iff `j < len && j <= i + causal_offset`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +53,9 @@ impl Span {
     }
 }
 
-/// Where the scored tokens of one group are. Spans follow each other: prompt, chosen, rejected.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Where the scored tokens of one group are. Spans follow each other: the prompt's, then the answers' in the order of
+/// their roles.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct BatchGroup {
     /// Position of the group in its optimizer step, whatever the cut into micro-batches.
     pub group: u32,
@@ -58,12 +63,32 @@ pub struct BatchGroup {
     pub row: usize,
     /// The prompt's tokens 1..P, where they are scored.
     pub prompt: Option<Span>,
-    /// The chosen answer's tokens.
-    pub chosen: Option<Span>,
-    /// The rejected answer's tokens, where they are packed.
-    pub rejected: Option<Span>,
-    /// [`Group::reference`].
-    pub reference: Option<Reference>,
+    /// The scored tokens of each answer that is packed.
+    pub answers: ByRole<Option<Span>>,
+    /// [`Group::annotations`].
+    pub annotations: Option<Arc<Annotations>>,
+}
+
+impl BatchGroup {
+    /// Every span, in order.
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        self.prompt.into_iter().chain(self.answers.present().map(|(_, span)| *span))
+    }
+
+    /// The chosen answer's scored tokens.
+    pub fn chosen(&self) -> Option<Span> {
+        self.answers[Role::Chosen]
+    }
+
+    /// The rejected answer's scored tokens.
+    pub fn rejected(&self) -> Option<Span> {
+        self.answers[Role::Rejected]
+    }
+
+    /// What is known of the group beside its tokens.
+    pub fn annotations(&self) -> &Annotations {
+        self.annotations.as_deref().unwrap_or(Annotations::NONE)
+    }
 }
 
 /// One packed micro-batch of T tokens and R response rows (scored tokens).
@@ -96,30 +121,29 @@ pub struct Batch {
 }
 
 /// Which spans are scored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spans {
     /// Whether the prompt's tokens 1..P are, each predicted by the row before.
     pub prompt: bool,
-    /// Whether rejected answers are; where not, they are not packed at all.
-    pub rejected: bool,
+    /// Which answers are, as far as a group has them; the others are not packed at all.
+    pub answers: Roles,
 }
 
 impl Spans {
-    /// The answers of a group that are packed, chosen before rejected.
-    fn answers(self, group: &Group) -> impl Iterator<Item = (Role, &[u32])> {
-        let roles = [Some(Role::Chosen), self.rejected.then_some(Role::Rejected)];
-        roles.into_iter().flatten().filter_map(|role| Some((role, group.answer(role)?.ids.as_slice())))
+    /// The answers of a group that are packed, in the order of their roles.
+    pub(super) fn answers(self, group: &Group) -> impl Iterator<Item = &Answer> {
+        self.answers.iter().filter_map(|role| group.answer(role))
     }
 
     /// Packed tokens of a group: its share of T.
     pub fn tokens(self, group: &Group) -> usize {
-        group.prompt.len() + self.answers(group).map(|(_, ids)| ids.len()).sum::<usize>()
+        group.prompt.len() + self.answers(group).map(|answer| answer.ids.len()).sum::<usize>()
     }
 
     /// Scored tokens of a group: its share of R.
     pub fn rows(self, group: &Group) -> usize {
         let prompt = if self.prompt { group.prompt.len().saturating_sub(1) } else { 0 };
-        prompt + self.answers(group).map(|(_, ids)| ids.len()).sum::<usize>()
+        prompt + self.answers(group).map(Answer::scored_tokens).sum::<usize>()
     }
 }
 
@@ -129,12 +153,10 @@ impl Spans {
 pub struct StepTotals {
     /// Groups.
     pub groups: usize,
-    /// Tokens of chosen answers.
-    pub chosen_tokens: usize,
     /// Prompt tokens that have a predictor: the sum of P - 1.
     pub prompt_tokens: usize,
-    /// Tokens of rejected answers.
-    pub rejected_tokens: usize,
+    /// Scored tokens of the answers in each role.
+    pub answer_tokens: ByRole<usize>,
 }
 
 impl StepTotals {
@@ -142,11 +164,11 @@ impl StepTotals {
     pub fn of<'a>(groups: impl IntoIterator<Item = &'a Group>) -> Self {
         let mut totals = Self::default();
         for group in groups {
-            let tokens = |role| group.answer(role).map_or(0, |answer| answer.ids.len());
             totals.groups += 1;
             totals.prompt_tokens += group.prompt.len().saturating_sub(1);
-            totals.chosen_tokens += tokens(Role::Chosen);
-            totals.rejected_tokens += tokens(Role::Rejected);
+            for answer in &group.answers {
+                totals.answer_tokens[answer.role] += answer.scored_tokens();
+            }
         }
         totals
     }
@@ -161,14 +183,17 @@ pub struct Step {
     pub epoch: f64,
     /// Its micro-batches.
     pub batches: Vec<Batch>,
+    /// The same groups with more answers, for a pass without gradients before; empty where [`Self::batches`] hold all that
+    /// is scored.
+    pub scoring: Vec<Batch>,
     /// Its denominators, over all micro-batches.
     pub totals: StepTotals,
 }
 
 /// Packs groups into a micro-batch, in this order; `BatchGroup::group` is the place in `groups`.
 ///
-/// Every group needs a prompt of at least one token and answers of at least one, as loading guarantees, and T
-/// must fit in 32 bits.
+/// Every group needs a prompt of at least one token and answers of at least one scored token, as loading guarantees,
+/// and T must fit in 32 bits.
 pub fn pack(groups: &[&Group], spans: Spans) -> Batch {
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
     let rows = groups.iter().map(|group| spans.rows(group)).sum();
@@ -196,22 +221,18 @@ impl Batch {
         let mut entry = BatchGroup {
             group: place,
             row: group.row,
-            prompt: None,
-            chosen: None,
-            rejected: None,
-            reference: group.reference,
+            annotations: group.annotations.clone(),
+            ..BatchGroup::default()
         };
         if spans.prompt {
-            entry.prompt = Some(self.score(prompt.start..last, &group.prompt[1..]));
+            entry.prompt = Some(self.score((prompt.start..last).zip(group.prompt[1..].iter().copied())));
         }
-        for (role, ids) in spans.answers(group) {
-            let answer = self.add_segment(ids, Some(prompt));
-            let before_each = std::iter::once(last).chain(answer.start..answer.start + answer.len - 1);
-            let span = Some(self.score(before_each, ids));
-            match role {
-                Role::Chosen => entry.chosen = span,
-                Role::Rejected => entry.rejected = span,
-            }
+        for answer in spans.answers(group) {
+            let segment = self.add_segment(&answer.ids, Some(prompt));
+            let before_each = std::iter::once(last).chain(segment.start..segment.start + segment.len - 1);
+            let predictions = before_each.zip(answer.ids.iter().copied()).enumerate();
+            let scored = predictions.filter(|(position, _)| answer.is_scored(*position));
+            entry.answers[answer.role] = Some(self.score(scored.map(|(_, prediction)| prediction)));
         }
         self.families.push(family..self.segments.len() as u32);
         self.groups.push(entry);
@@ -232,12 +253,14 @@ impl Batch {
         segment
     }
 
-    /// Scores `targets`, each predicted by the row beside it in `rows`.
-    fn score(&mut self, rows: impl Iterator<Item = u32>, targets: &[u32]) -> Span {
-        let span = Span { start: self.gather.len() as u32, len: targets.len() as u32 };
-        self.gather.extend(rows);
-        self.targets.extend_from_slice(targets);
-        span
+    /// Scores tokens, given as (the row that predicts, the token).
+    fn score(&mut self, predictions: impl Iterator<Item = (u32, u32)>) -> Span {
+        let start = self.gather.len() as u32;
+        for (row, target) in predictions {
+            self.gather.push(row);
+            self.targets.push(target);
+        }
+        Span { start, len: self.gather.len() as u32 - start }
     }
 
     fn sort_tokens(&mut self) {
@@ -310,9 +333,9 @@ impl Batch {
                 ensure(span.len == prompt.len - 1, "a prompt's first token is not scored")?;
                 self.check_span(span, &mut row, prompt.start..prompt.start + prompt.len)?;
             }
-            for span in [entry.chosen, entry.rejected].into_iter().flatten() {
+            for (_, &span) in entry.answers.present() {
                 let answer = answers.next().ok_or("one segment a scored answer")?;
-                ensure(span.len == answer.len, "every token of an answer is scored")?;
+                ensure(span.len > 0, "an answer has a scored token")?;
                 let last = prompt.start + prompt.len - 1;
                 let path = std::iter::once(last).chain(answer.start..answer.start + answer.len);
                 self.check_span(span, &mut row, path)?;
@@ -322,16 +345,21 @@ impl Batch {
         ensure(row as usize == rows, "spans cover all response rows")
     }
 
-    /// Along `path`, each row predicts the next one's token, and the span holds just these predictions.
+    /// Along `path`, each row predicts the next one's token, and the span holds such predictions in their order; how
+    /// many of them, only the prompt's span says.
     fn check_span(&self, span: Span, row: &mut u32, path: impl Iterator<Item = u32>) -> Result<(), String> {
         ensure(span.start == *row, "spans follow each other")?;
         *row += span.len;
-        let path: Vec<u32> = path.collect();
         let rows = span.range();
         ensure(rows.end <= self.gather.len(), "spans lie within the response rows")?;
-        ensure(self.gather[rows.clone()] == path[..path.len() - 1], "each row predicts the next")?;
-        let next = path[1..].iter().map(|row| self.ids[*row as usize]);
-        ensure(self.targets[rows].iter().copied().eq(next), "the target is the next token")
+        let path: Vec<u32> = path.collect();
+        let mut steps = path.windows(2);
+        for (row, target) in self.gather[rows.clone()].iter().zip(&self.targets[rows]) {
+            let step = steps.find(|step| step[0] == *row);
+            let step = step.ok_or("rows that predict lie in their own segments, in order")?;
+            ensure(self.ids[step[1] as usize] == *target, "the target is the next token")?;
+        }
+        Ok(())
     }
 
     fn check_tokens(&self, tokens: usize) -> Result<(), String> {

@@ -5,6 +5,10 @@
 
 use std::path::PathBuf;
 
+use super::place::{Numbering, Place};
+use super::shape::Shape;
+use super::template_source::Origin;
+
 /// Why data cannot be loaded. All of these are found before the first training step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,15 +21,49 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A row that is not what it must be.
-    #[error("{}:{line}: {problem}", path.display())]
-    Row {
-        /// The data file.
+    /// A file could be read up to the end of a line and no further.
+    #[error("cannot read {} beyond line {line}", path.display())]
+    BrokenOff {
+        /// The file.
         path: PathBuf,
-        /// 1-based line.
+        /// 1-based line that was the last to be read.
         line: usize,
+        /// What the system, or the decompressor, said.
+        source: std::io::Error,
+    },
+    /// A folder where a file must be.
+    #[error("{} is a folder; give the data files in it, each with --data FILE", path.display())]
+    IsAFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file in a form that is not read.
+    #[error("{} is {found}; {remedy}", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A Parquet file that is damaged, cut off, or packed in a way that is not read.
+    #[error("{}{}: Parquet: {problem}", path.display(), row.map(|row| format!(" row {row}")).unwrap_or_default())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// 1-based row that could not be read; `None` where the file could not be opened.
+        row: Option<usize>,
+        /// What the library said.
+        problem: String,
+    },
+    /// A row that is not what it must be.
+    #[error("{place}: {problem}")]
+    Row {
+        /// Where it is.
+        place: Place,
         /// What is wrong with it.
-        problem: RowError,
+        problem: Box<RowError>,
     },
     /// The data files hold no row at all.
     #[error("no rows in {}", list(paths))]
@@ -38,6 +76,16 @@ pub enum DataError {
     AllDropped {
         /// The files.
         paths: Vec<PathBuf>,
+        /// Rows read.
+        rows: usize,
+        /// Counts by reason with the first lines of each.
+        summary: String,
+    },
+    /// There are rows that cannot be used, where none may be.
+    #[error("{dropped} of {rows} rows cannot be used, and --strict allows none: {summary}")]
+    Unusable {
+        /// Rows that cannot be used.
+        dropped: usize,
         /// Rows read.
         rows: usize,
         /// Counts by reason with the first lines of each.
@@ -79,10 +127,10 @@ pub enum DataError {
         message: String,
     },
     /// A chat template that does not parse.
-    #[error("{}: chat template, line {line}: {message}", path.display())]
+    #[error("{origin}: chat template, line {line}: {message}")]
     Template {
-        /// The file the template is in.
-        path: PathBuf,
+        /// Where the template was found.
+        origin: Origin,
         /// 1-based line of the template.
         line: usize,
         /// What the parser said.
@@ -147,6 +195,26 @@ pub enum RowError {
         /// 1-based byte column.
         column: usize,
     },
+    /// A file that is one JSON list, but not JSON throughout.
+    #[error("malformed JSON: {message} (column {column}); the file begins as one list of JSON objects")]
+    MalformedList {
+        /// What is wrong.
+        message: String,
+        /// 1-based byte column.
+        column: usize,
+    },
+    /// An element of a file that is one JSON list, but no object.
+    #[error("expected a JSON object, found {found}; the file's list must hold one object per row")]
+    ElementNotAnObject {
+        /// What was found, with its article.
+        found: &'static str,
+    },
+    /// A row that is longer than any row can be.
+    #[error("the row is longer than {} MiB; is this a file of data?", limit >> 20)]
+    TooLong {
+        /// Bytes that a row may have.
+        limit: usize,
+    },
     /// JSON, but no object.
     #[error("expected a JSON object, found {found}; each line must hold one whole JSON object")]
     NotAnObject {
@@ -157,15 +225,68 @@ pub enum RowError {
     #[error("column \"{column}\" is missing; the row has {found}")]
     MissingColumn {
         /// The column.
-        column: &'static str,
+        column: String,
         /// The columns that are there.
         found: String,
+    },
+    /// A column that `--map` names is not there.
+    #[error("--map {canonical}={actual}: there is no column \"{actual}\"; the row has {found}")]
+    MappedColumn {
+        /// The name that it was to have.
+        canonical: &'static str,
+        /// The column.
+        actual: String,
+        /// The columns that are there.
+        found: String,
+    },
+    /// Columns that are none of the known shapes.
+    #[error(
+        "no column to train on: the row has {found}; expected prompt, chosen, rejected; or chosen, rejected; or, for \
+         --objective sft, messages or prompt, completion (--map prompt=NAME names a column)"
+    )]
+    NoShape {
+        /// The columns that are there.
+        found: String,
+    },
+    /// Another shape than the file's first row.
+    #[error(
+        "the row holds {shape}, but {} {first_line} holds {first}; a file has one shape: split it in two", numbering.word(false)
+    )]
+    OtherShape {
+        /// The row's.
+        shape: Shape,
+        /// The file's.
+        first: Shape,
+        /// How places in the file are counted.
+        numbering: Numbering,
+        /// 1-based line of the row that decided it.
+        first_line: usize,
+    },
+    /// One answer where two are compared.
+    #[error(
+        "the row holds {shape}, but the objective compares a chosen with a rejected answer; give prompt, chosen, \
+         rejected, or train on one answer: --objective sft"
+    )]
+    NotAPair {
+        /// The row's shape.
+        shape: Shape,
+    },
+    /// A string prompt beside message lists that begin with the answer.
+    #[error(
+        "column \"{prompt}\" holds a string, but the message list in column \"{list}\" begins with the answer; make the \
+         prompt a message list too: [{{\"role\": \"user\", \"content\": ...}}]"
+    )]
+    PromptNotInLists {
+        /// The prompt's column.
+        prompt: String,
+        /// The answer's.
+        list: String,
     },
     /// A column, or part of one, of the wrong type.
     #[error("column \"{column}\"{place} holds {found}; expected {expected}")]
     MistypedColumn {
         /// The column.
-        column: &'static str,
+        column: String,
         /// Where in the column: empty, or `, message 2, "content"`.
         place: String,
         /// What was found, with its article.
@@ -175,24 +296,40 @@ pub enum RowError {
     },
     /// Columns of different kinds in one row.
     #[error(
-        "column \"prompt\" holds {prompt}, but column \"{column}\" holds {found}; \
-         prompt, chosen and rejected must all be strings or all be lists of messages"
+        "column \"{first}\" holds {first_kind}, but column \"{second}\" holds {second_kind}; \
+         prompt and answers must all be strings or all be lists of messages"
     )]
     MixedColumns {
-        /// What the prompt is.
-        prompt: &'static str,
+        /// One column.
+        first: String,
+        /// What it holds.
+        first_kind: &'static str,
         /// The column that differs.
-        column: &'static str,
-        /// What it is.
-        found: &'static str,
+        second: String,
+        /// What it holds.
+        second_kind: &'static str,
+    },
+    /// A line that is no question of MT-Bench.
+    #[error("{message}; a question has \"question_id\", \"category\" and \"turns\", a list of strings")]
+    NotAQuestion {
+        /// What the parser said.
+        message: String,
+    },
+    /// A line that is no answer in FastChat's format.
+    #[error(
+        "{message}; this is no file of FastChat's model_answer: move it away, or write to another folder"
+    )]
+    NotAnAnswer {
+        /// What the parser said.
+        message: String,
     },
     /// Text without a tokenizer.
     #[error("the row holds text, but the model folder has no tokenizer.json (rows of *_input_ids need none)")]
     NoTokenizer,
     /// A conversation without a chat template.
     #[error(
-        "the row holds a conversation, but the model folder has no chat template \
-         (chat_template.jinja, or chat_template in tokenizer_config.json)"
+        "the row holds a conversation, but the model folder has no chat template (chat_template.jinja, or chat_template in \
+         tokenizer_config.json); give one with --chat-template: llama3, chatml or a file"
     )]
     NoTemplate,
     /// A plain-text answer and no token to end it with.
@@ -201,28 +338,42 @@ pub enum RowError {
     )]
     NoEndToken,
     /// The chat template called `raise_exception`.
-    #[error("the chat template refuses column \"{column}\": {message}")]
+    #[error("the chat template refuses column \"{column}\": {message} (line {line} of the template)")]
     TemplateRaised {
         /// The column that was being rendered.
-        column: &'static str,
+        column: String,
         /// The template's words.
         message: String,
+        /// 1-based line of the template, 0 where unknown.
+        line: usize,
     },
     /// The chat template failed in another way.
     #[error("the chat template cannot render column \"{column}\": {message} (line {line} of the template)")]
     TemplateFailed {
         /// The column that was being rendered.
-        column: &'static str,
+        column: String,
         /// What the engine said.
         message: String,
         /// 1-based line of the template, 0 where unknown.
         line: usize,
     },
+    /// The chat template shows the beginning of a conversation otherwise once it goes on.
+    #[error(
+        "column \"{column}\": the chat template changes what stands before turn {turn} once the conversation goes on, so \
+         the answers in the middle of it cannot be told apart; give single answers instead (prompt, chosen, rejected or \
+         prompt, completion)"
+    )]
+    NotPrefix {
+        /// The column.
+        column: String,
+        /// 1-based message of the whole conversation.
+        turn: usize,
+    },
     /// The tokenizer failed.
     #[error("the tokenizer cannot encode column \"{column}\": {message}")]
     Tokenize {
         /// The column.
-        column: &'static str,
+        column: String,
         /// What the library said.
         message: String,
     },
@@ -233,7 +384,7 @@ pub enum RowError {
     )]
     BeyondVocabulary {
         /// The column.
-        column: &'static str,
+        column: String,
         /// The id.
         id: u32,
         /// Its 0-based position in the column's tokens.

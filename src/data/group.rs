@@ -2,25 +2,11 @@
 //!
 //! Boundary: token ids and plain facts; how a group is laid out in memory is [`super::batch`]'s business.
 
-/// What an answer is to its prompt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Role {
-    /// The preferred answer.
-    Chosen,
-    /// The answer it was preferred to.
-    Rejected,
-}
+use std::ops::Range;
+use std::sync::Arc;
 
-impl Role {
-    /// The role's column name: `chosen`, `rejected`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Role::Chosen => "chosen",
-            Role::Rejected => "rejected",
-        }
-    }
-}
+use super::annotations::{Annotations, Reference};
+use super::role::{ByRole, Role};
 
 /// One answer to a group's prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,17 +15,31 @@ pub struct Answer {
     pub role: Role,
     /// Its tokens, the end token included; never empty in a loaded dataset.
     pub ids: Vec<u32>,
+    /// `[ids]` which of them are scored, at least one in a loaded dataset; `None`: all. The others (the user's words
+    /// in a conversation that goes on) are context: later tokens see them, nothing is learnt from predicting them.
+    pub scored: Option<Vec<bool>>,
     /// The answer as rendered, before truncation, for display; kept only where the encoder was told to.
     pub text: Option<String>,
 }
 
-/// Summed log-probabilities under the reference model, filled in before training.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Reference {
-    /// Of the chosen answer's tokens.
-    pub chosen: f64,
-    /// Of the rejected answer's tokens.
-    pub rejected: f64,
+impl Answer {
+    /// Whether the token at this position is scored.
+    pub fn is_scored(&self, position: usize) -> bool {
+        self.scored.as_ref().is_none_or(|scored| scored[position])
+    }
+
+    /// How many tokens are scored.
+    pub fn scored_tokens(&self) -> usize {
+        self.scored.as_ref().map_or(self.ids.len(), |scored| scored.iter().filter(|scored| **scored).count())
+    }
+
+    /// The first run of scored tokens: the turn that a model given everything before it is to write.
+    pub fn first_turn(&self) -> Range<usize> {
+        let positions = 0..self.ids.len();
+        let start = positions.clone().find(|position| self.is_scored(*position)).unwrap_or(positions.end);
+        let end = (start..positions.end).find(|position| !self.is_scored(*position)).unwrap_or(positions.end);
+        start..end
+    }
 }
 
 /// A prompt and its answers, as token ids.
@@ -51,13 +51,38 @@ pub struct Group {
     pub prompt: Vec<u32>,
     /// The answers, at most one of each role.
     pub answers: Vec<Answer>,
-    /// Filled in by whoever computes reference log-probabilities.
-    pub reference: Option<Reference>,
+    /// What is known of it beside, if anything is.
+    pub annotations: Option<Arc<Annotations>>,
 }
 
 impl Group {
     /// The answer in this role, if the group has one.
     pub fn answer(&self, role: Role) -> Option<&Answer> {
         self.answers.iter().find(|answer| answer.role == role)
+    }
+
+    /// What is known of it beside.
+    pub fn annotations(&self) -> &Annotations {
+        self.annotations.as_deref().unwrap_or(Annotations::NONE)
+    }
+
+    /// The same, to be changed.
+    pub fn annotations_mut(&mut self) -> &mut Annotations {
+        Arc::make_mut(self.annotations.get_or_insert_default())
+    }
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        let answers = &mut self.annotations_mut().answers;
+        for (role, reference) in references.present() {
+            answers[role].references.push(reference.clone());
+        }
+    }
+
+    /// What a model is given to write the [first turn](Answer::first_turn) of the answer in this role: the prompt, and
+    /// whatever the answer begins with that is not scored.
+    pub fn context(&self, role: Role) -> Vec<u32> {
+        let before = self.answer(role).map_or(&[][..], |answer| &answer.ids[..answer.first_turn().start]);
+        [&self.prompt, before].concat()
     }
 }

@@ -15,8 +15,9 @@ use std::thread::JoinHandle;
 use super::batch::{Batch, Spans, Step, StepTotals, pack};
 use super::dataset::Dataset;
 use super::error::DataError;
-use super::group::Group;
+use super::group::{Answer, Group};
 use super::order::permutation;
+use super::work::Work;
 
 /// Steps packed ahead of the one in use.
 const AHEAD: usize = 2;
@@ -37,11 +38,13 @@ pub struct LoaderConfig {
     /// Micro-batches per step, as equal in groups as can be (as many as there are groups where those are
     /// fewer); `None` to let the budgets decide.
     pub parts: Option<usize>,
-    /// What is scored.
+    /// What is packed.
     pub spans: Spans,
+    /// What is packed for scoring before, where that is more.
+    pub scored: Option<Spans>,
 }
 
-/// The largest micro-batch of a run in each respect, for the memory plan.
+/// What a run's steps come to: the largest micro-batch in each respect, for the memory plan, and the sum of all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
     /// Tokens T.
@@ -52,6 +55,10 @@ pub struct Extent {
     pub groups: usize,
     /// Micro-batches of one step.
     pub batches: usize,
+    /// Micro-batches of all steps.
+    pub all_batches: usize,
+    /// What is in them.
+    pub work: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -91,7 +98,7 @@ impl Loader {
         Ok(Self { steps: Some(receiver), thread: Some(thread) })
     }
 
-    /// The largest micro-batch that a loader of these steps would yield, without making one.
+    /// The largest micro-batch that a loader of these steps would yield and the sum of all, without making one.
     ///
     /// # Errors
     /// As [`Loader::new`].
@@ -162,15 +169,25 @@ impl Plan {
             false => Ok(()),
         };
         setting(dataset.groups.is_empty(), "the data set has no rows to make steps of")?;
-        let hollow =
-            |group: &Group| group.prompt.is_empty() || group.answers.iter().any(|a| a.ids.is_empty());
-        setting(dataset.groups.iter().any(hollow), "the data set has a prompt or an answer without tokens")?;
+        let silent = |answer: &Answer| answer.scored_tokens() == 0;
+        let hollow = |group: &Group| group.prompt.is_empty() || group.answers.iter().any(silent);
+        setting(
+            dataset.groups.iter().any(hollow),
+            "the data set has a prompt without tokens or an answer without scored tokens",
+        )?;
+        let lopsided =
+            |answer: &Answer| answer.scored.as_ref().is_some_and(|scored| scored.len() != answer.ids.len());
+        setting(
+            dataset.groups.iter().flat_map(|group| &group.answers).any(lopsided),
+            "the data set has an answer whose mask is not as long as its tokens",
+        )?;
         setting(config.batch_size == 0, "the batch size must be at least 1")?;
         setting(config.parts == Some(0), "a step must have at least 1 micro-batch")?;
         setting(*steps.start() == 0, "steps are counted from 1")?;
         let plan = Self { dataset, config, steps };
-        plan.check_groups("tokens", plan.config.token_budget, |group| plan.config.spans.tokens(group))?;
-        plan.check_groups("scored rows", plan.config.row_budget, |group| plan.config.spans.rows(group))?;
+        let most = plan.config.scored.unwrap_or(plan.config.spans);
+        plan.check_groups("tokens", plan.config.token_budget, |group| most.tokens(group))?;
+        plan.check_groups("scored rows", plan.config.row_budget, |group| most.rows(group))?;
         Ok(plan)
     }
 
@@ -185,7 +202,7 @@ impl Plan {
             return Ok(());
         };
         let location = match self.dataset.report.locate(group.row) {
-            Some((path, line)) => format!("{}:{line}", path.display()),
+            Some(place) => place.to_string(),
             None => "counted from 0".to_owned(),
         };
         let enough = groups.iter().map(&need).max().unwrap_or(0);
@@ -198,19 +215,18 @@ impl Plan {
         let mut epoch = Epoch::default();
         for step in self.steps.clone() {
             let groups = self.groups(step, &mut epoch);
-            let parts = cut(&groups, &self.config);
-            extent.batches = extent.batches.max(parts.len());
-            for part in &parts {
+            for (spans, parts, part) in self.parts(&groups) {
+                extent.batches = extent.batches.max(parts);
+                extent.all_batches += 1;
                 let sum =
                     |size: &dyn Fn(&Group) -> usize| part.iter().map(|place| size(groups[*place])).sum();
-                let tokens: usize = sum(&|group| self.config.spans.tokens(group));
-                let rows: usize = sum(&|group| self.config.spans.rows(group));
+                let tokens: usize = sum(&|group| spans.tokens(group));
+                let rows: usize = sum(&|group| spans.rows(group));
                 for (unit, needed, budget) in [
                     ("tokens", tokens, self.config.token_budget),
                     ("scored rows", rows, self.config.row_budget),
                 ] {
                     if budget > 0 && needed > budget {
-                        let parts = parts.len();
                         return Err(DataError::PartTooLarge { step, parts, unit, needed, budget });
                     }
                 }
@@ -223,6 +239,8 @@ impl Plan {
                 extent.rows = extent.rows.max(rows);
                 extent.groups = extent.groups.max(part.len());
             }
+            extent.work =
+                groups.iter().fold(extent.work, |sum, group| sum + Work::of_group(group, self.config.spans));
         }
         Ok(extent)
     }
@@ -246,27 +264,42 @@ impl Plan {
 
     fn step(&self, index: usize, epoch: &mut Epoch) -> Step {
         let groups = self.groups(index, epoch);
-        let batches = cut(&groups, &self.config).iter().map(|part| self.batch(&groups, part)).collect();
+        let pack_all = |spans: Spans| -> Vec<Batch> {
+            let parts = cut(&groups, &self.config, spans);
+            parts.iter().map(|part| batch(&groups, part, spans)).collect()
+        };
+        let batches = pack_all(self.config.spans);
+        let scoring = self.config.scored.map(pack_all).unwrap_or_default();
         let per_epoch = Loader::steps_per_epoch(self.dataset.groups.len(), self.config.batch_size);
         let totals = StepTotals::of(groups.iter().copied());
-        Step { index, epoch: index as f64 / per_epoch as f64, batches, totals }
+        Step { index, epoch: index as f64 / per_epoch as f64, batches, scoring, totals }
     }
 
-    fn batch(&self, groups: &[&Group], part: &[usize]) -> Batch {
-        let chosen: Vec<&Group> = part.iter().map(|place| groups[*place]).collect();
-        let mut batch = pack(&chosen, self.config.spans);
-        for (entry, place) in batch.groups.iter_mut().zip(part) {
-            entry.group = *place as u32;
-        }
-        batch
+    /// What is packed of a step, its number of micro-batches and one of them after the other: those with gradients, then
+    /// those that are scored before.
+    fn parts(&self, groups: &[&Group]) -> impl Iterator<Item = (Spans, usize, Vec<usize>)> {
+        let all = [Some(self.config.spans), self.config.scored].into_iter().flatten().map(|spans| {
+            let parts = cut(groups, &self.config, spans);
+            parts.clone().into_iter().map(move |part| (spans, parts.len(), part))
+        });
+        all.flatten().collect::<Vec<_>>().into_iter()
     }
 }
 
+fn batch(groups: &[&Group], part: &[usize], spans: Spans) -> Batch {
+    let members: Vec<&Group> = part.iter().map(|place| groups[*place]).collect();
+    let mut batch = pack(&members, spans);
+    for (entry, place) in batch.groups.iter_mut().zip(part) {
+        entry.group = *place as u32;
+    }
+    batch
+}
+
 /// Cuts a step into micro-batches: places in `groups`, ascending within each, batches by their first place.
-fn cut(groups: &[&Group], config: &LoaderConfig) -> Vec<Vec<usize>> {
+fn cut(groups: &[&Group], config: &LoaderConfig, spans: Spans) -> Vec<Vec<usize>> {
     match config.parts {
         Some(parts) => cut_evenly(groups.len(), parts.min(groups.len())),
-        None => cut_by_budget(groups, config),
+        None => cut_by_budget(groups, config, spans),
     }
 }
 
@@ -284,7 +317,7 @@ fn cut_evenly(groups: usize, parts: usize) -> Vec<Vec<usize>> {
 
 /// First fit by decreasing length: the longest group not yet placed goes into the first micro-batch that has
 /// room for it, else into a new one.
-fn cut_by_budget(groups: &[&Group], config: &LoaderConfig) -> Vec<Vec<usize>> {
+fn cut_by_budget(groups: &[&Group], config: &LoaderConfig, spans: Spans) -> Vec<Vec<usize>> {
     struct Part {
         places: Vec<usize>,
         tokens: usize,
@@ -293,10 +326,10 @@ fn cut_by_budget(groups: &[&Group], config: &LoaderConfig) -> Vec<Vec<usize>> {
     let fits = |used: usize, more: usize, budget: usize| budget == 0 || used + more <= budget;
     let mut order: Vec<usize> = (0..groups.len()).collect();
     // A stable sort: equal lengths stay in the order of the step.
-    order.sort_by_key(|place| Reverse(config.spans.tokens(groups[*place])));
+    order.sort_by_key(|place| Reverse(spans.tokens(groups[*place])));
     let mut parts: Vec<Part> = Vec::new();
     for place in order {
-        let (tokens, rows) = (config.spans.tokens(groups[place]), config.spans.rows(groups[place]));
+        let (tokens, rows) = (spans.tokens(groups[place]), spans.rows(groups[place]));
         let room = parts.iter_mut().find(|part| {
             fits(part.tokens, tokens, config.token_budget) && fits(part.rows, rows, config.row_budget)
         });

@@ -8,6 +8,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 /// The stream of the evaluation split; epochs use the streams 0, 1, 2, ...
 pub const SPLIT_STREAM: u64 = u64::MAX;
+/// The stream of the rows that a file's weight takes.
+pub const MIX_STREAM: u64 = u64::MAX - 1;
 
 /// A permutation of `0..len`; different streams of one seed are independent.
 pub fn permutation(len: usize, seed: u64, stream: u64) -> Vec<usize> {

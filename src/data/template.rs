@@ -1,36 +1,70 @@
-//! A conversation -> text, by the chat template of a model folder, rendered as Hugging Face renders it
-//! (`apply_chat_template`): Jinja with trim_blocks and lstrip_blocks, loop controls, Python's string methods,
-//! `raise_exception`, and a `tojson` that does not escape HTML.
+//! A conversation -> text, by a chat template, rendered as Hugging Face renders it (`apply_chat_template`): Jinja with
+//! trim_blocks and lstrip_blocks, loop controls, Python's string methods, `raise_exception`, and a `tojson` that does
+//! not escape HTML.
 //!
-//! Boundary: text only. `strftime_now` is deliberately undefined: templates that ask `is defined` then print
-//! their fixed date, and the token ids of a data set do not change at midnight.
+//! Boundary: text only; where a template comes from is [`super::template_source`]'s business. `strftime_now` is undefined
+//! unless a date is given: templates that ask `is defined` then print their fixed date, and the token ids of a data set
+//! do not change at midnight.
 
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value, context};
+use serde_json::{Map, Value as Json};
 
-use super::columns::Message;
 use super::error::DataError;
+use super::message::Message;
+use super::template_date::TemplateDate;
+use super::template_source::{Origin, TemplateText};
 use super::tojson::tojson;
-use super::tokenizer::{Tokenizer, read_object};
+use super::tokenizer::Tokenizer;
 
 const NAME: &str = "chat_template";
+
+/// What a template is given by the program, so that a row may not.
+const RESERVED: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
 
 /// A compiled chat template.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    source: String,
+    text: TemplateText,
+    takes_parts: OnceLock<bool>,
+}
+
+/// A chat template that a trained model is to carry in place of what its folder had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GivenTemplate<'a> {
+    /// Jinja.
+    pub source: &'a str,
+    /// Token id that ends the assistant's turn, if a special token does.
+    pub end_of_turn: Option<u32>,
+}
+
+/// What a row gives its template besides the messages.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Variables {
+    /// The functions that the assistant may call, as JSON schemas.
+    pub tools: Option<Json>,
+    /// What the assistant may quote.
+    pub documents: Option<Json>,
+    /// Variables of the template's own, such as `enable_thinking`.
+    pub more: Map<String, Json>,
 }
 
 /// Why a conversation could not be rendered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RenderError {
-    /// The template called `raise_exception` with these words.
-    Raised(String),
-    /// Anything else the engine found wrong.
+    /// The template called `raise_exception`.
+    Raised {
+        /// With these words.
+        message: String,
+        /// 1-based line of the template, 0 where unknown.
+        line: usize,
+    },
+    /// Anything else that is wrong.
     Failed {
         /// In the engine's words.
         message: String,
@@ -40,26 +74,18 @@ pub enum RenderError {
 }
 
 impl ChatTemplate {
-    /// The template of a model folder: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`
-    /// (where that is a list of named templates, the one named `default`); `None` where there is neither.
-    ///
-    /// # Errors
-    /// A file that cannot be read or is not JSON, or a template that does not parse.
-    pub fn from_folder(folder: &Path, tokenizer: &Tokenizer) -> Result<Option<Self>, DataError> {
-        match find(folder)? {
-            Some((path, source)) => Self::new(source, &path, tokenizer).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// Compiles a template; `path` is what errors name. The tokenizer's special tokens (`bos_token`,
-    /// `eos_token`, ...) become the template's variables of these names.
+    /// Compiles a template. The tokenizer's special tokens (`bos_token`, `eos_token`, ...) become its variables of these
+    /// names; `date` is what `strftime_now` gives.
     ///
     /// # Errors
     /// [`DataError::Template`] where it does not parse.
-    pub fn new(source: String, path: &Path, tokenizer: &Tokenizer) -> Result<Self, DataError> {
+    pub fn new(
+        text: TemplateText,
+        tokenizer: &Tokenizer,
+        date: Option<TemplateDate>,
+    ) -> Result<Self, DataError> {
         let failed = |error: Error| DataError::Template {
-            path: path.to_owned(),
+            origin: text.origin.clone(),
             line: error.line().unwrap_or(0),
             message: words(&error),
         };
@@ -71,16 +97,27 @@ impl ChatTemplate {
         environment.add_filter("tojson", tojson);
         environment.add_filter("trim", trim);
         environment.add_function("raise_exception", raise_exception);
+        if let Some(date) = date {
+            environment.add_function("strftime_now", move |format: String| {
+                date.strftime(&format).map_err(|message| Error::new(ErrorKind::InvalidOperation, message))
+            });
+        }
         for (name, token) in tokenizer.special_tokens() {
             environment.add_global(name.clone(), token.clone());
         }
-        environment.add_template_owned(NAME, neutralise_generation_tags(&source)).map_err(failed)?;
-        Ok(Self { environment, source })
+        let source = neutralise_generation_tags(&unix_lines(&text.source));
+        environment.add_template_owned(NAME, source).map_err(failed)?;
+        Ok(Self { environment, text, takes_parts: OnceLock::new() })
     }
 
     /// The template as it was found, to be written beside a trained model.
     pub fn source(&self) -> &str {
-        &self.source
+        &self.text.source
+    }
+
+    /// Where it was found.
+    pub fn origin(&self) -> &Origin {
+        &self.text.origin
     }
 
     /// The text of a conversation; with `add_generation_prompt`, up to where the assistant's answer begins.
@@ -88,46 +125,139 @@ impl ChatTemplate {
     /// # Errors
     /// [`RenderError`] where the template refuses the messages or fails on them.
     pub fn render(&self, messages: &[&Message], add_generation_prompt: bool) -> Result<String, RenderError> {
+        self.render_with(messages, add_generation_prompt, &Variables::default())
+    }
+
+    /// [`Self::render`] with more variables.
+    ///
+    /// # Errors
+    /// As [`Self::render`], and where a row's own variable has the name of one that the program gives.
+    pub fn render_with(
+        &self,
+        messages: &[&Message],
+        add_generation_prompt: bool,
+        variables: &Variables,
+    ) -> Result<String, RenderError> {
+        if let Some(name) = RESERVED.iter().find(|name| variables.more.contains_key(**name)) {
+            let message = format!("chat_template_kwargs may not hold \"{name}\"");
+            return Err(RenderError::Failed { message, line: 0 });
+        }
         let template = self.environment.get_template(NAME).map_err(|error| render_error(&error))?;
+        let messages: Vec<_> =
+            messages.iter().map(|message| self.fields(message)).collect::<Result<_, _>>()?;
+        // Templates take an empty list for functions to call.
+        let tools =
+            variables.tools.as_ref().filter(|tools| tools.as_array().is_none_or(|list| !list.is_empty()));
         let context = context! {
             messages => Value::from(Serde(messages)),
-            tools => (),
-            documents => (),
+            tools => Value::from(Serde(tools)),
+            documents => Value::from(Serde(&variables.documents)),
             add_generation_prompt,
+            ..Value::from(Serde(&variables.more))
         };
         template.render(context).map_err(|error| render_error(&error))
     }
-}
 
-/// The file and the text of a folder's template.
-fn find(folder: &Path) -> Result<Option<(PathBuf, String)>, DataError> {
-    let path = folder.join("chat_template.jinja");
-    match fs_err::read_to_string(&path) {
-        Ok(source) => return Ok(Some((path, source))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(DataError::Read { path, source }),
+    /// A message as the template sees it.
+    fn fields<'a>(&self, message: &'a Message) -> Result<Cow<'a, Map<String, Json>>, RenderError> {
+        let mut fields = as_transformers_has_it(message.fields());
+        if let Some(Json::Array(parts)) = fields.get("content")
+            && !self.takes_parts()
+        {
+            let text = joined(parts).map_err(|message| RenderError::Failed { message, line: 0 })?;
+            fields.to_mut().insert("content".to_owned(), text.into());
+        }
+        Ok(fields)
     }
-    let path = folder.join("tokenizer_config.json");
-    let Some(config) = read_object(&path)? else { return Ok(None) };
-    let source = match config.get("chat_template") {
-        None | Some(serde_json::Value::Null) => return Ok(None),
-        Some(serde_json::Value::String(source)) => source.clone(),
-        Some(serde_json::Value::Array(named)) => {
-            let default = named.iter().find(|entry| entry["name"] == "default");
-            match default.and_then(|entry| entry["template"].as_str()) {
-                Some(source) => source.to_owned(),
-                None => {
-                    let problem = "chat_template is a list without a template named \"default\"".to_owned();
-                    return Err(DataError::Folder { path, problem });
-                }
+
+    /// Whether the template knows content as a list of parts. Many would write such a list down as it looks in code.
+    fn takes_parts(&self) -> bool {
+        let render = |content: Json| {
+            let mut fields = Map::new();
+            fields.insert("role".to_owned(), "user".into());
+            fields.insert("content".to_owned(), content);
+            let template = self.environment.get_template(NAME).ok()?;
+            let messages = Value::from(Serde([fields]));
+            template
+                .render(context! { messages, tools => (), documents => (), add_generation_prompt => true })
+                .ok()
+        };
+        *self.takes_parts.get_or_init(|| {
+            const TEXT: &str = "What is it?";
+            let parts = render(serde_json::json!([{ "type": "text", "text": TEXT }]));
+            parts.is_some() && parts == render(TEXT.into())
+        })
+    }
+
+    /// Tokens written in the template, in the form `<|...|>`, that the tokenizer does not have as single special tokens:
+    /// each would be encoded as several ordinary ones.
+    pub fn unknown_special_tokens(&self, tokenizer: &Tokenizer) -> Vec<String> {
+        let mut unknown = Vec::new();
+        for token in written_tokens(self.source()) {
+            let known = tokenizer.token_to_id(token).is_some_and(|id| tokenizer.is_special(id));
+            if !known && !unknown.iter().any(|other| other == token) {
+                unknown.push(token.to_owned());
             }
         }
-        Some(_) => {
-            let problem = "chat_template must be a string or a list of named templates".to_owned();
-            return Err(DataError::Folder { path, problem });
-        }
+        unknown
+    }
+
+    /// The special token that follows an assistant's words: where generation is to stop. `None` where the template ends
+    /// turns with text, or cannot render the simplest conversation.
+    pub fn end_of_turn(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        const ANSWER: &str = "It-is-42";
+        let messages = [Message::new("user", "What is it?"), Message::new("assistant", ANSWER)];
+        let text = self.render(&messages.each_ref(), false).ok()?;
+        let (_, after) = text.rsplit_once(ANSWER)?;
+        let ends = |id: &u32| tokenizer.is_special(*id) && Some(*id) != tokenizer.bos_id();
+        tokenizer.encode(after).ok()?.into_iter().find(ends)
+    }
+}
+
+/// A message's fields with what transformers changes in them before rendering: fields that are null are left out, and the
+/// assistant's reasoning is found under the names that templates look for.
+fn as_transformers_has_it(fields: &Map<String, Json>) -> Cow<'_, Map<String, Json>> {
+    const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+    let mut fields = Cow::Borrowed(fields);
+    if fields.values().any(Json::is_null) {
+        fields.to_mut().retain(|_, value| !value.is_null());
+    }
+    if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+        let fields = fields.to_mut();
+        let thinking = fields.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
+        fields.shift_insert(0, "thinking".to_owned(), thinking);
+        fields.insert("reasoning_content".to_owned(), reasoning);
+    }
+    fields
+}
+
+/// The text of content that is a list of parts.
+fn joined(parts: &[Json]) -> Result<String, String> {
+    let text = |part: &Json| match part {
+        Json::String(text) => Ok(text.clone()),
+        part => match (part["type"].as_str(), part["text"].as_str()) {
+            (Some("text") | None, Some(text)) => Ok(text.to_owned()),
+            (kind, _) => {
+                Err(format!("content of type {:?}, and the template takes only text", kind.unwrap_or("none")))
+            }
+        },
     };
-    Ok(Some((path, source)))
+    parts.iter().map(text).collect()
+}
+
+/// What looks like a special token: `<|`, a name without spaces, quotes or braces, `|>`.
+fn written_tokens(source: &str) -> impl Iterator<Item = &str> {
+    let inside = |c: char| !c.is_whitespace() && !"<>|'\"{}".contains(c);
+    source.match_indices("<|").filter_map(move |(start, _)| {
+        let name = &source[start + 2..];
+        let length = name.find(|c| !inside(c)).filter(|length| *length > 0)?;
+        name[length..].starts_with("|>").then(|| &source[start..start + 2 + length + 2])
+    })
+}
+
+/// Jinja2 reads every kind of line end as `\n`.
+fn unix_lines(source: &str) -> String {
+    source.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 /// `{% generation %}` and `{% endgeneration %}` mark the assistant's text for a mask that is not made here, and
@@ -175,13 +305,16 @@ fn render_error(error: &Error) -> RenderError {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         if let Some(Raised(message)) = inner.downcast_ref() {
-            return RenderError::Raised(message.clone());
+            return RenderError::Raised { message: message.clone(), line: error.line().unwrap_or(0) };
         }
         cause = inner.source();
     }
     let mut message = words(error);
     if error.kind() == ErrorKind::UnknownFunction && message.contains("strftime_now") {
-        message.push_str("; there is no today's date while training, or token ids would change at midnight");
+        message.push_str(
+            "; there is no today's date while training, or token ids would change at midnight: \
+             give one with --template-date YYYY-MM-DD",
+        );
     }
     RenderError::Failed { message, line: error.line().unwrap_or(0) }
 }

@@ -1,30 +1,11 @@
 //! Scoring groups: packed within a budget, forward only, results in the order of the groups.
 
 use crate::backend::{Backend, BackendError};
-use crate::data::{BatchGroup, Group, Role, Spans, StepTotals, pack};
+use crate::data::{BatchGroup, ByRole, Group, Reference, Roles, Spans, StepTotals, pack};
 use crate::model::{Activations, Llama};
-use crate::objective::{Metrics, Objective};
+use crate::objective::{Metrics, Objective, ReferenceNeed};
+use crate::progress::Progress;
 use crate::train::{Evaluation, score};
-
-/// Whoever shows how far a long piece of work has come.
-pub trait Progress {
-    /// A piece of work of `total` units begins.
-    fn begin(&mut self, what: &str, total: usize);
-    /// Units done so far, and a few words on where it stands.
-    fn advance(&mut self, done: usize, note: &str);
-    /// It is over.
-    fn end(&mut self);
-}
-
-/// Shows nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
-
-impl Progress for Silent {
-    fn begin(&mut self, _: &str, _: usize) {}
-    fn advance(&mut self, _: usize, _: &str) {}
-    fn end(&mut self) {}
-}
 
 /// A planned model that scores.
 pub struct Scorer<'a, B: Backend> {
@@ -74,43 +55,62 @@ impl<B: Backend> Scorer<'_, B> {
         Ok(())
     }
 
-    /// Loss and metrics of an objective over a whole data set, rejected answers always included.
+    /// Loss and metrics of an objective over a whole data set, as if it were one optimizer step; both answers of a pair are
+    /// always included.
     pub fn evaluate(
         &mut self,
         groups: &[Group],
         objective: &dyn Objective,
     ) -> Result<(f64, Metrics), BackendError> {
-        let spans = Spans { rejected: true, ..objective.spans() };
+        let spans = objective.spans();
+        let spans = Spans { answers: spans.answers.union(Roles::PAIR), ..spans };
         let mut evaluation = Evaluation::new(objective, StepTotals::of(groups));
         self.each("evaluating", groups, spans, |groups, log_probs| evaluation.add(groups, log_probs))?;
         Ok(evaluation.finish())
     }
 
-    /// Summed log-probs of every group's answers, 0 for an answer it does not have.
-    pub fn sums(&mut self, what: &str, groups: &[Group]) -> Result<Vec<[f64; 2]>, BackendError> {
-        let mut sums = vec![[0.0; 2]; groups.len()];
-        let spans = Spans { prompt: false, rejected: true };
+    /// Log-probs of every answer of every group, as a reference.
+    pub fn references(
+        &mut self,
+        what: &str,
+        groups: &[Group],
+        need: ReferenceNeed,
+    ) -> Result<Vec<ByRole<Option<Reference>>>, BackendError> {
+        let mut references: Vec<ByRole<Option<Reference>>> =
+            groups.iter().map(|_| ByRole::default()).collect();
+        let spans = Spans { prompt: false, answers: Roles::ALL };
         self.each(what, groups, spans, |members, log_probs| {
             for group in members {
-                for (answer, span) in [group.chosen, group.rejected].into_iter().enumerate() {
-                    let span = span.map(|span| &log_probs[span.range()]).unwrap_or_default();
-                    sums[group.group as usize][answer] =
-                        span.iter().fold(0.0, |sum, &logp| sum + f64::from(logp));
+                for (role, span) in group.answers.present() {
+                    let tokens = Reference::Tokens(log_probs[span.range()].into());
+                    references[group.group as usize][role] = Some(match need {
+                        ReferenceNeed::Tokens => tokens,
+                        ReferenceNeed::None | ReferenceNeed::Sums => Reference::Sum(tokens.sum()),
+                    });
                 }
             }
         })?;
-        Ok(sums)
+        Ok(references)
+    }
+
+    /// Adds log-probs of this model to every answer of every group, as those of one more reference.
+    pub fn add_references(
+        &mut self,
+        what: &str,
+        groups: &mut [Group],
+        need: ReferenceNeed,
+    ) -> Result<(), BackendError> {
+        let references = self.references(what, groups, need)?;
+        for (group, references) in groups.iter_mut().zip(references) {
+            group.push_references(references);
+        }
+        Ok(())
     }
 }
 
 /// The largest group in tokens and in rows, and the longest sequence: what a budget must hold at least.
 pub fn largest(groups: &[Group], spans: Spans) -> (usize, usize, usize) {
-    let answers = |group: &Group| {
-        [Role::Chosen, Role::Rejected]
-            .into_iter()
-            .filter_map(|role| Some(group.answer(role)?.ids.len()))
-            .max()
-    };
+    let answers = |group: &Group| group.answers.iter().map(|answer| answer.ids.len()).max();
     let largest = |size: &dyn Fn(&Group) -> usize| groups.iter().map(size).max().unwrap_or(0);
     (
         largest(&|group| spans.tokens(group)),

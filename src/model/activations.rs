@@ -2,10 +2,10 @@
 
 use super::{LlamaConfig, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS,
-    TILE_WORDS, View, key_tiles, query_tiles,
+    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_OTHER, SPAN_PROMPT, SPAN_REJECTED,
+    SPAN_WORDS, TILE_WORDS, View, key_tiles, query_tiles,
 };
-use crate::data::{Batch, BatchGroup};
+use crate::data::{Batch, BatchGroup, Role};
 use crate::plan::{Arena, MemoryPlan};
 
 /// Upper bounds of a micro-batch.
@@ -333,9 +333,19 @@ impl Activations {
 }
 
 /// The spans of a group or of a part of it, in the order in which they lie.
-fn encoded_spans(group: &BatchGroup) -> impl Iterator<Item = [u32; SPAN_WORDS]> + use<> {
-    let spans = [(group.prompt, SPAN_PROMPT), (group.chosen, SPAN_CHOSEN), (group.rejected, SPAN_REJECTED)];
-    spans.into_iter().filter_map(|(span, role)| span.map(|span| [span.start, span.len, role]))
+fn encoded_spans(group: &BatchGroup) -> impl Iterator<Item = [u32; SPAN_WORDS]> {
+    let prompt = group.prompt.map(|span| (span, SPAN_PROMPT));
+    let answers = group.answers.present().map(|(role, &span)| (span, span_word(role)));
+    prompt.into_iter().chain(answers).map(|(span, role)| [span.start, span.len, role])
+}
+
+/// The word of a role; only pairs are evaluated on the device.
+fn span_word(role: Role) -> u32 {
+    match role {
+        Role::Chosen => SPAN_CHOSEN,
+        Role::Rejected => SPAN_REJECTED,
+        Role::Third | Role::Completion | Role::Mismatched => SPAN_OTHER,
+    }
 }
 
 /// One set of views per layer; what a layer does not keep for itself lies where the others' does.

@@ -16,7 +16,7 @@ use std::ops::Range;
 use super::activations::{Activations, DeviceBatch};
 use super::llama::Llama;
 use crate::backend::{Backend, GatherRows, HeadRows, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View};
-use crate::data::{BatchGroup, Span, StepTotals};
+use crate::data::{BatchGroup, ByRole, StepTotals};
 use crate::objective::{Coupling, Objective};
 
 /// What the training head needs beside the model and the batch.
@@ -24,6 +24,8 @@ use crate::objective::{Coupling, Objective};
 pub struct HeadStep<'a> {
     /// The objective.
     pub objective: &'a dyn Objective,
+    /// The coefficients `[R]`, where they are known beforehand ([`Coupling::Step`]).
+    pub given: Option<&'a [f32]>,
     /// What the whole optimizer step counts.
     pub totals: StepTotals,
     /// The step's state on the device.
@@ -60,33 +62,36 @@ pub fn chunks(groups: &[BatchGroup], coupling: Coupling, capacity: usize) -> Vec
 
 /// A group as a whole, or each of its sequences alone.
 fn units(group: &BatchGroup, coupling: Coupling) -> Vec<BatchGroup> {
-    let alone = BatchGroup { prompt: None, chosen: None, rejected: None, ..*group };
+    let alone = BatchGroup { prompt: None, answers: ByRole::default(), ..group.clone() };
     match coupling {
-        Coupling::Group => vec![*group],
-        Coupling::Sequence => [
-            BatchGroup { prompt: group.prompt, ..alone },
-            BatchGroup { chosen: group.chosen, ..alone },
-            BatchGroup { rejected: group.rejected, ..alone },
-        ]
-        .into_iter()
-        .filter(|unit| spans(unit).next().is_some())
-        .collect(),
+        Coupling::Group => vec![group.clone()],
+        // With coefficients that are known beforehand every sequence is complete by itself.
+        Coupling::Sequence | Coupling::Step => {
+            let prompt = group.prompt.map(|span| BatchGroup { prompt: Some(span), ..alone.clone() });
+            let answers = group.answers.present().map(|(role, &span)| {
+                let mut unit = alone.clone();
+                unit.answers[role] = Some(span);
+                unit
+            });
+            prompt.into_iter().chain(answers).collect()
+        }
     }
 }
 
-fn spans(unit: &BatchGroup) -> impl Iterator<Item = Span> {
-    [unit.prompt, unit.chosen, unit.rejected].into_iter().flatten()
-}
-
 fn unit_rows(unit: &BatchGroup) -> Range<usize> {
-    let start = spans(unit).map(|span| span.start).min().unwrap_or(0);
-    let end = spans(unit).map(|span| span.start + span.len).max().unwrap_or(0);
+    let start = unit.spans().map(|span| span.start).min().unwrap_or(0);
+    let end = unit.spans().map(|span| span.start + span.len).max().unwrap_or(0);
     start as usize..end as usize
 }
 
 impl Llama {
     /// Gathers the rows that predict a scored token into `activations.head.x`.
-    fn gather_head_rows<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
+    pub fn gather_head_rows<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+    ) {
         let h = self.config.hidden_size;
         backend.gather_rows(GatherRows {
             source: activations.hidden.first(batch.ids.len * h),
@@ -117,6 +122,22 @@ impl Llama {
         }
     }
 
+    /// The plain logits of the first of these gathered rows, as many as there is room for: where they lie, `[count, V]`, and
+    /// the count. For whoever samples.
+    pub fn head_product<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        rows: Range<usize>,
+    ) -> (View, usize) {
+        let (head, h, v) = (activations.head, self.config.hidden_size, self.config.vocab_size);
+        let count = rows.len().min(head.logit_rows);
+        let padded = count.next_multiple_of(activations.budget.rungs.rows).min(head.logit_rows);
+        let x = head.x.rows(rows.start..rows.start + padded, h);
+        self.head.forward(backend, x, head.logits.first(padded * v), padded);
+        (head.logits.first(count * v), count)
+    }
+
     /// Log-probs, coefficients, the head's weight gradient and the unit row gradients `activations.head.dx`.
     pub fn head<B: Backend>(
         &self,
@@ -130,6 +151,9 @@ impl Llama {
         let (logp, coefficients) =
             (activations.head.logp.first(batch.rows), activations.head.coefficients.first(batch.rows));
         backend.zero(activations.head.coefficients.first(batch.gather.len));
+        if let Some(given) = step.given {
+            return self.head_with_coefficients(backend, activations, batch, given, step.accumulate);
+        }
         let capacity = activations.budget.head_capacity();
         let mut accumulate = step.accumulate;
         let mut first_span = 0;
@@ -139,7 +163,7 @@ impl Llama {
             for part in parts.clone() {
                 self.head_logits(backend, activations, batch, part, fits);
             }
-            let span_count = chunk.units.iter().flat_map(spans).count();
+            let span_count = chunk.units.iter().flat_map(BatchGroup::spans).count();
             let chunk_spans = batch.spans.rows(first_span..first_span + span_count, SPAN_WORDS);
             first_span += span_count;
             backend.objective(ObjectiveCoefficients {
@@ -158,6 +182,25 @@ impl Llama {
                 self.head_gradients(backend, activations, batch, part, accumulate);
                 accumulate = true;
             }
+        }
+    }
+
+    /// The head where no unit has to be complete before its coefficients are known: three products always.
+    fn head_with_coefficients<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        given: &[f32],
+        mut accumulate: bool,
+    ) {
+        for part in Self::parts(activations, 0..batch.rows) {
+            // Only those of the part itself: the rows that pad it come again, and count then.
+            let own = part.start..(part.start + activations.budget.head_capacity()).min(batch.rows);
+            backend.write(activations.head.coefficients.slice(own.clone()), &given[own]);
+            self.head_logits(backend, activations, batch, part.clone(), true);
+            self.head_gradients(backend, activations, batch, part, accumulate);
+            accumulate = true;
         }
     }
 
@@ -225,16 +268,13 @@ impl Llama {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Role, Span};
 
     fn group(index: u32, start: u32, chosen: u32, rejected: u32) -> BatchGroup {
-        BatchGroup {
-            group: index,
-            row: index as usize,
-            prompt: None,
-            chosen: Some(Span { start, len: chosen }),
-            rejected: Some(Span { start: start + chosen, len: rejected }),
-            reference: None,
-        }
+        let mut group = BatchGroup { group: index, row: index as usize, ..BatchGroup::default() };
+        group.answers[Role::Chosen] = Some(Span { start, len: chosen });
+        group.answers[Role::Rejected] = Some(Span { start: start + chosen, len: rejected });
+        group
     }
 
     #[test]
@@ -248,7 +288,7 @@ mod tests {
         let by_sequence = chunks(&groups, Coupling::Sequence, 9);
         assert_eq!(by_sequence.iter().map(|chunk| chunk.rows.clone()).collect::<Vec<_>>(), [0..9, 9..15]);
         assert_eq!(by_sequence[0].units.len(), 3);
-        assert!(by_sequence[0].units[0].rejected.is_none());
+        assert!(by_sequence[0].units[0].rejected().is_none());
     }
 
     #[test]

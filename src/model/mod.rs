@@ -5,6 +5,7 @@
 
 mod activations;
 pub mod config;
+pub mod flops;
 mod head;
 mod linear;
 mod llama;
@@ -19,6 +20,7 @@ pub use activations::{
     Recompute, Rungs,
 };
 pub use config::{ConfigError, LlamaConfig, Rope};
+pub use flops::Flops;
 pub use head::{Chunk, HeadStep, chunks};
 pub use linear::Linear;
 pub use llama::{Layer, Llama, Norm, Use};

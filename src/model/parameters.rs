@@ -46,38 +46,32 @@ pub struct ParameterTable {
 /// span two of the optimizer's runs.
 const ALIGNMENT: usize = MOMENT_BLOCK;
 
+/// Whether a tensor is read together with the one before it, in the order of [`LlamaConfig::parameters`].
+fn is_joined(name: &str) -> bool {
+    ["k_proj.weight", "v_proj.weight", "up_proj.weight"].iter().any(|joined| name.ends_with(joined))
+}
+
 impl ParameterTable {
-    /// The table of a model.
+    /// The table of a model, from [`LlamaConfig::parameters`].
     pub fn new(config: &LlamaConfig) -> Self {
-        let (h, f) = (config.hidden_size, config.intermediate_size);
-        let q = config.num_attention_heads * config.head_dim;
-        let kv = config.num_key_value_heads * config.head_dim;
         let mut table = Self { parameters: Vec::new(), elements: 0 };
-        if !config.tie_word_embeddings {
-            table.add("lm_head.weight".into(), &[config.vocab_size, h], false);
+        // Tensors of one product, last first, until the first of them is met.
+        let mut product = Vec::new();
+        for (name, shape) in config.parameters().into_iter().rev() {
+            let joined = is_joined(&name);
+            product.push((name, shape));
+            if !joined {
+                for (place, (name, shape)) in product.drain(..).rev().enumerate() {
+                    table.add(name, shape, place > 0);
+                }
+            }
         }
-        table.add("model.norm.weight".into(), &[h], false);
-        for layer in (0..config.num_hidden_layers).rev() {
-            let mut add = |name: &str, shape: &[usize], joined: bool| {
-                table.add(format!("model.layers.{layer}.{name}.weight"), shape, joined);
-            };
-            add("mlp.down_proj", &[h, f], false);
-            add("mlp.gate_proj", &[f, h], false);
-            add("mlp.up_proj", &[f, h], true);
-            add("post_attention_layernorm", &[h], false);
-            add("self_attn.o_proj", &[h, q], false);
-            add("self_attn.q_proj", &[q, h], false);
-            add("self_attn.k_proj", &[kv, h], true);
-            add("self_attn.v_proj", &[kv, h], true);
-            add("input_layernorm", &[h], false);
-        }
-        table.add("model.embed_tokens.weight".into(), &[config.vocab_size, h], false);
         table
     }
 
-    fn add(&mut self, name: String, shape: &[usize], joined: bool) {
+    fn add(&mut self, name: String, shape: Vec<usize>, joined: bool) {
         let offset = if joined { self.elements } else { self.elements.next_multiple_of(ALIGNMENT) };
-        let parameter = Parameter { name, shape: shape.to_vec(), offset, decay: shape.len() > 1 };
+        let parameter = Parameter { decay: shape.len() > 1, name, shape, offset };
         self.elements = parameter.range().end;
         self.parameters.push(parameter);
     }
@@ -87,7 +81,7 @@ impl ParameterTable {
         self.parameters.iter()
     }
 
-    /// All parameters in Hugging Face's order: embedding, layers from the first on, norm, head.
+    /// The same from the other end: embedding, layers from the first on, norm, head.
     pub fn forward_order(&self) -> impl Iterator<Item = &Parameter> {
         self.parameters.iter().rev()
     }

@@ -30,16 +30,16 @@
 //!
 //! Coupling: sequence; group if the NLL is a sequence mean over prompt and response together.
 
+use super::loss::reciprocal;
 use super::nll::{self, Nll};
 use super::odds::{self, LOGIT_EPS, Term};
 use super::parameters::{Choice, Number, Parameters, Range};
 use super::registry::{Entry, LearningRate};
-use super::slopes::{Slopes, reciprocal};
 use super::{
-    Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, ObjectiveError,
-    Pointwise, rewards,
+    Coupling, GroupLogps, GroupLoss, Metrics, NllOn, NllReduction, Objective, ObjectiveError, Pointwise,
+    Scored, each_group, rewards,
 };
-use crate::data::{Spans, StepTotals};
+use crate::data::{Role, Roles, Spans, StepTotals};
 
 static C: Number = Number {
     name: "c",
@@ -68,18 +68,16 @@ static NLL_ON: Choice<NllOn> = nll::on_parameter(NllOn::Response);
 /// ASFT in the registry.
 pub static ENTRY: Entry = Entry {
     name: "asft",
-    aliases: &[],
     formula: "L = c NLL(chosen) + lambda [softplus(-beta o_w) + softplus(beta o_l)],  o = log(p / (1 - p)),  \
               p = exp(mean logp)",
     when: "you have preference pairs and want one stage without a reference model",
-    reference: false,
     parameters: &[&C, &LAMBDA, &BETA, &LOGIT_EPS, &NLL_REDUCTION, &NLL_ON],
-    advice: &[],
     learning_rate: LearningRate {
         value: 6e-6,
         source: "one-stage ASFT from a base model, full fine-tuning, arXiv 2502.01237, appendix A",
     },
     construct: |parameters| Ok(Box::new(Asft::new(parameters)?)),
+    ..Entry::REFERENCE_FREE
 };
 
 /// Aligned Supervised Fine-Tuning.
@@ -99,7 +97,7 @@ impl Asft {
             lambda: LAMBDA.get(parameters),
             beta: BETA.get(parameters),
             logit_eps: LOGIT_EPS.get(parameters),
-            nll: Nll { reduction: NLL_REDUCTION.get(parameters), on: NLL_ON.get(parameters) },
+            nll: Nll::new(NLL_REDUCTION.get(parameters), NLL_ON.get(parameters)),
         };
         if asft.c == 0.0 && asft.lambda == 0.0 {
             return Err(ObjectiveError::NothingToLearn {
@@ -134,7 +132,7 @@ impl Asft {
 }
 
 impl Objective for Asft {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         ENTRY.name
     }
 
@@ -143,11 +141,10 @@ impl Objective for Asft {
     }
 
     fn spans(&self) -> Spans {
-        Spans { prompt: self.c != 0.0 && self.nll.covers_prompt(), rejected: self.lambda != 0.0 }
-    }
-
-    fn needs_reference(&self) -> bool {
-        ENTRY.reference
+        Spans {
+            prompt: self.c != 0.0 && self.nll.covers_prompt(),
+            answers: Roles::CHOSEN.with(Role::Rejected, self.lambda != 0.0),
+        }
     }
 
     fn pointwise(&self) -> Option<Pointwise> {
@@ -155,29 +152,26 @@ impl Objective for Asft {
         Some(Pointwise { c, lambda, beta, logit_eps, nll })
     }
 
-    fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64 {
-        if !group.is_valid() {
-            return 0.0;
-        }
-        let nll = self.nll.term(group, totals);
-        let mut loss = self.c * nll.loss;
-        let mut slopes = Slopes { prompt: self.c * nll.prompt, chosen: self.c * nll.chosen, rejected: 0.0 };
-        // Skipped rather than multiplied by 0, which would make NaN of a log-prob of -inf where SFT gives inf.
-        if self.lambda != 0.0 {
-            let weight = self.lambda * reciprocal(totals.groups);
-            if let Some(chosen) = &group.chosen {
-                let term = self.chosen_term(chosen.mean());
-                loss += weight * term.value;
-                slopes.chosen += weight * term.slope * reciprocal(chosen.tokens());
+    fn evaluate(&self, groups: &[GroupLogps], totals: &StepTotals) -> Vec<GroupLoss> {
+        each_group(groups, |group| {
+            let mut loss = GroupLoss::default();
+            self.nll.add(group, totals, self.c, &mut loss);
+            // Skipped rather than multiplied by 0, which would make NaN of a log-prob of -inf where SFT gives inf.
+            if self.lambda != 0.0 {
+                let weight = self.lambda * reciprocal(totals.groups);
+                let mut add = |role, answer: &Scored, term: Term| {
+                    loss.value += weight * term.value;
+                    loss.push(role, weight * term.slope * reciprocal(answer.tokens()));
+                };
+                if let Some(chosen) = group.chosen() {
+                    add(Role::Chosen, chosen, self.chosen_term(chosen.mean()));
+                }
+                if let Some(rejected) = group.rejected() {
+                    add(Role::Rejected, rejected, self.rejected_term(rejected.mean()));
+                }
             }
-            if let Some(rejected) = &group.rejected {
-                let term = self.rejected_term(rejected.mean());
-                loss += weight * term.value;
-                slopes.rejected = weight * term.slope * reciprocal(rejected.tokens());
-            }
-        }
-        slopes.write(out);
-        loss
+            loss
+        })
     }
 
     /// Beside TRL's names: `nll_loss`, `asft/align_loss` (both softplus terms, without lambda: the loss is `c *
@@ -190,8 +184,8 @@ impl Objective for Asft {
         }
         rewards::add_from_means(self.beta, group, metrics);
         self.nll.add_metric(group, metrics);
-        let chosen = group.chosen.as_ref().map(|answer| answer.mean());
-        let rejected = group.rejected.as_ref().map(|answer| answer.mean());
+        let chosen = group.chosen().map(Scored::mean);
+        let rejected = group.rejected().map(Scored::mean);
         let mut add = |name, value: Option<f64>| {
             if let Some(value) = value {
                 metrics.add(name, value, 1.0);

@@ -7,14 +7,12 @@ use super::parameters::{Range, flag};
 #[non_exhaustive]
 pub enum ObjectiveError {
     /// No objective of that name.
-    #[error("unknown objective `{typed}`{}; the objectives are {known}", did_you_mean(suggestion))]
+    #[error("unknown objective `{typed}`{}; `asft objectives` lists all there are", did_you_mean(suggestion))]
     UnknownObjective {
         /// As typed.
         typed: String,
         /// The name nearest in spelling, if one is near.
         suggestion: Option<&'static str>,
-        /// All names with their aliases.
-        known: String,
     },
 
     /// The objective does not have that parameter.
@@ -50,6 +48,39 @@ pub enum ObjectiveError {
         typed: String,
         /// What is accepted.
         choices: String,
+    },
+
+    /// A word that the parameter accepts, but not for this objective.
+    #[error("{objective}: {} = {value}, but it must be {choices}", flag(parameter))]
+    NotAChoice {
+        /// Name of the objective.
+        objective: &'static str,
+        /// Name of the parameter, in snake case.
+        parameter: &'static str,
+        /// As typed.
+        value: String,
+        /// What is accepted.
+        choices: String,
+    },
+
+    /// A sum of objectives that cannot be read.
+    #[error(
+        "--objective {typed}: {problem}; a sum is written as names with weights above 0, such as dpo:0.8,sft:0.2"
+    )]
+    Sum {
+        /// As typed.
+        typed: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+
+    /// Parameters that contradict each other.
+    #[error("{objective}: {problem}")]
+    Contradiction {
+        /// Name of the objective.
+        objective: &'static str,
+        /// What is wrong, naming the flags.
+        problem: String,
     },
 
     /// Every term of the loss has weight 0.

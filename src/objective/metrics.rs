@@ -37,6 +37,16 @@ impl Metrics {
         }
     }
 
+    /// Adds what `other` holds under names that are new here.
+    pub fn merge_new(&mut self, other: &Metrics) {
+        let known = self.entries.len();
+        for entry in &other.entries {
+            if self.entries[..known].iter().all(|own| own.name != entry.name) {
+                self.accumulate(entry.name, entry.sum, entry.weight);
+            }
+        }
+    }
+
     /// The weighted mean of every metric, in the order in which they first came.
     pub fn means(&self) -> Vec<(&'static str, f64)> {
         self.entries.iter().map(|entry| (entry.name, entry.sum / entry.weight)).collect()

@@ -1,4 +1,4 @@
-//! Objectives: from the log-probs of one group to its loss, the derivative for every token, and its metrics.
+//! Objectives: from the log-probs of groups to their loss, the derivative for every token, and metrics.
 //!
 //! Job: the mathematics of preference losses, in f64, each written once, in a file of its own that holds
 //! formula, source, limits, parameters and defaults. Boundary: nothing here knows models, devices or files. A
@@ -6,46 +6,56 @@
 //! (`dZ[t,v] = g[t] * (1[v = y_t] - softmax(Z_t)[v])`).
 //!
 //! Letters, as in the papers: `w` the chosen answer, `l` the rejected one, `s` the sum of an answer's token
-//! log-probs, `a` their mean, `p = exp(a)`, `o = log(p / (1 - p))` the log-odds, `N` the groups of the optimizer
-//! step, `T` the tokens of a span.
+//! log-probs, `a` their mean, `s_ref` the sum under a reference model, `r = s - s_ref`, `D = r_w - r_l`, `p = exp(a)`,
+//! `o = log(p / (1 - p))` the log-odds, `N` the groups of the optimizer step, `T` the tokens of a span.
 //!
-//! To add an objective: one file with a type that implements [`Objective`] and a `static ENTRY`, and its line in
-//! [`registry::OBJECTIVES`].
+//! What an objective sees is [`scored`], what it gives back [`loss`]. Families with a form in common have a folder with
+//! that form in its `mod.rs`: [`pairwise`] (two rewards), [`unpaired`] (one), [`step`] (every group of the optimizer
+//! step). To add an objective: one file and its line in [`registry::OBJECTIVES`] (`docs/add-an-objective.md`).
 
 pub mod asft;
-pub mod dpo;
+pub mod combination;
+pub mod loss;
 pub mod nll;
 pub mod odds;
 pub mod orpo;
+pub mod pairwise;
 pub mod parameters;
 mod pointwise;
 pub mod registry;
+pub mod scored;
 pub mod sft;
+pub mod step;
+pub mod unpaired;
 
 mod error;
 mod metrics;
 mod rewards;
-mod slopes;
 mod units;
 
 pub use error::ObjectiveError;
+pub use loss::{GroupLoss, Slope};
 pub use metrics::Metrics;
 pub use nll::{NllOn, NllReduction};
 pub use parameters::Parameters;
 pub use pointwise::{Pointwise, PointwiseWeights};
-pub use registry::build;
+pub use registry::{Selection, build, select};
+pub use scored::{GroupLogps, Scored, Statistics};
 pub use units::coefficients_of_units;
 
-use crate::data::{Spans, StepTotals};
+use crate::data::{Roles, Spans, StepTotals};
 
 /// What must be scored before a coefficient is known, from the least to the most: the head may finish one such
 /// unit alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coupling {
     /// The coefficients of a span depend on that span alone.
     Sequence,
     /// They depend on the spans of one group.
     Group,
+    /// They depend on all groups of the optimizer step, however it is cut into micro-batches: all of them are scored
+    /// first, without gradients, then every micro-batch goes forward and backward with its coefficients given.
+    Step,
 }
 
 impl Coupling {
@@ -54,105 +64,94 @@ impl Coupling {
         match self {
             Coupling::Sequence => "sequence",
             Coupling::Group => "group",
+            Coupling::Step => "step",
         }
     }
 }
 
-/// The log-probs of one span.
-#[derive(Clone, Copy, Debug)]
-pub struct Scored<'a> {
-    /// One natural-log probability per token of the span.
-    pub logps: &'a [f32],
-    /// The summed log-prob of the same span under the reference model.
-    pub reference: Option<f64>,
-}
-
-impl Scored<'_> {
-    /// Tokens of the span.
-    pub fn tokens(&self) -> usize {
-        self.logps.len()
-    }
-
-    /// `s`: the log-probs added up in f64, in order, so that the same span gives the same bits anywhere.
-    pub fn sum(&self) -> f64 {
-        self.logps.iter().fold(0.0, |sum, &logp| sum + f64::from(logp))
-    }
-
-    /// `a = s / T`. Only for spans that are not empty, as [`GroupLogps::is_valid`] says of answers.
-    pub fn mean(&self) -> f64 {
-        self.sum() / self.tokens() as f64
-    }
-}
-
-/// The scored spans of one group. A span that was not scored, or is not at hand yet, is `None`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GroupLogps<'a> {
-    /// The prompt's tokens 1..P, present where the NLL covers them; empty if the prompt is one token long.
-    pub prompt: Option<Scored<'a>>,
-    /// The chosen answer.
-    pub chosen: Option<Scored<'a>>,
-    /// The rejected answer.
-    pub rejected: Option<Scored<'a>>,
-}
-
-impl GroupLogps<'_> {
-    /// Whether every answer present has a token. The loader drops rows with an empty answer; should one come
-    /// through all the same, objectives give 0 for its group and write nothing, rather than divide by zero.
-    pub fn is_valid(&self) -> bool {
-        [&self.chosen, &self.rejected].into_iter().flatten().all(|answer| answer.tokens() > 0)
-    }
-}
-
-/// Where the coefficients go: `d loss / d logp` of every token of a span, carrying its final 1/N. A `None` is not
-/// written, so that with no span at all only the loss is computed.
-#[derive(Debug, Default)]
-pub struct GroupCoefficients<'a> {
-    /// As long as the prompt span.
-    pub prompt: Option<&'a mut [f32]>,
-    /// As long as the chosen answer.
-    pub chosen: Option<&'a mut [f32]>,
-    /// As long as the rejected answer.
-    pub rejected: Option<&'a mut [f32]>,
+/// What an objective must be told of a reference model, from the least to the most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReferenceNeed {
+    /// Nothing: none is loaded.
+    #[default]
+    None,
+    /// The summed log-prob of every answer.
+    Sums,
+    /// The log-prob of every token.
+    Tokens,
 }
 
 /// A loss over groups, as a pure function of their log-probs.
 pub trait Objective: Send + Sync + std::fmt::Debug {
-    /// The name in the [registry].
-    fn name(&self) -> &'static str;
+    /// The name in the [registry], or the names and weights of a sum.
+    fn name(&self) -> &str;
 
     /// What must be scored before the coefficients are known.
     fn coupling(&self) -> Coupling;
 
-    /// Which spans carry a coefficient; the others need not reach the head.
+    /// Which spans are scored; the others need not reach the head.
     fn spans(&self) -> Spans;
 
-    /// Whether every answer must come with its [`Scored::reference`].
-    fn needs_reference(&self) -> bool;
+    /// Which of the scored answers carry a coefficient. With [`Coupling::Step`] the others are left out of the pass with
+    /// gradients.
+    fn learns_from(&self) -> Roles {
+        self.spans().answers
+    }
 
-    /// What a device needs to form the coefficients by itself; `None` where only [`Objective::coefficients`] can. Used with
+    /// What every answer must come with.
+    fn reference(&self) -> ReferenceNeed {
+        ReferenceNeed::None
+    }
+
+    /// Whether it needs a reference model's log-probs at all.
+    fn needs_reference(&self) -> bool {
+        self.reference() != ReferenceNeed::None
+    }
+
+    /// Whether [`Scored::statistics`] must be there.
+    fn statistics(&self) -> bool {
+        false
+    }
+
+    /// The loss where policy and reference are one model, as at the first step of a run from the reference: the same for
+    /// all data, and so a check of the whole path. `None` where it depends on the data.
+    fn loss_at_reference(&self) -> Option<f64> {
+        None
+    }
+
+    /// What a device needs to form the coefficients by itself; `None` where only [`Objective::evaluate`] can. Used with
     /// [`Coupling::Sequence`] only.
     fn pointwise(&self) -> Option<Pointwise> {
         None
     }
 
-    /// The group's part of the step's loss in nats, already divided by the step's totals: the parts of all groups
-    /// add up to the step's loss. Overwrites every span of `out`, with zeros where the objective has no
-    /// coefficient for it.
+    /// Loss and derivatives of each group, already divided by the step's totals: the losses of all groups add up to the
+    /// step's loss.
     ///
-    /// With [`Coupling::Sequence`] a partial group is right as well: an absent span contributes nothing, so that a
-    /// sequence can be finished alone. With any other coupling the spans of [`Objective::spans`] and the chosen
-    /// answer must be there.
+    /// With [`Coupling::Step`] the groups are all those of the optimizer step, in its order. Otherwise they are any of
+    /// them, each of which is evaluated for itself. With [`Coupling::Sequence`] a partial group is right as well: an
+    /// absent span contributes nothing, so that a sequence can be finished alone. With any other coupling the spans of
+    /// [`Objective::spans`] must be there.
     ///
     /// # Panics
     ///
-    /// If [`Objective::needs_reference`] and an answer comes without it.
-    fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64;
+    /// If an answer comes without what [`Objective::reference`] or [`Objective::statistics`] asks for.
+    fn evaluate(&self, groups: &[GroupLogps], totals: &StepTotals) -> Vec<GroupLoss>;
 
     /// Adds the metrics of a complete group, under TRL's names, weighted so that merging gives the mean over
     /// groups (over tokens for a token-mean NLL). A metric of a span that is absent is not given.
     ///
     /// # Panics
     ///
-    /// As [`Objective::coefficients`].
+    /// As [`Objective::evaluate`].
     fn metrics(&self, group: &GroupLogps, totals: &StepTotals, metrics: &mut Metrics);
+
+    /// Adds the metrics that only all groups together have, after those of each.
+    fn step_metrics(&self, _groups: &[GroupLogps], _totals: &StepTotals, _metrics: &mut Metrics) {}
+}
+
+/// Evaluates groups each for itself; one with an empty answer is worth nothing.
+fn each_group(groups: &[GroupLogps], evaluate: impl Fn(&GroupLogps) -> GroupLoss) -> Vec<GroupLoss> {
+    let valid = |group: &GroupLogps| group.is_valid().then(|| evaluate(group));
+    groups.iter().map(|group| valid(group).unwrap_or_default()).collect()
 }

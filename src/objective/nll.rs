@@ -11,10 +11,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::loss::reciprocal;
 use super::parameters::{Choice, choose};
-use super::slopes::reciprocal;
-use super::{Coupling, GroupLogps, Metrics, ObjectiveError, Scored};
-use crate::data::StepTotals;
+use super::{Coupling, GroupLogps, GroupLoss, Metrics, ObjectiveError, Scored, Slope};
+use crate::data::{Role, StepTotals};
 
 /// How the NLL is averaged over an optimizer step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub enum NllReduction {
     Sequence,
     /// The mean over all tokens of the step.
     Token,
+    /// The mean over groups of the sum over each sequence.
+    Sum,
 }
 
 /// Which tokens the NLL covers.
@@ -38,7 +40,7 @@ pub enum NllOn {
     PromptAndResponse,
 }
 
-const REDUCTIONS: &[NllReduction] = &[NllReduction::Sequence, NllReduction::Token];
+const REDUCTIONS: &[NllReduction] = &[NllReduction::Sequence, NllReduction::Token, NllReduction::Sum];
 const COVERS: &[NllOn] = &[NllOn::Response, NllOn::PromptAndResponse];
 
 impl Display for NllReduction {
@@ -46,6 +48,7 @@ impl Display for NllReduction {
         f.pad(match self {
             NllReduction::Sequence => "sequence",
             NllReduction::Token => "token",
+            NllReduction::Sum => "sum",
         })
     }
 }
@@ -80,7 +83,7 @@ pub const fn reduction_parameter(default: NllReduction) -> Choice<NllReduction> 
     Choice {
         name: "nll_reduction",
         default,
-        choices: REDUCTIONS,
+        choices: &[NllReduction::Sequence, NllReduction::Token],
         help: "how the NLL is averaged: over each sequence and then over groups, or over all tokens of the step",
         slot: |parameters| &mut parameters.nll_reduction,
     }
@@ -104,19 +107,21 @@ pub struct Nll {
     pub reduction: NllReduction,
     /// What it covers.
     pub on: NllOn,
-}
-
-/// A group's part of the NLL of its step.
-pub(super) struct NllTerm {
-    /// In nats, with its final 1/N.
-    pub loss: f64,
-    /// `d loss / d logp` of every prompt token: 0 where the prompt is not covered.
-    pub prompt: f64,
-    /// `d loss / d logp` of every token of the chosen answer.
-    pub chosen: f64,
+    /// The answer that it is of; the chosen one unless somebody says otherwise.
+    pub of: Role,
 }
 
 impl Nll {
+    /// Of the chosen answer.
+    pub fn new(reduction: NllReduction, on: NllOn) -> Self {
+        Self { reduction, on, of: Role::Chosen }
+    }
+
+    /// The mean over the step's tokens of answers in this role.
+    pub fn token_mean(of: Role) -> Self {
+        Self { reduction: NllReduction::Token, on: NllOn::Response, of }
+    }
+
     /// Whether prompt tokens carry a coefficient.
     pub fn covers_prompt(&self) -> bool {
         self.on == NllOn::PromptAndResponse
@@ -130,37 +135,53 @@ impl Nll {
         }
     }
 
-    pub(super) fn term(&self, group: &GroupLogps, totals: &StepTotals) -> NllTerm {
+    /// Adds `weight` times the group's part of the NLL of its step.
+    pub(super) fn add(&self, group: &GroupLogps, totals: &StepTotals, weight: f64, loss: &mut GroupLoss) {
+        // Skipped rather than multiplied by 0, which would make NaN of a log-prob of -inf.
+        if weight == 0.0 {
+            return;
+        }
         let (sum, tokens) = self.covered(group);
-        let slope =
-            self.token_slope(totals).unwrap_or_else(|| -reciprocal(totals.groups) * reciprocal(tokens));
-        let prompt = if self.covers_prompt() { slope } else { 0.0 };
-        NllTerm { loss: slope * sum, prompt, chosen: slope }
+        let slope = match self.reduction {
+            NllReduction::Sequence => -reciprocal(totals.groups) * reciprocal(tokens),
+            NllReduction::Token => -reciprocal(self.tokens_of_step(totals)),
+            NllReduction::Sum => -reciprocal(totals.groups),
+        };
+        loss.value += weight * (slope * sum);
+        loss.push(self.of, weight * slope);
+        if self.covers_prompt() {
+            loss.prompt.add(&Slope::Uniform(slope), weight);
+        }
     }
 
     /// `d NLL / d logp` of every covered token of the step, where it is a mean over tokens.
     pub(super) fn token_slope(&self, totals: &StepTotals) -> Option<f64> {
-        let prompt_tokens = if self.covers_prompt() { totals.prompt_tokens } else { 0 };
-        (self.reduction == NllReduction::Token).then(|| -reciprocal(prompt_tokens + totals.chosen_tokens))
+        (self.reduction == NllReduction::Token).then(|| -reciprocal(self.tokens_of_step(totals)))
     }
 
-    /// `nll_loss`, in nats per token: averaged over groups or over tokens, as the loss is.
+    fn tokens_of_step(&self, totals: &StepTotals) -> usize {
+        let prompt_tokens = if self.covers_prompt() { totals.prompt_tokens } else { 0 };
+        prompt_tokens + totals.answer_tokens[self.of]
+    }
+
+    /// `nll_loss`, in nats per token (per answer where it is a sum): averaged over groups or over tokens, as the loss is.
     pub(super) fn add_metric(&self, group: &GroupLogps, metrics: &mut Metrics) {
         let (sum, tokens) = self.covered(group);
         if tokens == 0 {
             return;
         }
-        let weight = match self.reduction {
-            NllReduction::Sequence => 1.0,
-            NllReduction::Token => tokens as f64,
-        };
-        metrics.add("nll_loss", -sum / tokens as f64, weight);
+        let tokens = tokens as f64;
+        match self.reduction {
+            NllReduction::Sequence => metrics.add("nll_loss", -sum / tokens, 1.0),
+            NllReduction::Token => metrics.add("nll_loss", -sum / tokens, tokens),
+            NllReduction::Sum => metrics.add("nll_loss", -sum, 1.0),
+        }
     }
 
     /// Sum and number of the covered log-probs that the group holds.
     fn covered(&self, group: &GroupLogps) -> (f64, usize) {
         let prompt = group.prompt.as_ref().filter(|_| self.covers_prompt());
-        let spans = || prompt.into_iter().chain(&group.chosen);
+        let spans = || prompt.into_iter().chain(&group.answers[self.of]);
         (spans().fold(0.0, |sum, span| sum + span.sum()), spans().map(Scored::tokens).sum())
     }
 }

@@ -31,6 +31,30 @@ pub struct Term {
     pub slope: f64,
 }
 
+impl std::ops::Add for Term {
+    type Output = Term;
+
+    fn add(self, other: Term) -> Term {
+        Term { value: self.value + other.value, slope: self.slope + other.slope }
+    }
+}
+
+/// `weight * f`.
+impl std::ops::Mul<Term> for f64 {
+    type Output = Term;
+
+    fn mul(self, term: Term) -> Term {
+        Term { value: self * term.value, slope: self * term.slope }
+    }
+}
+
+impl Term {
+    /// From f(z) at `z = scale * x` to the same as a function of x.
+    pub fn scaled(self, scale: f64) -> Term {
+        Term { slope: scale * self.slope, ..self }
+    }
+}
+
 /// `f` up to `-eps`, its tangent at `-eps` beyond.
 pub fn continued(eps: f64, a: f64, f: impl Fn(f64) -> Term) -> Term {
     if a <= -eps {

@@ -18,15 +18,15 @@
 //!
 //! Coupling: group.
 
+use super::loss::reciprocal;
 use super::nll::{self, Nll};
 use super::odds::{self, LOGIT_EPS, Term};
 use super::parameters::{Choice, Number, Parameters, Range};
 use super::registry::{Entry, LearningRate};
-use super::slopes::{Slopes, reciprocal};
 use super::{
-    Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, Scored, rewards,
+    Coupling, GroupLogps, GroupLoss, Metrics, NllOn, NllReduction, Objective, Scored, each_group, rewards,
 };
-use crate::data::{Spans, StepTotals};
+use crate::data::{Role, Roles, Spans, StepTotals};
 
 static LAMBDA: Number = Number {
     name: "lambda",
@@ -41,10 +41,8 @@ static NLL_ON: Choice<NllOn> = nll::on_parameter(NllOn::PromptAndResponse);
 /// ORPO in the registry.
 pub static ENTRY: Entry = Entry {
     name: "orpo",
-    aliases: &[],
     formula: "L = NLL(chosen) + lambda softplus(-(o_w - o_l)),  o = log(p / (1 - p)),  p = exp(mean logp)",
     when: "you have preference pairs and want one stage that only ranks an answer against its partner",
-    reference: false,
     parameters: &[&LAMBDA, &LOGIT_EPS, &NLL_REDUCTION, &NLL_ON],
     advice: &[
         ("beta", "TRL's beta is --lambda here"),
@@ -52,6 +50,7 @@ pub static ENTRY: Entry = Entry {
     ],
     learning_rate: LearningRate { value: 1e-6, source: "TRL 1.16's ORPOConfig" },
     construct: |parameters| Ok(Box::new(Orpo::new(parameters))),
+    ..Entry::REFERENCE_FREE
 };
 
 /// Odds-ratio preference optimisation.
@@ -67,7 +66,7 @@ impl Orpo {
         Self {
             lambda: LAMBDA.get(parameters),
             logit_eps: LOGIT_EPS.get(parameters),
-            nll: Nll { reduction: NLL_REDUCTION.get(parameters), on: NLL_ON.get(parameters) },
+            nll: Nll::new(NLL_REDUCTION.get(parameters), NLL_ON.get(parameters)),
         }
     }
 
@@ -77,7 +76,7 @@ impl Orpo {
 }
 
 impl Objective for Orpo {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         ENTRY.name
     }
 
@@ -86,32 +85,28 @@ impl Objective for Orpo {
     }
 
     fn spans(&self) -> Spans {
-        Spans { prompt: self.nll.covers_prompt(), rejected: self.lambda != 0.0 }
+        Spans {
+            prompt: self.nll.covers_prompt(),
+            answers: Roles::CHOSEN.with(Role::Rejected, self.lambda != 0.0),
+        }
     }
 
-    fn needs_reference(&self) -> bool {
-        ENTRY.reference
-    }
-
-    fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64 {
-        if !group.is_valid() {
-            return 0.0;
-        }
-        let nll = self.nll.term(group, totals);
-        let mut loss = nll.loss;
-        let mut slopes = Slopes { prompt: nll.prompt, chosen: nll.chosen, rejected: 0.0 };
-        if let Some((chosen, rejected)) = group.chosen.as_ref().zip(group.rejected.as_ref())
-            && self.lambda != 0.0
-        {
-            let weight = self.lambda * reciprocal(totals.groups);
-            let (w, l) = (self.log_odds(chosen), self.log_odds(rejected));
-            let unranked = weight * odds::sigmoid(l.value - w.value);
-            loss += weight * odds::softplus(l.value - w.value);
-            slopes.chosen -= unranked * w.slope * reciprocal(chosen.tokens());
-            slopes.rejected = unranked * l.slope * reciprocal(rejected.tokens());
-        }
-        slopes.write(out);
-        loss
+    fn evaluate(&self, groups: &[GroupLogps], totals: &StepTotals) -> Vec<GroupLoss> {
+        each_group(groups, |group| {
+            let mut loss = GroupLoss::default();
+            self.nll.add(group, totals, 1.0, &mut loss);
+            if let Some((chosen, rejected)) = group.chosen().zip(group.rejected())
+                && self.lambda != 0.0
+            {
+                let weight = self.lambda * reciprocal(totals.groups);
+                let (w, l) = (self.log_odds(chosen), self.log_odds(rejected));
+                let unranked = weight * odds::sigmoid(l.value - w.value);
+                loss.value += weight * odds::softplus(l.value - w.value);
+                loss.push(Role::Chosen, -unranked * w.slope * reciprocal(chosen.tokens()));
+                loss.push(Role::Rejected, unranked * l.slope * reciprocal(rejected.tokens()));
+            }
+            loss
+        })
     }
 
     /// Beside the rewards (lambda times the mean log-prob), as TRL: `nll_loss`, `log_odds_ratio` (log sigmoid of
@@ -122,7 +117,7 @@ impl Objective for Orpo {
         }
         rewards::add_from_means(self.lambda, group, metrics);
         self.nll.add_metric(group, metrics);
-        if let Some((chosen, rejected)) = group.chosen.as_ref().zip(group.rejected.as_ref()) {
+        if let Some((chosen, rejected)) = group.chosen().zip(group.rejected()) {
             let difference = self.log_odds(chosen).value - self.log_odds(rejected).value;
             metrics.add("log_odds_ratio", -odds::softplus(-difference), 1.0);
             metrics.add("log_odds_chosen", difference, 1.0);

@@ -8,62 +8,99 @@ use std::fmt::{self, Debug, Display};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use super::pairwise::{Divergence, Weighting};
 use super::{NllOn, NllReduction, ObjectiveError};
 
-/// The parameters as typed, on the command line or in a file: `None` means not typed, and the objective's default
-/// holds. Which of them an objective has is in its [`Entry`](super::registry::Entry).
-#[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-#[command(next_help_heading = "Objective")]
-pub struct Parameters {
-    /// asft: weight of the NLL term
-    #[arg(long, value_name = "NUMBER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub c: Option<f64>,
-    /// asft, orpo: weight of the alignment term (TRL calls orpo's beta)
-    #[arg(long, value_name = "NUMBER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lambda: Option<f64>,
-    /// asft: temperature of the log-odds; dpo: of the log-ratios
-    #[arg(long, value_name = "NUMBER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beta: Option<f64>,
-    /// asft, orpo: mean log-prob beyond which the odds are continued linearly
-    #[arg(long, value_name = "NUMBER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub logit_eps: Option<f64>,
-    /// asft, sft, orpo: how token NLLs become one number: sequence or token
-    #[arg(long, value_name = "NAME")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nll_reduction: Option<NllReduction>,
-    /// asft, sft, orpo: which tokens the NLL covers: response or prompt-and-response
-    #[arg(long, value_name = "NAME")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub nll_on: Option<NllOn>,
-    /// dpo: share of pairs assumed to be labelled the wrong way round
-    #[arg(long, value_name = "NUMBER")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub label_smoothing: Option<f64>,
+/// Declares [`Parameters`]: for each field its help (with the objectives that have it), type and placeholder.
+macro_rules! parameters {
+    ($($(#[$attribute:meta])* $name:ident: $type:ty = $placeholder:literal,)*) => {
+        /// The parameters as typed, on the command line or in a file: `None` means not typed, and the objective's default
+        /// holds. Which of them an objective has is in its [`Entry`](super::registry::Entry); a letter means what the
+        /// objective's paper means by it.
+        #[derive(Args, Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
+        #[command(next_help_heading = "Objective")]
+        pub struct Parameters {
+            $(
+                $(#[$attribute])*
+                #[arg(long, value_name = $placeholder)]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $name: Option<$type>,
+            )*
+        }
+
+        impl Parameters {
+            /// Names of the parameters that were typed.
+            pub fn typed(&self) -> Vec<&'static str> {
+                let typed = [$((stringify!($name), self.$name.is_some())),*];
+                typed.into_iter().filter_map(|(name, typed)| typed.then_some(name)).collect()
+            }
+
+            /// Forgets those that `keep` does not want.
+            pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
+                $(
+                    if !keep(stringify!($name)) {
+                        self.$name = None;
+                    }
+                )*
+            }
+        }
+    };
 }
 
-impl Parameters {
-    /// Names of the parameters that were typed.
-    pub fn typed(&self) -> Vec<&'static str> {
-        // Taken apart without `..`: a field added and forgotten here does not compile.
-        let Self { c, lambda, beta, logit_eps, nll_reduction, nll_on, label_smoothing } = self;
-        [
-            ("c", c.is_some()),
-            ("lambda", lambda.is_some()),
-            ("beta", beta.is_some()),
-            ("logit_eps", logit_eps.is_some()),
-            ("nll_reduction", nll_reduction.is_some()),
-            ("nll_on", nll_on.is_some()),
-            ("label_smoothing", label_smoothing.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(name, typed)| typed.then_some(name))
-        .collect()
-    }
+parameters! {
+    /// Weight of the NLL term (asft)
+    c: f64 = "NUMBER",
+    /// Weight of the second term (asft, orpo, dpop, slic_hf)
+    lambda: f64 = "NUMBER",
+    /// Temperature of the rewards: of log-odds (asft), of log-ratios (dpo and all with a reference), of log-probs
+    beta: f64 = "NUMBER",
+    /// Margin that the chosen answer is to win by (simpo, tpo_l, alphapo)
+    #[arg(alias = "simpo-gamma", alias = "tpo-l-gamma")]
+    #[serde(alias = "simpo_gamma", alias = "tpo_l_gamma")]
+    gamma: f64 = "NUMBER",
+    /// Margin or bound, by objective (slic_hf, bmc)
+    delta: f64 = "NUMBER",
+    /// Weight of the NLL term (cpo, tpo), shape of the reward (alphapo)
+    #[arg(alias = "cpo-alpha", alias = "tpo-alpha")]
+    #[serde(alias = "cpo_alpha", alias = "tpo_alpha")]
+    alpha: f64 = "NUMBER",
+    /// Softness, by objective (discopop, relative_po)
+    #[arg(alias = "discopop-tau")]
+    #[serde(alias = "discopop_tau")]
+    tau: f64 = "NUMBER",
+    /// Weight or width, by objective (rpo, mrpo)
+    eta: f64 = "NUMBER",
+    /// Price of a large temperature (ada_dpo)
+    rho: f64 = "NUMBER",
+    /// Smallest temperature (ada_dpo)
+    tau_min: f64 = "NUMBER",
+    /// Largest temperature (ada_dpo)
+    tau_max: f64 = "NUMBER",
+    /// Mean log-prob beyond which the odds are continued linearly (asft, orpo)
+    logit_eps: f64 = "NUMBER",
+    /// Share of pairs assumed to be labelled the wrong way round (dpo, robust, exo, aot, cpo, simpo, ...)
+    label_smoothing: f64 = "NUMBER",
+    /// LD-DPO: weight of an answer's tokens beyond the length of its partner (with a reference)
+    ld_alpha: f64 = "NUMBER",
+    /// Coefficient of --f-divergence alpha
+    #[arg(alias = "f-alpha-divergence-coef")]
+    #[serde(alias = "f_alpha_divergence_coef")]
+    f_alpha: f64 = "NUMBER",
+    /// Weight of desirable completions (kto, apo_zero_unpaired)
+    desirable_weight: f64 = "NUMBER",
+    /// Weight of undesirable completions (kto, apo_zero_unpaired)
+    undesirable_weight: f64 = "NUMBER",
+    /// Divergence from the reference model: reverse-kl, forward-kl, js or alpha (dpo and its kin)
+    #[arg(alias = "f-divergence-type")]
+    #[serde(alias = "f_divergence_type")]
+    f_divergence: Divergence = "NAME",
+    /// Weight of each pair: none or wpo (with a reference)
+    weighting: Weighting = "NAME",
+    /// How token NLLs become one number: sequence, token or sum (asft, sft, orpo, rpo)
+    nll_reduction: NllReduction = "NAME",
+    /// Which tokens the NLL covers: response or prompt-and-response (asft, sft, orpo)
+    nll_on: NllOn = "NAME",
 }
 
 /// What a listing shows of a parameter, and how a default gets its place.
@@ -76,11 +113,13 @@ pub trait Parameter: Sync + Debug {
     fn accepts(&self) -> String;
     /// One sentence, lower case, without a full stop.
     fn help(&self) -> &'static str;
+    /// The parameters with this one at every end of what it accepts: both ends of a range, or every choice.
+    fn extremes(&self, parameters: &Parameters) -> Vec<Parameters>;
     /// Checks what was typed and fills in the default where nothing was.
     ///
     /// # Errors
     ///
-    /// [`ObjectiveError::OutOfRange`], naming `objective`.
+    /// [`ObjectiveError::OutOfRange`] or [`ObjectiveError::NotAChoice`], naming `objective`.
     fn resolve(&self, objective: &'static str, parameters: &mut Parameters) -> Result<(), ObjectiveError>;
 }
 
@@ -124,6 +163,10 @@ impl Parameter for Number {
         self.help
     }
 
+    fn extremes(&self, parameters: &Parameters) -> Vec<Parameters> {
+        self.range.ends().map(|end| with(parameters, self.slot, end)).into()
+    }
+
     fn resolve(&self, objective: &'static str, parameters: &mut Parameters) -> Result<(), ObjectiveError> {
         let value = self.get(parameters);
         if !self.range.contains(value) {
@@ -158,7 +201,7 @@ impl<T: Copy> Choice<T> {
     }
 }
 
-impl<T: Copy + Display + Debug + Sync> Parameter for Choice<T> {
+impl<T: Copy + PartialEq + Display + Debug + Sync> Parameter for Choice<T> {
     fn name(&self) -> &'static str {
         self.name
     }
@@ -175,10 +218,25 @@ impl<T: Copy + Display + Debug + Sync> Parameter for Choice<T> {
         self.help
     }
 
-    fn resolve(&self, _objective: &'static str, parameters: &mut Parameters) -> Result<(), ObjectiveError> {
-        *(self.slot)(parameters) = Some(self.get(parameters));
+    fn extremes(&self, parameters: &Parameters) -> Vec<Parameters> {
+        self.choices.iter().map(|&choice| with(parameters, self.slot, choice)).collect()
+    }
+
+    fn resolve(&self, objective: &'static str, parameters: &mut Parameters) -> Result<(), ObjectiveError> {
+        let value = self.get(parameters);
+        if !self.choices.contains(&value) {
+            let (parameter, value, choices) = (self.name, value.to_string(), alternatives(self.choices));
+            return Err(ObjectiveError::NotAChoice { objective, parameter, value, choices });
+        }
+        *(self.slot)(parameters) = Some(value);
         Ok(())
     }
+}
+
+fn with<T>(parameters: &Parameters, slot: fn(&mut Parameters) -> &mut Option<T>, value: T) -> Parameters {
+    let mut changed = *parameters;
+    *slot(&mut changed) = Some(value);
+    changed
 }
 
 /// `a`, `a or b`, `a, b or c`.
@@ -234,17 +292,41 @@ const LARGEST: f64 = 1e6;
 impl Range {
     /// Weights of a term: 0 switches it off.
     pub const WEIGHT: Range = Range::closed(0.0, LARGEST);
+    /// Weights of an objective within a sum.
+    pub const SHARE: Range = Range { low: Bound::Excluding(0.0), high: Bound::Including(LARGEST) };
     /// Temperatures: 0 would make the term constant.
     pub const TEMPERATURE: Range = Range { low: Bound::Excluding(0.0), high: Bound::Including(LARGEST) };
+
+    /// Temperatures whose inverse enters a loss: bounded below, so that its square stays far inside f64 and its slope
+    /// inside f32.
+    pub const INVERTIBLE: Range = Range::closed(1e-6, LARGEST);
 
     /// `low <= x <= high`
     pub const fn closed(low: f64, high: f64) -> Range {
         Range { low: Bound::Including(low), high: Bound::Including(high) }
     }
 
+    /// `low < x < high`
+    pub const fn open(low: f64, high: f64) -> Range {
+        Range { low: Bound::Excluding(low), high: Bound::Excluding(high) }
+    }
+
     /// `low <= x < high`
     pub const fn half_open(low: f64, high: f64) -> Range {
         Range { low: Bound::Including(low), high: Bound::Excluding(high) }
+    }
+
+    /// The smallest and the largest number inside.
+    pub fn ends(&self) -> [f64; 2] {
+        let low = match self.low {
+            Bound::Including(low) => low,
+            Bound::Excluding(low) => low.next_up(),
+        };
+        let high = match self.high {
+            Bound::Including(high) => high,
+            Bound::Excluding(high) => high.next_down(),
+        };
+        [low, high]
     }
 
     /// Whether `value` lies inside; NaN never does.

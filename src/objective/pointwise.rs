@@ -1,7 +1,7 @@
 //! Objectives whose coefficients depend on one span alone, in the form in which a device evaluates them.
 
+use super::loss::reciprocal;
 use super::nll::Nll;
-use super::slopes::reciprocal;
 use crate::data::StepTotals;
 
 /// `c NLL + lambda [softplus(-beta o_w) + softplus(beta o_l)]`, which SFT and ASFT are: each span's part of the loss and the

@@ -8,39 +8,22 @@ use super::{GroupLogps, Metrics, Scored};
 
 /// What is logged of one answer.
 #[derive(Clone, Copy)]
-struct Answer {
-    reward: f64,
-    logp: f64,
+pub(super) struct Rewarded {
+    pub reward: f64,
+    pub logp: f64,
 }
 
 /// Rewards of an objective without a reference model.
 pub(super) fn add_from_means(scale: f64, group: &GroupLogps, metrics: &mut Metrics) {
-    add(group, metrics, |answer| {
+    let rewarded = |answer: &Scored| {
         let logp = answer.mean();
-        Answer { reward: scale * logp, logp }
-    });
+        Rewarded { reward: scale * logp, logp }
+    };
+    add_pair([group.chosen().map(rewarded), group.rejected().map(rewarded)], metrics);
 }
 
-/// Rewards of an objective with a reference model.
-pub(super) fn add_from_log_ratios(beta: f64, group: &GroupLogps, metrics: &mut Metrics) {
-    add(group, metrics, |answer| Answer { reward: beta * log_ratio(answer), logp: answer.sum() });
-}
-
-/// `s - s_ref` of an answer.
-///
-/// # Panics
-///
-/// If the reference is missing.
-pub(super) fn log_ratio(answer: &Scored) -> f64 {
-    let reference = answer.reference.expect(
-        "an objective that needs a reference is only given groups whose reference log-probs are filled in",
-    );
-    answer.sum() - reference
-}
-
-fn add(group: &GroupLogps, metrics: &mut Metrics, answer: impl Fn(&Scored) -> Answer) {
-    let chosen = group.chosen.as_ref().map(&answer);
-    let rejected = group.rejected.as_ref().map(&answer);
+/// The metrics of a chosen and a rejected answer, as far as they are there.
+pub(super) fn add_pair([chosen, rejected]: [Option<Rewarded>; 2], metrics: &mut Metrics) {
     let mut log = |name, value: Option<f64>| {
         if let Some(value) = value {
             metrics.add(name, value, 1.0);

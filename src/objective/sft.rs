@@ -11,11 +11,10 @@ use super::nll::{self, Nll};
 use super::odds::LOGIT_EPS;
 use super::parameters::{Choice, Parameters};
 use super::registry::{Entry, LearningRate};
-use super::slopes::Slopes;
 use super::{
-    Coupling, GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, Pointwise, rewards,
+    Coupling, GroupLogps, GroupLoss, Metrics, NllOn, NllReduction, Objective, Pointwise, each_group, rewards,
 };
-use crate::data::{Spans, StepTotals};
+use crate::data::{Roles, Spans, StepTotals};
 
 static NLL_REDUCTION: Choice<NllReduction> = nll::reduction_parameter(NllReduction::Token);
 static NLL_ON: Choice<NllOn> = nll::on_parameter(NllOn::Response);
@@ -23,17 +22,15 @@ static NLL_ON: Choice<NllOn> = nll::on_parameter(NllOn::Response);
 /// SFT in the registry.
 pub static ENTRY: Entry = Entry {
     name: "sft",
-    aliases: &[],
     formula: "L = NLL(chosen)",
     when: "you have good answers only, or want the stage before a preference stage",
-    reference: false,
     parameters: &[&NLL_REDUCTION, &NLL_ON],
-    advice: &[],
     learning_rate: LearningRate {
         value: 6e-6,
         source: "SFT stage on UltraChat with Llama 3.2 3B and 3.1 8B, arXiv 2502.01237, appendix A",
     },
     construct: |parameters| Ok(Box::new(Sft::new(parameters))),
+    ..Entry::REFERENCE_FREE
 };
 
 /// Supervised fine-tuning.
@@ -44,12 +41,12 @@ pub struct Sft {
 
 impl Sft {
     fn new(parameters: &Parameters) -> Self {
-        Self { nll: Nll { reduction: NLL_REDUCTION.get(parameters), on: NLL_ON.get(parameters) } }
+        Self { nll: Nll::new(NLL_REDUCTION.get(parameters), NLL_ON.get(parameters)) }
     }
 }
 
 impl Objective for Sft {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         ENTRY.name
     }
 
@@ -58,24 +55,19 @@ impl Objective for Sft {
     }
 
     fn spans(&self) -> Spans {
-        Spans { prompt: self.nll.covers_prompt(), rejected: false }
-    }
-
-    fn needs_reference(&self) -> bool {
-        ENTRY.reference
+        Spans { prompt: self.nll.covers_prompt(), answers: Roles::CHOSEN }
     }
 
     fn pointwise(&self) -> Option<Pointwise> {
         Some(Pointwise { c: 1.0, lambda: 0.0, beta: 1.0, logit_eps: LOGIT_EPS.default, nll: self.nll })
     }
 
-    fn coefficients(&self, group: &GroupLogps, totals: &StepTotals, out: &mut GroupCoefficients) -> f64 {
-        if !group.is_valid() {
-            return 0.0;
-        }
-        let nll = self.nll.term(group, totals);
-        Slopes { prompt: nll.prompt, chosen: nll.chosen, rejected: 0.0 }.write(out);
-        nll.loss
+    fn evaluate(&self, groups: &[GroupLogps], totals: &StepTotals) -> Vec<GroupLoss> {
+        each_group(groups, |group| {
+            let mut loss = GroupLoss::default();
+            self.nll.add(group, totals, 1.0, &mut loss);
+            loss
+        })
     }
 
     fn metrics(&self, group: &GroupLogps, _totals: &StepTotals, metrics: &mut Metrics) {

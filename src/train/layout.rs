@@ -67,8 +67,8 @@ impl Layout {
             plan.add(Arena::Constants, "gradient norm's partial sums", Element::F64, &[blocks]);
         let purpose = Purpose::Training(recompute);
         let activations = Activations::plan(&mut plan, config, budget, precision, purpose);
-        let cache = cache
-            .map(|size| Cache::plan(&mut plan, config, size, activations.budget.tokens, precision.storage));
+        let tokens = activations.budget.tokens;
+        let cache = cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
         plan_workspace(&mut plan, workspace);
         Self { settings, plan, model, activations, optimizer, state, norm_partial, cache }
     }
@@ -97,6 +97,7 @@ impl Layout {
             max_grad_norm,
             state: self.state,
             norm_partial: self.norm_partial,
+            skipped: 0,
         })
     }
 }

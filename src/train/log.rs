@@ -6,13 +6,13 @@
 //!
 //! Boundary: writes what it is told. What is measured, and when, is the loop's.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
+pub use super::record::{LogError, lines, truncate_after};
+use super::record::{Record, step_of};
 use crate::checkpoint::{CheckpointError, atomic};
 
 /// One optimizer step, measured.
@@ -36,6 +36,17 @@ pub struct StepMetrics<'a> {
     pub peak_memory_bytes: u64,
     /// Wall-clock time of this step.
     pub step_seconds: f64,
+    /// Steps that were not finite and left out, where that is asked for.
+    pub skipped: Option<Skipped>,
+}
+
+/// Steps that were left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Whether this one was.
+    pub this: bool,
+    /// How many up to this one, itself included.
+    pub so_far: usize,
 }
 
 /// One evaluation, measured.
@@ -47,55 +58,31 @@ pub struct EvalMetrics<'a> {
     pub values: &'a [(&'a str, f64)],
 }
 
-/// Why the record cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum LogError {
-    /// The system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// A verb: what was tried.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A line is not one this program writes.
-    #[error("{}:{line}: not a metrics line: {problem}; repair or delete the line", path.display())]
-    Line {
-        /// The file.
-        path: PathBuf,
-        /// 1-based.
-        line: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
+/// Key of how many steps were left out so far.
+const SKIPPED_STEPS: &str = "skipped_steps";
+/// Key that only the line of a step that was left out has.
+const SKIPPED: &str = "skipped";
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
-    let path = path.to_owned();
-    move |source| LogError::Io { action, path, source }
+/// Whether a line is that of a step that was left out.
+pub fn is_skipped(line: &Map<String, Value>) -> bool {
+    line.get(SKIPPED).and_then(Value::as_bool).unwrap_or(false)
 }
 
 /// The open `metrics.jsonl` of a run.
 #[derive(Debug)]
 pub struct MetricsLog {
-    path: PathBuf,
-    file: File,
+    record: Record,
 }
 
 impl MetricsLog {
     /// Starts an empty record.
     pub fn create(path: &Path) -> Result<Self, LogError> {
-        let file = File::create(path).map_err(io_error("create", path))?;
-        Ok(MetricsLog { path: path.to_owned(), file })
+        Record::create(path).map(|record| MetricsLog { record })
     }
 
     /// Continues the record of a run that goes on after `step`: lines beyond it are cut.
     pub fn resume(path: &Path, step: usize) -> Result<Self, LogError> {
-        truncate_after(path, step)?;
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(io_error("open", path))?;
-        Ok(MetricsLog { path: path.to_owned(), file })
+        Record::resume(path, step).map(|record| MetricsLog { record })
     }
 
     /// Appends an optimizer step and returns the line's entries.
@@ -110,7 +97,13 @@ impl MetricsLog {
         line.insert("tokens_per_second".into(), number(metrics.tokens_per_second));
         line.insert("peak_memory_bytes".into(), metrics.peak_memory_bytes.into());
         line.insert("step_seconds".into(), number(metrics.step_seconds));
-        self.append(&line)?;
+        if let Some(skipped) = metrics.skipped {
+            line.insert(SKIPPED_STEPS.into(), skipped.so_far.into());
+            if skipped.this {
+                line.insert(SKIPPED.into(), true.into());
+            }
+        }
+        self.record.append(&line)?;
         Ok(line)
     }
 
@@ -119,105 +112,19 @@ impl MetricsLog {
         let mut line = Map::new();
         line.insert("step".into(), metrics.step.into());
         line.extend(metrics.values.iter().map(|(name, value)| (format!("eval_{name}"), number(*value))));
-        self.append(&line)?;
+        self.record.append(&line)?;
         Ok(line)
     }
 
-    /// Makes the lines so far durable. To be called before a checkpoint is saved, so that no checkpoint
-    /// outlives its record.
+    /// Makes the lines so far durable; see [`Record::sync`].
     pub fn sync(&self) -> Result<(), LogError> {
-        self.file.sync_data().map_err(io_error("sync", &self.path))
-    }
-
-    /// One write per line: a kill may tear the last line, never mix two.
-    fn append(&mut self, line: &Map<String, Value>) -> Result<(), LogError> {
-        let text = Value::Object(line.clone()).to_string() + "\n";
-        self.file
-            .write_all(text.as_bytes())
-            .and_then(|()| self.file.flush())
-            .map_err(io_error("write", &self.path))
+        self.record.sync()
     }
 }
 
 /// A JSON number, or `null` for what JSON cannot say.
 fn number(value: f64) -> Value {
     Number::from_f64(value).map_or(Value::Null, Value::Number)
-}
-
-/// A record read line by line.
-pub struct Lines {
-    path: PathBuf,
-    reader: BufReader<File>,
-    line: usize,
-    /// Bytes of the whole lines read so far.
-    end: u64,
-    /// Whether the last line read ended in a newline.
-    terminated: bool,
-}
-
-/// Reads a record. A last line without a newline that is not valid JSON was torn by a kill and ends the
-/// record silently; any other invalid line is an error.
-pub fn lines(path: &Path) -> Result<Lines, LogError> {
-    let file = File::open(path).map_err(io_error("open", path))?;
-    Ok(Lines { path: path.to_owned(), reader: BufReader::new(file), line: 0, end: 0, terminated: true })
-}
-
-impl Lines {
-    fn read_line(&mut self) -> Result<Option<Map<String, Value>>, LogError> {
-        let mut text = Vec::new();
-        let read = self.reader.read_until(b'\n', &mut text).map_err(io_error("read", &self.path))?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.line += 1;
-        let terminated = text.ends_with(b"\n");
-        let problem = match serde_json::from_slice::<Map<String, Value>>(&text) {
-            Ok(entries) if step_of(&entries).is_some() => {
-                self.end += read as u64;
-                self.terminated = terminated;
-                return Ok(Some(entries));
-            }
-            Ok(_) => "it has no step".to_owned(),
-            Err(_) if !terminated => return Ok(None),
-            Err(error) => error.to_string(),
-        };
-        Err(LogError::Line { path: self.path.clone(), line: self.line, problem })
-    }
-}
-
-impl Iterator for Lines {
-    type Item = Result<Map<String, Value>, LogError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.read_line().transpose()
-    }
-}
-
-fn step_of(line: &Map<String, Value>) -> Option<usize> {
-    line.get("step")?.as_u64().and_then(|step| usize::try_from(step).ok())
-}
-
-/// Cuts a record behind the last line of `step`, and a torn last line in any case. A record that is not there
-/// is empty.
-pub fn truncate_after(path: &Path, step: usize) -> Result<(), LogError> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let mut lines = lines(path)?;
-    let (mut keep, mut terminated) = (0, true);
-    while let Some(line) = lines.read_line()? {
-        // Lines stand in the order of their steps.
-        if step_of(&line).is_some_and(|line| line > step) {
-            break;
-        }
-        (keep, terminated) = (lines.end, lines.terminated);
-    }
-    let mut file = OpenOptions::new().append(true).open(path).map_err(io_error("open", path))?;
-    file.set_len(keep).map_err(io_error("cut", path))?;
-    if !terminated {
-        file.write_all(b"\n").map_err(io_error("write", path))?;
-    }
-    file.sync_all().map_err(io_error("sync", path))
 }
 
 /// `trainer_state.json`: the fields of transformers' `TrainerState`, in its order.
@@ -333,7 +240,9 @@ impl TrainerState {
         }
         self.global_step = step;
         self.epoch = value_of(line, "epoch");
-        self.accumulate(line);
+        if !is_skipped(line) {
+            self.accumulate(line);
+        }
         if self.logging_steps == 0 || !step.is_multiple_of(self.logging_steps) {
             return None;
         }
@@ -345,11 +254,14 @@ impl TrainerState {
         for key in ["learning_rate", "grad_norm"] {
             entry.insert(key.into(), number(value_of(line, key)));
         }
+        if let Some(skipped) = line.get(SKIPPED_STEPS) {
+            entry.insert(SKIPPED_STEPS.into(), skipped.clone());
+        }
         Some(self.push(entry))
     }
 
     fn accumulate(&mut self, line: &Map<String, Value>) {
-        const NOT_AVERAGED: [&str; 7] = [
+        const NOT_AVERAGED: [&str; 8] = [
             "step",
             "epoch",
             "learning_rate",
@@ -357,6 +269,7 @@ impl TrainerState {
             "tokens_per_second",
             "peak_memory_bytes",
             "step_seconds",
+            SKIPPED_STEPS,
         ];
         for key in line.keys().filter(|key| !NOT_AVERAGED.contains(&key.as_str())) {
             let value = value_of(line, key);

@@ -1,14 +1,18 @@
-//! Sampled answers: held-out prompts answered greedily and compared with the chosen answers.
+//! Sampled answers: held-out prompts answered greedily at every evaluation and compared with the chosen answers.
+//!
+//! `samples.jsonl` is a record as `metrics.jsonl` is one: a line per answer, in the order of the steps.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::prepare::sample_length;
+use super::record::{LogError, lines};
 use super::{Prepared, TrainError, Trainer};
 use crate::backend::Backend;
 use crate::data::{Group, Role, Tokenizer};
-use crate::generate::Greedy;
+use crate::generate::{Decoder, Request, Sampling, Settings, Unwatched};
 
 /// The file in the run folder, one line per sample.
 pub const FILE: &str = "samples.jsonl";
@@ -16,6 +20,8 @@ pub const FILE: &str = "samples.jsonl";
 /// One prompt and what the model made of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
+    /// Optimizer steps done before it.
+    pub step: usize,
     /// The prompt as text, without special tokens and role names (ids where there is no tokenizer).
     pub prompt: String,
     /// The model's answer.
@@ -26,26 +32,54 @@ pub struct Sample {
     pub exact: bool,
 }
 
-/// Answers the first held-out prompts, as many as the settings ask for.
-pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Result<Vec<Sample>, TrainError> {
+impl Sample {
+    /// Question, answer and verdict on one line.
+    pub fn shown(&self) -> String {
+        let one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let verdict = if self.exact { "right" } else { "wrong" };
+        format!("{} -> {}  ({verdict})", one_line(&self.prompt), one_line(&self.answer))
+    }
+
+    /// The line of the record.
+    pub fn line(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(line)) => line,
+            _ => unreachable!("a struct of numbers, strings and booleans is a JSON object"),
+        }
+    }
+}
+
+/// Answers the first held-out prompts after `step`, as many as the settings ask for.
+pub fn samples<B: Backend>(
+    prepared: &Prepared,
+    trainer: &mut Trainer<B>,
+    step: usize,
+) -> Result<Vec<Sample>, TrainError> {
     let (Some(eval), Some(cache)) = (&prepared.eval, &prepared.layout.cache) else { return Ok(Vec::new()) };
     let count = prepared.config.evaluation.sample_answers.min(eval.groups.len());
     let groups: &[Group] = &eval.groups[..count];
     let tokenizer = prepared.encoder.tokenizer();
     let mut stop = prepared.model.eos_token_ids.clone();
     stop.extend(tokenizer.and_then(Tokenizer::eos_id));
-    let prompts: Vec<&[u32]> = groups.iter().map(|group| group.prompt.as_slice()).collect();
+    stop.extend(prepared.encoder.end_of_turn());
+    let contexts: Vec<Vec<u32>> = groups.iter().map(|group| group.context(Role::Chosen)).collect();
+    let requests: Vec<Request> = contexts.iter().map(|prompt| Request { prompt, key: 0 }).collect();
+    let settings =
+        Settings { sampling: Sampling::GREEDY, samples: 1, max_new_tokens: sample_length(groups), stop };
     let Trainer { backend, model, activations, .. } = trainer;
-    let mut greedy = Greedy { backend, model, activations, cache };
-    let answers = greedy.generate(&prompts, sample_length(groups), &stop)?;
+    let mut decoder = Decoder::new(backend, model, activations, cache);
+    let answers = decoder.generate(&requests, &settings, &mut Unwatched)?;
+    let answers = answers.into_iter().flatten().map(|answer| answer.ids);
     let text = |ids: &[u32]| match tokenizer.and_then(|tokenizer| readable(tokenizer, ids)) {
         Some(text) => text,
         None => format!("{ids:?}"),
     };
-    let samples = groups.iter().zip(answers).map(|(group, answer)| {
-        let expected = group.answer(Role::Chosen).map_or(&[][..], |answer| &answer.ids);
+    let samples = groups.iter().zip(&contexts).zip(answers).map(|((group, context), answer)| {
+        let chosen = group.answer(Role::Chosen);
+        let expected = chosen.map_or(&[][..], |answer| &answer.ids[answer.first_turn()]);
         Sample {
-            prompt: text(&group.prompt),
+            step,
+            prompt: text(context),
             answer: text(&answer),
             expected: text(expected),
             exact: answer == expected,
@@ -54,10 +88,18 @@ pub fn samples<B: Backend>(prepared: &Prepared, trainer: &mut Trainer<B>) -> Res
     Ok(samples.collect())
 }
 
-/// The samples that a finished run has written; none where it has written none.
-pub fn read(path: &Path) -> Vec<Sample> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+/// The samples that a run has recorded after `step`; none where it has recorded none.
+pub fn recorded(run: &Path, step: usize) -> Result<Vec<Sample>, LogError> {
+    let path = run.join(FILE);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut samples = Vec::new();
+    for line in lines(&path)? {
+        let sample = serde_json::from_value(Value::Object(line?));
+        samples.extend(sample.ok().filter(|sample: &Sample| sample.step == step));
+    }
+    Ok(samples)
 }
 
 /// What stands between special tokens, without the names of roles that templates put there.

@@ -1,13 +1,13 @@
 //! One optimizer step: every micro-batch forward, head, backward; then clip and update.
 //!
-//! Nothing here waits for the device: log-probs and state come back through tickets, and [`PendingStep::finish`] turns
+//! Nothing here waits for the device, unless the objective couples the groups of a step: log-probs and state come back through tickets, and [`PendingStep::finish`] turns
 //! them into loss and metrics when the caller likes. The loss is formed there in f64, group by group in the step's
 //! order, so it does not depend on how the step was cut into micro-batches.
 
 use crate::backend::{BAD, Backend, BackendError, GRADIENT_NORM, GradientNorm, View};
 use crate::data::{Batch, BatchGroup, Step, StepTotals};
 use crate::model::{Activations, HeadStep, Llama};
-use crate::objective::{GroupCoefficients, GroupLogps, Metrics, Objective};
+use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective};
 use crate::optim::AdamwOptimizer;
 
 /// What a step works on.
@@ -29,14 +29,23 @@ pub struct Trainer<B: Backend> {
     pub state: View,
     /// Room for the gradient norm's partial sums.
     pub norm_partial: View,
+    /// Steps so far whose update was left out: AdamW counts updates, not steps.
+    pub skipped: usize,
 }
 
 /// A step that has been enqueued.
 #[derive(Debug)]
 pub struct PendingStep<T> {
-    log_probs: Vec<(Vec<BatchGroup>, T)>,
+    log_probs: Vec<(Vec<BatchGroup>, LogProbs<T>)>,
     state: T,
     totals: StepTotals,
+}
+
+/// Log-probs of a micro-batch's response rows.
+#[derive(Debug)]
+enum LogProbs<T> {
+    Pending(T),
+    Known(Vec<f32>),
 }
 
 /// What a step found, from the weights before its update.
@@ -53,31 +62,76 @@ pub struct StepOutcome {
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Enqueues an optimizer step.
-    pub fn step(&mut self, step: &Step, learning_rate: f64) -> PendingStep<B::Ticket> {
+    /// Forgets that a step was not finite: updates are made again from the next one on.
+    pub fn clear_bad(&mut self) {
+        self.backend.zero(self.state.slice(BAD..BAD + 1));
+    }
+
+    /// Enqueues an optimizer step. Waits for the device only where the objective couples the groups of a step: then every
+    /// group is scored first, without gradients, and the coefficients follow from all of them.
+    pub fn step(&mut self, step: &Step, learning_rate: f64) -> Result<PendingStep<B::Ticket>, BackendError> {
         let mut log_probs = Vec::with_capacity(step.batches.len());
-        for (index, batch) in step.batches.iter().enumerate() {
-            log_probs.push((batch.groups.clone(), self.micro_batch(batch, step.totals, index > 0)));
+        if self.objective.coupling() == Coupling::Step {
+            let (losses, scored) = self.score_step(step)?;
+            log_probs = scored;
+            for (index, batch) in step.batches.iter().enumerate() {
+                let mut coefficients = vec![0.0; batch.gather.len()];
+                for entry in &batch.groups {
+                    losses[entry.group as usize].write(entry, &mut coefficients);
+                }
+                self.gradients(batch, step.totals, index > 0, Some(&coefficients));
+            }
+        } else {
+            for (index, batch) in step.batches.iter().enumerate() {
+                let ticket = self.micro_batch(batch, step.totals, index > 0);
+                log_probs.push((batch.groups.clone(), LogProbs::Pending(ticket)));
+            }
         }
         let backend = &mut self.backend;
         if let Some(gradients) = self.model.gradients() {
             let (max_norm, partial, state) = (self.max_grad_norm, self.norm_partial, self.state);
             backend.gradient_norm(GradientNorm { gradients, max_norm, partial, state });
         }
-        self.optimizer.update(backend, &self.model, self.state, learning_rate, step.index as u64);
-        PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals }
+        let update = (step.index - self.skipped) as u64;
+        self.optimizer.update(backend, &self.model, self.state, learning_rate, update);
+        Ok(PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals })
     }
 
-    /// Forward, head and backward of one micro-batch; its gradients replace what was there or are added to it.
+    /// Scores all groups of a step and evaluates the objective on them together: the loss and slopes of each, by its
+    /// position in the step, and the log-probs.
+    fn score_step(&mut self, step: &Step) -> Result<ScoredStep<B::Ticket>, BackendError> {
+        let Self { backend, model, activations, objective, state, .. } = self;
+        let batches = if step.scoring.is_empty() { &step.batches } else { &step.scoring };
+        let tickets: Vec<B::Ticket> =
+            batches.iter().map(|batch| enqueue_score(backend, model, activations, batch)).collect();
+        let mut evaluation = Evaluation::new(objective.as_ref(), step.totals);
+        for (batch, ticket) in batches.iter().zip(tickets) {
+            evaluation.add(&batch.groups, backend.collect(ticket)?);
+        }
+        let losses = evaluation.losses();
+        if losses.iter().any(|loss| !loss.value.is_finite()) {
+            backend.write(state.slice(BAD..BAD + 1), &[1.0f64]);
+        }
+        let known = batches.iter().zip(evaluation.batches);
+        let known = known.map(|(batch, logp)| (batch.groups.clone(), LogProbs::Known(logp)));
+        Ok((losses, known.collect()))
+    }
+
+    /// Forward, head and backward of one micro-batch; its gradients replace what was there or are added to it. Not for
+    /// objectives that couple the groups of a step.
     pub fn micro_batch(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool) -> B::Ticket {
+        self.gradients(batch, totals, accumulate, None);
+        self.backend.read_later(self.activations.head.logp.first(batch.gather.len()))
+    }
+
+    fn gradients(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool, given: Option<&[f32]>) {
         let Self { backend, model, activations, objective, state, .. } = self;
         let device = activations.upload(backend, batch);
         model.forward(backend, activations, &device);
         let objective = objective.as_ref();
-        let head = HeadStep { objective, totals, state: *state, accumulate };
+        let head = HeadStep { objective, given, totals, state: *state, accumulate };
         model.head(backend, activations, &device, &batch.groups, head);
         model.backward(backend, activations, &device, accumulate, |_, _| {});
-        backend.read_later(activations.head.logp.first(batch.gather.len()))
     }
 
     /// Log-probs of every response row of a batch, waiting for them.
@@ -86,6 +140,9 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
+/// The loss and slopes of every group of a step, and the log-probs of its micro-batches.
+type ScoredStep<T> = (Vec<GroupLoss>, Vec<(Vec<BatchGroup>, LogProbs<T>)>);
+
 /// Log-probs of every response row of a batch: the forward pass and the head without gradients.
 pub fn score<B: Backend>(
     backend: &mut B,
@@ -93,12 +150,20 @@ pub fn score<B: Backend>(
     activations: &Activations,
     batch: &Batch,
 ) -> Result<Vec<f32>, BackendError> {
+    let ticket = enqueue_score(backend, model, activations, batch);
+    backend.collect(ticket)
+}
+
+fn enqueue_score<B: Backend>(
+    backend: &mut B,
+    model: &Llama,
+    activations: &Activations,
+    batch: &Batch,
+) -> B::Ticket {
     let device = activations.upload(backend, batch);
     model.forward(backend, activations, &device);
     model.score(backend, activations, &device);
-    let mut logp = vec![0.0; batch.gather.len()];
-    backend.read(activations.head.logp.first(logp.len()), &mut logp)?;
-    Ok(logp)
+    backend.read_later(activations.head.logp.first(batch.gather.len()))
 }
 
 impl<T> PendingStep<T> {
@@ -109,8 +174,12 @@ impl<T> PendingStep<T> {
         objective: &dyn Objective,
     ) -> Result<StepOutcome, BackendError> {
         let mut evaluation = Evaluation::new(objective, self.totals);
-        for (groups, ticket) in self.log_probs {
-            evaluation.add(&groups, backend.collect(ticket)?);
+        for (groups, log_probs) in self.log_probs {
+            let log_probs = match log_probs {
+                LogProbs::Pending(ticket) => backend.collect(ticket)?,
+                LogProbs::Known(log_probs) => log_probs,
+            };
+            evaluation.add(&groups, log_probs);
         }
         let state: Vec<f64> = backend.collect(self.state)?;
         let (loss, metrics) = evaluation.finish();
@@ -135,20 +204,30 @@ impl<'a> Evaluation<'a> {
 
     /// Takes a micro-batch's log-probs.
     pub fn add(&mut self, groups: &[BatchGroup], log_probs: Vec<f32>) {
-        self.groups.extend(groups.iter().map(|&group| (group, self.batches.len())));
+        self.groups.extend(groups.iter().map(|group| (group.clone(), self.batches.len())));
         self.batches.push(log_probs);
     }
 
+    /// Loss and slopes of every group, in the order of the groups within the step.
+    pub fn losses(&self) -> Vec<GroupLoss> {
+        self.objective.evaluate(&self.in_order(), &self.totals)
+    }
+
     /// Loss and metrics, summed in the order of the groups within the step.
-    pub fn finish(mut self) -> (f64, Metrics) {
-        self.groups.sort_by_key(|(group, _)| group.group);
+    pub fn finish(self) -> (f64, Metrics) {
+        let loss = self.losses().iter().fold(0.0, |sum, loss| sum + loss.value);
+        let groups = self.in_order();
         let mut metrics = Metrics::default();
-        let mut loss = 0.0;
-        for (group, batch) in &self.groups {
-            let log_probs = GroupLogps::of(group, &self.batches[*batch]);
-            loss += self.objective.coefficients(&log_probs, &self.totals, &mut GroupCoefficients::default());
-            self.objective.metrics(&log_probs, &self.totals, &mut metrics);
+        for group in &groups {
+            self.objective.metrics(group, &self.totals, &mut metrics);
         }
+        self.objective.step_metrics(&groups, &self.totals, &mut metrics);
         (loss, metrics)
+    }
+
+    fn in_order(&self) -> Vec<GroupLogps<'_>> {
+        let mut groups: Vec<&(BatchGroup, usize)> = self.groups.iter().collect();
+        groups.sort_by_key(|(group, _)| group.group);
+        groups.into_iter().map(|(group, batch)| GroupLogps::of(group, &self.batches[*batch])).collect()
     }
 }

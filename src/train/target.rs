@@ -13,6 +13,13 @@ const GPU_WORKSPACE: usize = 32 << 20;
 /// Bytes of a GPU that are left to the driver: its context, and the machine code of kernels and of cublasLt.
 const GPU_RESERVE: u64 = 1 << 30;
 
+fn reserve(kind: DeviceKind) -> u64 {
+    match kind {
+        DeviceKind::Cpu => 0,
+        DeviceKind::Cuda => GPU_RESERVE,
+    }
+}
+
 /// A device to plan for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -25,11 +32,12 @@ pub struct Target {
 impl Target {
     /// A device of a kind with so many bytes free.
     pub fn new(kind: DeviceKind, free: Option<u64>) -> Self {
-        let reserve = match kind {
-            DeviceKind::Cpu => 0,
-            DeviceKind::Cuda => GPU_RESERVE,
-        };
-        Self { kind, memory: free.map(|free| free.saturating_sub(reserve)) }
+        Self { kind, memory: free.map(|free| free.saturating_sub(reserve(kind))) }
+    }
+
+    /// Bytes that a device of this kind must have for a plan of so many.
+    pub fn whole_memory(self, plan: u64) -> u64 {
+        plan.saturating_add(reserve(self.kind))
     }
 
     /// A backend that is there, with the memory that is free now.

@@ -103,18 +103,44 @@ fn files_are_renamed_into_a_folder_and_stale_shards_go() {
     write(dir.path(), &[("model-00002-of-00002.safetensors", "s"), ("model.safetensors.index.json", "s")])
         .unwrap();
     let before = snapshot(dir.path());
-    let failed = atomic::save_into(dir.path(), export::is_weight_file, |tmp| {
+    let failed = atomic::save_into(dir.path(), "done", export::is_weight_file, |tmp| {
         write(tmp, &[("config.json", "new")])?;
         Err::<(), _>(stop())
     });
     assert!(failed.is_err());
     assert_eq!(snapshot(dir.path()), before);
-    atomic::save_into(dir.path(), export::is_weight_file, |tmp| {
+    atomic::save_into(dir.path(), "done", export::is_weight_file, |tmp| {
         write(tmp, &[("config.json", "new"), ("model.safetensors", "w")])
     })
     .unwrap();
     assert_eq!(names(dir.path()), ["config.json", "model.safetensors", "run.toml"]);
     assert_eq!(fs::read(dir.path().join("config.json")).unwrap(), b"new");
+}
+
+/// Whoever finds the mark finds the whole set: a kill in between must not leave an old mark on a mixed set, nor a new one on a
+/// set that is not there yet.
+#[test]
+fn the_mark_of_a_set_goes_first_and_comes_last() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), &[("config.json", "old"), ("done", "old"), ("z-weights", "old"), ("stale", "old")])
+        .unwrap();
+    let looked = std::cell::Cell::new(0);
+    let in_between = |name: &str| {
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).ok();
+        assert_eq!(
+            [read("config.json"), read("z-weights"), read("done")],
+            [Some("new".into()), Some("new".into()), None]
+        );
+        looked.set(looked.get() + 1);
+        name == "stale"
+    };
+    atomic::save_into(dir.path(), "done", in_between, |tmp| {
+        write(tmp, &[("config.json", "new"), ("done", "new"), ("z-weights", "new")])
+    })
+    .unwrap();
+    assert!(looked.get() > 0);
+    assert_eq!(names(dir.path()), ["config.json", "done", "z-weights"]);
+    assert_eq!(fs::read(dir.path().join("done")).unwrap(), b"new");
 }
 
 /// Elsewhere every other process is taken for dead.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use asft::DType;
 use asft::checkpoint::{ModelExport, ModelFolder, SourceError};
+use asft::data::GivenTemplate;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -104,6 +105,46 @@ fn shards_have_the_names_and_sizes_of_hugging_face() {
             SafeTensors::deserialize(bytes).unwrap().iter().map(|(_, view)| view.data().len()).sum();
         assert!(data <= 700, "{name} holds {data} bytes");
     }
+}
+
+/// Exports with this template from a folder of these files; the JSON files of the result, and the template's.
+fn with_template(files: &[(&str, &str)], end_of_turn: Option<u32>) -> (Value, Value, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let from = folder(&dir.path().join("from"), &config(), &tensors(&config(), DType::F32));
+    for (name, text) in files {
+        fs::write(from.join(name), text).unwrap();
+    }
+    let (model, target) = (parse(&config()), dir.path().join("to"));
+    fs::create_dir(&target).unwrap();
+    let template = Some(GivenTemplate { source: "{{ 'é' }}\n", end_of_turn });
+    let export = ModelExport { template, ..ModelExport::new(&model, DType::F32, Some(&from)) };
+    export.write(&target, &mut source(&config())).unwrap();
+    let json = |name: &str| serde_json::from_slice(&fs::read(target.join(name)).unwrap()).unwrap();
+    let template = fs::read_to_string(target.join("chat_template.jinja")).unwrap();
+    (json("tokenizer_config.json"), json("generation_config.json"), template)
+}
+
+#[test]
+fn a_given_template_is_written_to_both_places_and_generation_stops_at_its_end_of_turn() {
+    let old = [
+        ("chat_template.jinja", "old"),
+        (
+            "tokenizer_config.json",
+            r#"{"z": 1.0, "chat_template": [{"name": "default", "template": "old"}], "a": "é"}"#,
+        ),
+        ("generation_config.json", r#"{"temperature": 0.6, "eos_token_id": 2}"#),
+    ];
+    let (tokenizer, generation, template) = with_template(&old, Some(7));
+    assert_eq!(template, "{{ 'é' }}\n");
+    assert_eq!(tokenizer, json!({"z": 1.0, "chat_template": "{{ 'é' }}\n", "a": "é"}));
+    assert_eq!(generation, json!({"temperature": 0.6, "eos_token_id": [2, 7]}));
+    let (tokenizer, generation, _) = with_template(&[], Some(7));
+    assert_eq!(tokenizer, json!({"chat_template": "{{ 'é' }}\n"}));
+    assert_eq!(generation["eos_token_id"], json!([2, 9, 7]));
+    // What is there already, or unknown, is not added.
+    let list = [("generation_config.json", r#"{"eos_token_id": [7, 2]}"#)];
+    assert_eq!(with_template(&list, Some(7)).1, json!({"eos_token_id": [7, 2]}));
+    assert_eq!(with_template(&list, None).1, json!({"eos_token_id": [7, 2]}));
 }
 
 #[test]

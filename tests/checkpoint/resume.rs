@@ -5,18 +5,19 @@ use std::path::{Path, PathBuf};
 
 use asft::DType;
 use asft::checkpoint::resume::{
-    BestEvaluation, OptimizerFile, ResumeState, Slot, checkpoint_path, find_newest, prune, write_resume,
+    Fingerprint, OptimizerFile, ResumeState, Slot, checkpoint_path, find_newest, prune, write_resume,
 };
 use asft::checkpoint::{CheckpointError, ModelExport, SourceError, atomic};
 
 use crate::fixture::{config, parse, values};
 
 fn state(step: usize) -> ResumeState {
-    let mut state = ResumeState::new(0xfedc_ba98_7654_3210, u64::MAX);
+    let inputs = [("data".to_owned(), Fingerprint(u64::MAX)), ("model".to_owned(), Fingerprint(7))];
+    let mut state = ResumeState::new(0xfedc_ba98_7654_3210, inputs.into());
     state.step = step;
     state.epoch = 1.0 / 3.0;
     state.tokens_seen = 12_345_678_901;
-    state.best = Some(BestEvaluation { step: 3, metric: "eval_loss".into(), value: 0.1 + 0.2 });
+    (state.planned_steps, state.skipped_steps) = (20, 3);
     state.more.insert("sampler".into(), serde_json::json!({"draws": 3}));
     state
 }
@@ -93,6 +94,7 @@ fn fingerprints_are_written_as_text() {
     write(dir.path(), 1, &[], &[]);
     let text = fs::read_to_string(dir.path().join("asft/state.json")).unwrap();
     assert!(text.contains("\"config_fingerprint\": \"fedcba9876543210\""), "{text}");
+    assert!(text.contains("\"data\": \"ffffffffffffffff\""), "{text}");
     assert!(text.contains(&format!("\"program\": \"{}\"", env!("CARGO_PKG_VERSION"))), "{text}");
 }
 
@@ -128,10 +130,10 @@ fn damaged_and_foreign_states_are_refused() {
     let good = fs::read_to_string(&path).unwrap();
     for (text, expected) in [
         (
-            good.replace("\"format\": 1", "\"format\": 99").replace(env!("CARGO_PKG_VERSION"), "7.0"),
+            good.replace("\"format\": 2", "\"format\": 99").replace(env!("CARGO_PKG_VERSION"), "7.0"),
             "with asft 7.0",
         ),
-        (good.replace("\"format\": 1,", ""), "has format none"),
+        (good.replace("\"format\": 2,", ""), "has format none"),
         (good.replace("\"step\": 7", "\"step\": \"x\""), "damaged: invalid type"),
         (good.replace("fedcba", "zzz"), "is not hexadecimal"),
         (good[..good.len() / 2].to_owned(), "damaged: EOF"),
@@ -175,6 +177,26 @@ fn the_newest_whole_checkpoint_is_found() {
     }
     fs::rename(checkpoint_path(run, 10), run.join(".checkpoint-10.old-4194305")).unwrap();
     assert_eq!(find_newest(run).unwrap(), Some(checkpoint_path(run, 10)), "put back");
+}
+
+/// What was saved only for being the best goes when it is not any more, whatever the limit.
+#[test]
+fn pruning_removes_what_was_only_the_best() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path();
+    for step in [1, 2, 3, 4] {
+        let path = checkpoint(run, step);
+        let state = path.join("asft/state.json");
+        let text = fs::read_to_string(&state).unwrap();
+        if step != 3 {
+            fs::write(state, text.replace("\"only_best\": false", "\"only_best\": true")).unwrap();
+        }
+    }
+    assert_eq!(names(&prune(run, usize::MAX, Some(2)).unwrap()), ["checkpoint-1"]);
+    assert_eq!(steps(run), [2, 3, 4], "the newest stays");
+    checkpoint(run, 5);
+    assert_eq!(names(&prune(run, 2, Some(4)).unwrap()), ["checkpoint-2", "checkpoint-3"]);
+    assert_eq!(steps(run), [4, 5]);
 }
 
 #[test]

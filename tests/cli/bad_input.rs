@@ -204,7 +204,7 @@ fn pair_of_small_ids() -> String {
 }
 
 /// A golden checkpoint with a NaN as one weight of a tensor.
-fn with_nan(shell: &Shell, name: &str, tensor: &str, element: usize) {
+pub fn with_nan(shell: &Shell, name: &str, tensor: &str, element: usize) {
     let path = copied(shell, name).join("model.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

@@ -4,16 +4,39 @@
 mod bad_input;
 /// `asft bench`.
 mod bench;
+/// The best model of a run, and stopping when nothing gets better.
+mod best;
 /// `--device cuda`, without a GPU.
 mod cuda;
+/// Forms of data files, weights, rows that cannot be used, kept tokens.
+mod data;
+/// Disks that are full, limited or not writable.
+#[cfg(target_os = "linux")]
+mod disk;
+/// `asft eval`.
+mod evaluating;
+/// `asft generate`.
+mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Models by their name on the Hugging Face Hub.
+mod hub;
+/// `asft inspect`.
+mod inspect;
+/// kill -9 at any moment.
+#[cfg(unix)]
+mod kill;
 /// Where settings come from, and which place wins.
 mod layers;
 /// `asft info`, and what of CUDA's is looked for where.
 mod libraries;
+/// `--log-command`.
+#[cfg(unix)]
+mod log_command;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
+/// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
+mod nonfinite;
 /// Memory as it is planned and as it is used.
 mod planning;
 /// What cannot be run, with its message and exit code.
@@ -37,3 +60,5 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// Chat templates from the command line to the trained folder.
+mod templates;

@@ -98,42 +98,299 @@ fn smaller_batches_and_shorter_sequences_need_less() {
     assert!(total("--max-length 128 --max-tokens-per-batch 256") < total("--max-tokens-per-batch 2048"));
 }
 
+/// Lengths of prompt, chosen and rejected answer of every row of a file of token ids.
+fn lengths(file: &str) -> Vec<[u64; 3]> {
+    let columns = ["prompt_input_ids", "chosen_input_ids", "rejected_input_ids"];
+    lines(file).iter().map(|row| columns.map(|column| row[column].as_array().unwrap().len() as u64)).collect()
+}
+
+#[test]
+fn the_operations_of_a_run_are_those_of_its_pairs() {
+    let shell = Shell::new();
+    let (model, data) = (checkpoint("gqa-llama3"), batch("train12"));
+    // Two epochs, each pair twice; held out are the same pairs.
+    let words = format!(
+        "--model {model} --data {data} --eval-data {data} --eval-steps 2 --batch-size 4 --max-steps 6 --objective dpo"
+    );
+    let found = plan(&shell, &words);
+    let (mut tokens, mut scored, mut seen) = (0, 0, 0);
+    for [prompt, chosen, rejected] in lengths(&data) {
+        tokens += prompt + chosen + rejected;
+        scored += chosen + rejected;
+        // A token sees all before it in its own sequence, and itself; the prompt's are computed once.
+        seen += (1..=prompt).sum::<u64>();
+        seen += (1..=chosen).map(|token| prompt + token).sum::<u64>();
+        seen += (1..=rejected).map(|token| prompt + token).sum::<u64>();
+    }
+    // Two layers of (64 + 32 + 32) x 32 + 32 x 64 attention and 3 x 32 x 32 feed-forward; four heads of 16; 96 x 32 head.
+    let blocks = 2 * ((64 + 32 + 32) * 32 + 32 * 64 + 3 * 32 * 32);
+    let forward = [2 * blocks * tokens, 2 * 96 * 32 * scored, 4 * 2 * 64 * seen];
+    let check = |what: &str, times: u64| {
+        let keys = ["blocks", "head", "attention"];
+        assert_eq!(keys.map(|key| number(&found["flops"][what][key])), forward.map(|x| times * x), "{what}");
+    };
+    check("training", 3 * 2);
+    check("evaluation", 1);
+    check("reference", 2);
+    check("recomputed", 0);
+    let forward: u64 = forward.iter().sum();
+    // Before the first step, after steps 2 and 4, and after the last.
+    assert_eq!(found["flops"]["evaluations"], 4);
+    assert_eq!(number(&found["flops"]["total"]), (6 + 4 + 2) * forward);
+    let per_step = &found["per_step"];
+    let mean = |sum: u64| json!(sum as f64 / 6.0);
+    assert_eq!(per_step["tokens"], mean(2 * tokens));
+    assert_eq!(per_step["scored_tokens"], mean(2 * scored));
+    assert_eq!(per_step["flops"], mean(6 * forward));
+    assert_eq!((&found["steps"], &found["epochs"], &found["pairs"]), (&json!(6), &json!(2.0), &json!(12)));
+
+    let again = plan(&shell, &format!("{words} --recompute blocks"));
+    // Everything forward but the product with each layer's down projection.
+    let blocks = 2 * 2 * (blocks - 2 * 32 * 32) * tokens;
+    assert_eq!(number(&again["flops"]["recomputed"]["total"]), blocks + 2 * 4 * 2 * 64 * seen);
+    let table = done(&shell, &format!("plan {words}")).stdout;
+    for line in [
+        "6 optimizer steps of 4 pairs: 2 epochs of 12 pairs, 12 held out\n",
+        "4 evaluations of ",
+        "log-probs ",
+    ] {
+        assert!(table.contains(line), "no {line}: {table}");
+    }
+}
+
+#[test]
+fn the_files_of_a_run_are_as_large_as_the_plan_says() {
+    for dtype in ["f32", "bf16"] {
+        let shell = Shell::new();
+        let words = |limit: &str| {
+            format!(
+                "--model {} --data {} --batch-size 4 --max-steps 5 --save-steps 1 --save-dtype {dtype} {limit} --output run",
+                checkpoint("gqa-llama3"),
+                batch("train12")
+            )
+        };
+        let disk = plan(&shell, &words("--save-total-limit 2"))["disk"].clone();
+        done(&shell, &format!("train {}", words("--save-total-limit 2")));
+        let run = shell.path().join("run");
+        let size = |folder: &str| -> u64 {
+            let files = files(&run.join(folder)).into_iter().filter(|name| name.ends_with(".safetensors"));
+            files.map(|name| run.join(folder).join(name).metadata().unwrap().len()).sum()
+        };
+        let [model, checkpoint] = ["model_bytes", "checkpoint_bytes"].map(|key| number(&disk[key]));
+        assert_eq!(run.join("model.safetensors").metadata().unwrap().len(), model);
+        assert_eq!([size("checkpoint-4"), size("checkpoint-5")], [checkpoint; 2]);
+        assert_eq!(disk["checkpoints_kept"], 2);
+        // While the newest is written, two older ones are there.
+        assert_eq!(number(&disk["total_bytes"]), 3 * checkpoint);
+        let all = plan(&shell, &words(""))["disk"].clone();
+        assert_eq!(number(&all["total_bytes"]), 5 * checkpoint + model);
+    }
+}
+
+/// A file system of its own with so little room, as the folder `small` of the shell's, while `asft` runs; none where the
+/// system does not let us.
+#[cfg(target_os = "linux")]
+fn on_small_disk(shell: &Shell, size: &str, words: &str) -> Option<crate::shell::Ran> {
+    std::fs::create_dir_all(shell.path().join("small")).unwrap();
+    let mount = format!("mount -t tmpfs -o size={size} none small");
+    let inside = |script: &str| {
+        let mut command = assert_cmd::Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", script]).current_dir(shell.path());
+        command.output()
+    };
+    if !inside(&mount).is_ok_and(|tried| tried.status.success()) {
+        return None;
+    }
+    let script =
+        format!("{mount} && {} {words} ; code=$? ; ls -A small >&2 ; exit $code", env!("CARGO_BIN_EXE_asft"));
+    Some(inside(&script).unwrap().into())
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_for_which_the_disk_has_no_room_does_not_begin() {
+    let shell = Shell::new();
+    let words =
+        |more: &str| format!("{} --save-steps 1 {more}", train12("gqa-llama3", "small/run", "--max-steps 3"));
+    let Some(refused) = on_small_disk(&shell, "400k", &words("")) else {
+        return crate::skip::skip(
+            "cli::a_run_for_which_the_disk_has_no_room_does_not_begin",
+            "user namespaces",
+            "unshare cannot mount a file system",
+        );
+    };
+    assert_eq!((refused.code, &*refused.stdout), (2, ""), "{}", refused.stderr);
+    let error =
+        refused.stderr.lines().find(|line| line.starts_with("error: small/run: the run writes up to "));
+    let error = error.unwrap_or_else(|| panic!("{}", refused.stderr));
+    assert!(error.contains("--save-steps 0 (") && !error.contains("--save-total-limit"), "{error}");
+    assert!(refused.stderr.ends_with(&format!("{error}\n")), "nothing was written:\n{}", refused.stderr);
+
+    let done = on_small_disk(&shell, "400k", &words("--save-steps 0")).unwrap();
+    assert!(done.code != 0, "--save-steps was given twice");
+    let enough = words("").replace("--save-steps 1", "--save-steps 0");
+    let done = on_small_disk(&shell, "400k", &enough).unwrap();
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    let plan = on_small_disk(&shell, "400k", &words("").replacen("train", "plan", 1)).unwrap();
+    assert!(
+        plan.stdout.contains("are free at --output. It would fit with --save-steps 0 ("),
+        "{}",
+        plan.stdout
+    );
+}
+
+/// A model and data of sizes that are made for a test.
+struct Sizes {
+    name: &'static str,
+    hidden: usize,
+    layers: usize,
+    heads: usize,
+    feed_forward: usize,
+    vocabulary: usize,
+    pairs: usize,
+    prompt: usize,
+    answers: [usize; 2],
+}
+
+impl Sizes {
+    /// Writes `NAME.json` and `NAME.jsonl`.
+    fn write(&self, shell: &Shell) {
+        let mut config = json(format!("{}/config.json", checkpoint("mqa-linear-tied")));
+        for (key, value) in [
+            ("hidden_size", self.hidden),
+            ("num_hidden_layers", self.layers),
+            ("vocab_size", self.vocabulary),
+            ("intermediate_size", self.feed_forward),
+            ("num_attention_heads", self.heads),
+            ("num_key_value_heads", self.heads / 2),
+            ("head_dim", self.hidden / self.heads),
+            ("max_position_embeddings", 8192),
+        ] {
+            config[key] = json!(value);
+        }
+        config["tie_word_embeddings"] = json!(false);
+        shell.write(&format!("{}.json", self.name), config.to_string());
+        let ids = |seed: usize, count: usize| {
+            (0..count).map(|i| (seed * 7919 + i * 104_729) % self.vocabulary).collect::<Vec<_>>()
+        };
+        let pair = |row: usize| {
+            json!({
+                "prompt_input_ids": ids(3 * row, self.prompt),
+                "chosen_input_ids": ids(3 * row + 1, self.answers[0]),
+                "rejected_input_ids": ids(3 * row + 2, self.answers[1]),
+            })
+        };
+        let rows: String = (0..self.pairs).map(|row| format!("{}\n", pair(row))).collect();
+        shell.write(&format!("{}.jsonl", self.name), rows);
+    }
+}
+
+/// Bytes planned and the most that a run of these flags held, resident files included.
+fn planned_and_measured(shell: &Shell, words: &str) -> [f64; 2] {
+    let planned = assert_adds_up(&plan(shell, words));
+    done(shell, &format!("train {words} --output run --overwrite-output-dir"));
+    let last = steps(&shell.path().join("run")).pop().unwrap();
+    [planned as f64, last["peak_memory_bytes"].as_f64().unwrap()]
+}
+
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn assert_within_a_tenth(what: &str, [planned, measured]: [f64; 2]) {
+    let mebibytes = |bytes: f64| bytes / 1_048_576.0;
+    let difference = 100.0 * (measured / planned - 1.0);
+    println!("| {what} | {:.1} | {:.1} | {difference:+.1}% |", mebibytes(planned), mebibytes(measured));
+    assert!(planned > 300e6, "{what}: too small to tell: {planned}");
+    assert!(difference.abs() < 10.0, "{what}: planned {planned}, measured {measured}");
+}
+
+/// The program itself, its stacks and the data take some 15 MiB; a folder's mapped weights would take a quarter of the plan
+/// if they stayed in memory.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_memory_of_a_run_is_what_the_plan_says() {
     let shell = Shell::new();
-    let mut config = json(format!("{}/config.json", checkpoint("mqa-linear-tied")));
-    for (key, value) in [
-        ("hidden_size", 256),
-        ("num_hidden_layers", 4),
-        ("vocab_size", 4000),
-        ("intermediate_size", 512),
-        ("num_attention_heads", 4),
-        ("num_key_value_heads", 2),
-    ] {
-        config[key] = json!(value);
-    }
-    shell.write("config.json", config.to_string());
-    let ids =
-        |seed: u32, count: u32| (0..count).map(|i| (seed * 7919 + i * 104_729) % 4000).collect::<Vec<_>>();
-    let pair = |row: u32| {
-        json!({
-            "prompt_input_ids": ids(3 * row, 50),
-            "chosen_input_ids": ids(3 * row + 1, 60),
-            "rejected_input_ids": ids(3 * row + 2, 60),
-        })
+    let sizes = Sizes {
+        name: "small",
+        hidden: 256,
+        layers: 4,
+        heads: 4,
+        feed_forward: 512,
+        vocabulary: 40_000,
+        pairs: 4,
+        prompt: 50,
+        answers: [60, 60],
     };
-    shell.write("pairs.jsonl", (0..10).map(|row| format!("{}\n", pair(row))).collect::<String>());
-    let words = "--init config.json --data pairs.jsonl --batch-size 10 --max-steps 2";
-    let planned = assert_adds_up(&plan(&shell, words)) as f64;
-    done(&shell, &format!("train {words} --output run"));
-    let last = steps(&shell.path().join("run")).pop().unwrap();
-    let peak = last["peak_memory_bytes"].as_f64().unwrap();
-    // The program itself, its stacks and the data take some 12 MiB besides.
-    let fixed = f64::from(24 << 20);
-    println!("planned {:.1} MiB, measured {:.1} MiB", planned / 1048576.0, peak / 1048576.0);
-    assert!(planned > 100e6, "too small to tell: {planned}");
-    assert!(peak > 0.9 * planned && peak < 1.1 * planned + fixed, "planned {planned}, measured {peak}");
+    sizes.write(&shell);
+    let more = "--data small.jsonl --batch-size 4 --max-steps 2 --save-steps 0";
+    assert_within_a_tenth(
+        "random weights",
+        planned_and_measured(&shell, &format!("--init small.json {more}")),
+    );
+    copy_folder(&shell.path().join("run"), &shell.path().join("model"));
+    assert_within_a_tenth(
+        "weights of a folder, DPO",
+        planned_and_measured(
+            &shell,
+            &format!("--model model {more} --objective dpo --reference-cache cache"),
+        ),
+    );
+}
+
+/// The table of `benchmarks/plan.md`.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_of_larger_runs_is_what_the_plan_says() {
+    if std::env::var_os("ASFT_TEST_LONG").is_none() {
+        return crate::skip::skip(
+            "cli::the_memory_of_larger_runs_is_what_the_plan_says",
+            "ASFT_TEST_LONG=1",
+            "takes minutes",
+        );
+    }
+    let shell = Shell::new();
+    let base = Sizes {
+        name: "base",
+        hidden: 512,
+        layers: 8,
+        heads: 8,
+        feed_forward: 1536,
+        vocabulary: 32_000,
+        pairs: 4,
+        prompt: 128,
+        answers: [384, 384],
+    };
+    let long = Sizes { name: "long", pairs: 2, prompt: 512, answers: [3000, 1500], ..base };
+    let wide = Sizes { name: "wide", hidden: 192, layers: 4, heads: 4, vocabulary: 128_256, ..base };
+    for sizes in [&base, &long, &wide] {
+        sizes.write(&shell);
+    }
+    let run = "--batch-size 4 --max-steps 2 --save-steps 0 --reference-cache cache";
+    let cases = [
+        ("4 pairs of 512 + 384", format!("--init base.json --data base.jsonl {run}")),
+        ("2 pairs of 3512 + 1500", format!("--init long.json --data long.jsonl --max-length 4096 {run}")),
+        (
+            "the same, --recompute blocks",
+            format!("--init long.json --data long.jsonl --max-length 4096 --recompute blocks {run}"),
+        ),
+        ("vocabulary 128,256, hidden 192", format!("--init wide.json --data wide.jsonl {run}")),
+        ("the same, --head-rows 128", format!("--init wide.json --data wide.jsonl --head-rows 128 {run}")),
+        ("DPO, reference beforehand", format!("--init base.json --data base.jsonl --objective dpo {run}")),
+        (
+            "evaluation, checkpoints, samples",
+            format!(
+                "--init base.json --data base.jsonl --eval-data base.jsonl --sample-answers 2 --eval-steps 1 {}",
+                run.replace("--save-steps 0", "--save-steps 1")
+            ),
+        ),
+    ];
+    for (what, words) in &cases {
+        assert_within_a_tenth(what, planned_and_measured(&shell, words));
+    }
+    copy_folder(&shell.path().join("run"), &shell.path().join("model"));
+    assert_within_a_tenth(
+        "weights of a folder",
+        planned_and_measured(&shell, &format!("--model model --data base.jsonl {run}")),
+    );
 }
 
 /// Meta-Llama-3-8B's sizes.
@@ -165,6 +422,95 @@ fn eight_billion_parameters_fit_the_gpus_that_they_should() {
     assert_eq!(json["recompute"], "blocks");
     let table = done(&shell, "plan --init 8b.json --device cuda --gpu-memory 80GB").stdout;
     assert!(table.contains("does not fit") && table.contains("--optimizer-state 8bit"), "{table}");
+}
+
+/// Planned with each remedy that a plan proposes, the run fits.
+#[track_caller]
+fn assert_remedies_help(shell: &Shell, words: &str, expected: &[&str]) {
+    let refused = plan(shell, words);
+    assert_eq!(refused["fits"], false, "{words}");
+    let remedies = refused["remedies"].as_array().unwrap();
+    let settings =
+        |remedy: &Value| -> Vec<String> { serde_json::from_value(remedy["settings"].clone()).unwrap() };
+    let proposed: Vec<String> = remedies.iter().map(|remedy| settings(remedy).join(" ")).collect();
+    for expected in expected {
+        assert!(proposed.iter().any(|found| found == expected), "{words}: {proposed:?} without {expected}");
+    }
+    let available = number(&refused["available_bytes"]);
+    for remedy in remedies {
+        let typed = settings(remedy);
+        let replaced: Vec<&str> = typed.iter().map(|setting| setting.split(' ').next().unwrap()).collect();
+        let mut words: Vec<&str> = words.split(' ').collect();
+        // A setting that was given is replaced.
+        while let Some(place) = words.iter().position(|word| replaced.contains(word)) {
+            words.drain(place..place + 2);
+        }
+        let words = format!("{} {}", words.join(" "), typed.join(" "));
+        let fitting = plan(shell, &words);
+        assert_eq!(fitting["fits"], true, "{words}");
+        assert!(number(&remedy["total_bytes"]) <= available, "{remedy}");
+    }
+    let table = done(shell, &format!("plan {words}")).stdout;
+    for found in proposed {
+        assert!(table.contains(&found.replace(" --", " and --")), "no {found}:\n{table}");
+    }
+}
+
+#[test]
+fn what_would_make_a_plan_fit_does() {
+    let shell = Shell::new();
+    llama_3_8b(&shell);
+    assert_remedies_help(
+        &shell,
+        "--init 8b.json --device cuda --gpu-memory 80GB",
+        &["--optimizer-state 8bit"],
+    );
+    // 83 GB are enough for bf16 state, with less to keep for the backward pass.
+    assert_remedies_help(
+        &shell,
+        "--init 8b.json --device cuda --gpu-memory 86GB --recompute none --max-length 2048",
+        &[],
+    );
+    let row = |prompt: usize| {
+        let ids = |len: usize| (0..len).map(|id| id % 90).collect::<Vec<_>>();
+        json!({ "prompt_input_ids": ids(prompt), "chosen_input_ids": ids(900), "rejected_input_ids": ids(700) }).to_string()
+    };
+    shell.write("long.jsonl", (1..5).map(|prompt| row(prompt) + "\n").collect::<String>());
+    let mut config = json(format!("{}/config.json", checkpoint("mqa-linear-tied")));
+    config["max_position_embeddings"] = json!(4096);
+    config["vocab_size"] = json!(50_000);
+    shell.write("wide.json", config.to_string());
+    let words = "--init wide.json --data long.jsonl --device cuda --gpu-memory 1230MB --recompute none";
+    assert_remedies_help(&shell, words, &["--head-rows 128", "--max-length 256"]);
+    // So little that nothing is enough, and a command that would train says so.
+    let table = done(&shell, "plan --init 8b.json --device cuda --gpu-memory 30GB").stdout;
+    assert!(
+        table.contains("No setting makes it fit: with all of them at their smallest it takes 7"),
+        "{table}"
+    );
+}
+
+#[test]
+fn on_cuda_the_arenas_are_the_plan() {
+    let shell = Shell::new();
+    let links = crate::simulator::links();
+    let asft = |line: &str| {
+        let ran = shell.asft_with(
+            &[("LD_LIBRARY_PATH", links.to_str().unwrap())],
+            &line.split_whitespace().collect::<Vec<_>>(),
+        );
+        assert_eq!(ran.code, 0, "{line}\n{}", ran.stderr);
+        ran.stdout
+    };
+    for (dtype, more) in [("f32", "--objective dpo"), ("bf16", "--recompute blocks --optimizer-state 8bit")] {
+        let line =
+            train12("gqa-llama3", dtype, &format!("--max-steps 1 --device cuda --dtype {dtype} {more}"));
+        let planned: Value =
+            serde_json::from_str(&asft(&format!("{} --json", line.replacen("train", "plan", 1)))).unwrap();
+        asft(&line);
+        let last = steps(&shell.path().join(dtype)).pop().unwrap();
+        assert_eq!(last["peak_memory_bytes"], planned["total_bytes"], "{line}");
+    }
 }
 
 #[test]

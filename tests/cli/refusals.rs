@@ -121,7 +121,7 @@ fn settings_that_need_another() {
             "hint: give --per-device-train-batch-size as well, or leave --gradient-accumulation-steps out",
         ],
     );
-    for flag in ["--eval-steps", "--sample-answers"] {
+    for flag in ["--eval-steps", "--sample-answers", "--early-stopping-patience", "--metric-for-best-model"] {
         train_refuses(
             &[flag, "2"],
             &[
@@ -130,6 +130,36 @@ fn settings_that_need_another() {
             ],
         );
     }
+    for (flags, flag, other) in [
+        (
+            &["--eval-split", "0.1", "--load-best-model-at-end"][..],
+            "--load-best-model-at-end",
+            "--eval-steps",
+        ),
+        (
+            &["--eval-split", "0.1", "--early-stopping-patience", "2"],
+            "--early-stopping-patience",
+            "--eval-steps",
+        ),
+        (&["--early-stopping-threshold", "2"], "--early-stopping-threshold", "--early-stopping-patience"),
+        (&["--greater-is-better"], "--greater-is-better", "--metric-for-best-model"),
+    ] {
+        train_refuses(
+            flags,
+            &[
+                &format!("error: {flag} has no effect without {other}"),
+                &format!("hint: give {other} as well, or leave {flag} out"),
+            ],
+        );
+    }
+    train_refuses(
+        &["--eval-split", "0.1", "--metric-for-best-model", "logps/rejected"],
+        &[
+            "error: --greater-is-better is missing",
+            "hint: say whether more of this --metric-for-best-model is better (--greater-is-better) or less \
+             (--greater-is-better=false); its name does not tell",
+        ],
+    );
 }
 
 #[test]
@@ -145,6 +175,8 @@ fn numbers_out_of_range() {
         ("--eval-steps", &["-1"], "at least 0"),
         ("--sample-answers", &["-1"], "at least 0"),
         ("--save-total-limit", &["0"], "at least 1"),
+        ("--early-stopping-patience", &["0"], "at least 1"),
+        ("--early-stopping-threshold", &["-1", "NaN", "inf"], "a finite number, at least 0"),
         ("--logging-steps", &["0"], "at least 1"),
         ("--threads", &["0"], "at least 1"),
         ("--max-tokens-per-batch", &["0"], "at least 1"),

@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use asft::checkpoint::resume::checkpoints;
+
 use crate::golden::*;
 use crate::shell::Shell;
 
@@ -15,16 +17,14 @@ fn recipe(model: &str, output: &str, more: &str) -> String {
 
 /// The folder of a whole run as a kill some steps after `checkpoint-STEP` would have left it, under the same name in
 /// another folder (a model card has the folder's name).
-fn killed_after(shell: &Shell, whole: &Path, step: usize) -> PathBuf {
+pub fn killed_after(shell: &Shell, whole: &Path, step: usize) -> PathBuf {
     let place = shell.path().join(format!("killed-{step}"));
     let run = copy_folder(whole, &place.join(whole.file_name().unwrap()));
-    for name in
-        ["model.safetensors", "config.json", "trainer_state.json", "README.md", "curves.svg", "samples.jsonl"]
-    {
+    for name in ["model.safetensors", "config.json", "trainer_state.json", "README.md", "curves.svg"] {
         std::fs::remove_file(run.join(name)).unwrap();
     }
-    for later in [5, 10].into_iter().filter(|later| *later > step) {
-        std::fs::remove_dir_all(run.join(format!("checkpoint-{later}"))).unwrap();
+    for (_, path) in checkpoints(&run).unwrap().into_iter().filter(|(later, _)| *later > step) {
+        std::fs::remove_dir_all(path).unwrap();
     }
     // The record went on for a step and a half; a save had begun.
     let record = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
@@ -40,7 +40,7 @@ fn killed_after(shell: &Shell, whole: &Path, step: usize) -> PathBuf {
 
 /// Every file of two runs but for times and memory in the record, and for where they lie in run.toml.
 #[track_caller]
-fn assert_same_run(one: &Path, other: &Path) {
+pub fn assert_same_run(one: &Path, other: &Path) {
     for (ours, theirs) in timeless(one).iter().zip(timeless(other)) {
         assert_eq!(*ours, theirs);
     }
@@ -164,6 +164,10 @@ fn a_run_goes_on_from_the_checkpoint_that_is_named() {
     let before = copy_folder(&run, &shell.path().join("before/run"));
     let ran = done(&shell, &format!("{line} --resume run/checkpoint-5"));
     assert!(ran.stderr.contains("resuming after step 5 from run/checkpoint-5"), "{}", ran.stderr);
+    // What lay beyond is no checkpoint of this course of the run, and not deleted either.
+    let aside = run.join("checkpoint-10.set-aside");
+    assert!(contents(&aside) == contents(&before.join("checkpoint-10")));
+    std::fs::remove_dir_all(aside).unwrap();
     assert_same_run(&before, &run);
     for folder in ["run", "nowhere"] {
         let ran = typed(&shell, &format!("{line} --resume {folder}"));
@@ -198,6 +202,137 @@ fn other_settings_are_refused_in_a_table() {
     done(&shell, &format!("{line} --resume"));
 }
 
+/// A mistake in what was typed is told at once, and not after hours of loading: there is nothing here to load.
+#[test]
+fn the_run_folder_is_looked_at_before_anything_is_loaded() {
+    let shell = Shell::new();
+    let line = recipe("mqa-linear-tied", "run", "");
+    done(&shell, &line);
+    let before = contents(&shell.path().join("run"));
+    let unloadable =
+        line.replace(&batch("train12"), "nowhere.jsonl").replace(&checkpoint("mqa-linear-tied"), "no-model");
+    for (more, message) in [
+        ("", "run holds a run already. To continue it:"),
+        ("--lambda 0.5 --resume", "run/checkpoint-10 cannot be resumed with other settings:"),
+        ("--resume run", "run: is no checkpoint"),
+        ("--objective orpo --beta 1 --resume", "orpo: TRL's beta is --lambda here"),
+    ] {
+        let ran = typed(&shell, &format!("{unloadable} {more}"));
+        assert!(ran.code == 2 && ran.stderr.contains(message), "{more}: {}", ran.stderr);
+    }
+    assert!(contents(&shell.path().join("run")) == before, "a file has changed");
+}
+
+/// Not where the files lie is compared but what is in them.
+#[test]
+fn inputs_may_have_moved() {
+    let shell = Shell::new();
+    let sub = shell.path().join("sub");
+    std::fs::create_dir(&sub).unwrap();
+    shell.write("pairs.jsonl", std::fs::read(batch("train12")).unwrap());
+    copy_folder(checkpoint("mqa-linear-tied").as_ref(), &shell.path().join("model"));
+    let line = recipe("model", "whole/run", "")
+        .replace(&checkpoint("model"), "model")
+        .replace(&batch("train12"), "pairs.jsonl");
+    done(&shell, &line);
+    let run = killed_after(&shell, &shell.path().join("whole/run"), 5);
+    // The same files seen from another folder, one of them under another name.
+    std::fs::rename(shell.path().join("pairs.jsonl"), shell.path().join("renamed.jsonl")).unwrap();
+    let line = line.replace("--model model", "--model ../model").replace("pairs.jsonl", "../renamed.jsonl");
+    let line =
+        line.replace("whole/run", &format!("../{}", run.strip_prefix(shell.path()).unwrap().display()));
+    let ran =
+        shell.command().current_dir(&sub).args(line.split_whitespace()).arg("--resume").output().unwrap();
+    let stderr = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.success() && stderr.contains("resuming after step 5"), "{stderr}");
+    let weights = |run: &Path| std::fs::read(run.join("model.safetensors")).unwrap();
+    assert!(weights(&run) == weights(&shell.path().join("whole/run")));
+    // Another model's architecture is another input.
+    let config = shell.path().join("model/config.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 1e-06")).unwrap();
+    let line = line.replace("--max-steps 12", "--max-steps 14");
+    let mut command = shell.command();
+    command.current_dir(&sub).args(line.split_whitespace()).arg("--resume");
+    let ran = command.output().unwrap();
+    let stderr = String::from_utf8(ran.stderr).unwrap();
+    assert!(ran.status.code() == Some(2) && stderr.contains("\n  model    \"../model\" ("), "{stderr}");
+}
+
+#[test]
+fn a_new_end_is_announced_with_what_it_does_to_the_schedule() {
+    let shell = Shell::new();
+    let line = |kind: &str, steps: usize| {
+        let more = format!("--lr-scheduler-type {kind} --max-steps {steps} --save-steps 3");
+        train12("mqa-linear-tied", kind, &more)
+    };
+    for kind in ["linear", "cosine", "constant"] {
+        done(&shell, &line(kind, 6));
+        let ran = done(&shell, &format!("{} --resume", line(kind, 12)));
+        let said = "the run was planned for 6 steps and now has 12";
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+        let rates: Vec<f64> = steps(&shell.path().join(kind))
+            .iter()
+            .map(|line| line["learning_rate"].as_f64().unwrap())
+            .collect();
+        assert_eq!(rates.len(), 12);
+        match kind {
+            "linear" => {
+                // Of 6 steps the seventh has nothing left; of 12 it has the half.
+                assert_eq!((rates[5], rates[6]), (1e-3 / 6.0, 5e-4));
+                let warning = "from step 7 on the learning rate is that of the linear schedule over 12 steps (5.00e-4 at \
+                               step 7 instead of ";
+                assert!(ran.stderr.contains(warning), "{}", ran.stderr);
+            }
+            "cosine" => assert!(ran.stderr.contains("the cosine schedule over 12 steps"), "{}", ran.stderr),
+            _ => assert!(ran.stderr.contains("learning rate 1.00e-3 as before"), "{}", ran.stderr),
+        }
+        let ran = typed(&shell, &format!("{} --resume {kind}/checkpoint-12", line(kind, 4)));
+        let message = format!(
+            "{kind}/checkpoint-12 is the state after step 12, and the run is to have 4 steps; ask for 12 or more"
+        );
+        assert!(ran.code == 2 && ran.stderr.contains(&message), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_result_without_a_checkpoint_is_not_trained_over() {
+    let shell = Shell::new();
+    let line =
+        |steps: usize| train12("mqa-linear-tied", "run", &format!("--max-steps {steps} --save-steps 0"));
+    done(&shell, &line(3));
+    let before = contents(&shell.path().join("run"));
+    let ran = typed(&shell, &format!("{} --resume", line(5)));
+    let message = "run holds the result of a run of 3 steps and no checkpoint, so it cannot go on to step 5";
+    assert!(ran.code == 2 && ran.stderr.contains(message), "{}", ran.stderr);
+    assert!(contents(&shell.path().join("run")) == before, "a file has changed");
+}
+
+#[test]
+fn checkpoints_none_of_which_is_whole_are_not_taken_for_none() {
+    let shell = Shell::new();
+    let line = recipe("mqa-linear-tied", "run", "");
+    done(&shell, &line);
+    let run = killed_after(&shell, &shell.path().join("run"), 5);
+    std::fs::remove_file(run.join("checkpoint-5/asft/optimizer.safetensors")).unwrap();
+    let line = line.replace("--output run", &format!("--output {}", run.display()));
+    let before = std::fs::read(run.join("metrics.jsonl")).unwrap();
+    let ran = typed(&shell, &format!("{line} --resume"));
+    assert!(ran.code == 2 && ran.stderr.contains("are not whole; restore one"), "{}", ran.stderr);
+    assert!(std::fs::read(run.join("metrics.jsonl")).unwrap() == before);
+}
+
+#[test]
+fn a_checkpoint_goes_on_in_another_folder_with_its_record() {
+    let shell = Shell::new();
+    done(&shell, &recipe("mqa-linear-tied", "whole/run", ""));
+    let line = recipe("mqa-linear-tied", "other/run", "--resume whole/run/checkpoint-5");
+    done(&shell, &line);
+    let [whole, other] = ["whole/run", "other/run"].map(|name| shell.path().join(name));
+    std::fs::remove_dir_all(whole.join("checkpoint-5")).unwrap();
+    assert_same_run(&whole, &other);
+}
+
 #[test]
 fn other_data_are_refused() {
     let shell = Shell::new();
@@ -213,7 +348,10 @@ fn other_data_are_refused() {
     shell.write("pairs.jsonl", pairs.replacen("[42, 53, 53,", "[42, 53, 54,", 1));
     let ran = typed(&shell, &format!("{line} --resume"));
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("checkpoint-5 was trained on other data"), "{}", ran.stderr);
+    let message = "checkpoint-5 cannot be resumed with other inputs";
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    let row = ran.stderr.lines().find(|line| line.trim_start().starts_with("data ")).unwrap();
+    assert_eq!(row.matches("[\"pairs.jsonl\"] (").count(), 2, "{row}");
     assert!(contents(&run) == before, "a file has changed");
     shell.write("pairs.jsonl", &pairs);
     done(&shell, &format!("{line} --resume"));
@@ -263,9 +401,11 @@ fn a_finished_run_can_be_made_longer() {
     done(&shell, &line("run", 4));
     let ran = done(&shell, &format!("{} --resume", line("run", 8)));
     assert!(ran.stderr.contains("resuming after step 3"), "{}", ran.stderr);
-    // But for what the first checkpoint says of the run's length, everything is that of the long run.
+    // But for what the first checkpoint says of the length that was planned, everything is that of the long run.
     let (long, run) = (shell.path().join("long/run"), shell.path().join("run"));
-    for name in ["README.md", "trainer_state.json"].map(|name| format!("checkpoint-3/{name}")) {
+    for name in
+        ["README.md", "trainer_state.json", "asft/state.json"].map(|name| format!("checkpoint-3/{name}"))
+    {
         std::fs::copy(long.join(&name), run.join(&name)).unwrap();
     }
     assert_same_run(&long, &run);

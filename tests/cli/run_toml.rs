@@ -84,10 +84,31 @@ fn run_toml_gives_the_configuration_back() {
         ],
         &[
             "--data=x \"quoted\" \\ name\n",
+            "--data=y:0.7",
+            "--data=z:0.5:1",
+            "--max-samples=8",
+            "--max-eval-samples=9",
+            "--strict",
+            "--no-cache",
             "--eval-data=e",
             "--eval-data=f",
             "--eval-steps=2",
             "--sample-answers=3",
+        ],
+        &[
+            "--eval-split=0.1",
+            "--metric-for-best-model=loss",
+            "--log-command=cat > 'a b'",
+            "--skip-nonfinite",
+        ],
+        &[
+            "--eval-split=0.1",
+            "--eval-steps=5",
+            "--load-best-model-at-end",
+            "--metric-for-best-model=rewards/rejected",
+            "--greater-is-better=false",
+            "--early-stopping-patience=3",
+            "--early-stopping-threshold=0.01",
         ],
         &[
             "--eval-split=0.02",
@@ -111,6 +132,8 @@ fn run_toml_gives_the_configuration_back() {
             "--no-shuffle",
             "--seed=9223372036854775807",
         ],
+        &["--chat-template=chatml", "--template-date=2024-07-26"],
+        &["--chat-template=./chatml"],
         &[
             "--device=cpu",
             "--threads=3",
@@ -154,9 +177,14 @@ proptest! {
     }
 }
 
+/// `--flag` of `--flag=value`.
+fn name_of(flag: &str) -> Option<&str> {
+    flag.split('=').next()
+}
+
 #[test]
 fn a_resume_may_change_the_end_the_intervals_and_the_place() {
-    let held: &[&str] = &["--eval-split=0.5"];
+    let held: &[&str] = &["--eval-split=0.5", "--eval-steps=3", "--early-stopping-patience=2"];
     let base = resolved(held);
     let same = [
         "--max-steps=9",
@@ -166,16 +194,29 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         "--save-steps=9",
         "--save-total-limit=9",
         "--logging-steps=9",
+        "--log-command=9",
+        "--early-stopping-patience=9",
+        "--early-stopping-threshold=9",
+        "--skip-nonfinite",
         "--output=9",
         "--reference-cache=9",
         "--device=cpu",
         "--threads=9",
         "--resume",
         "--overwrite-output-dir",
+        "--strict",
+        "--no-cache",
+        "--data-cache=9",
+        // What is found there is compared, not where it lies.
+        "--model=9",
+        "--data=9",
+        "--data=d:0.5",
     ];
     let other = [
-        "--data=9",
+        "--max-samples=9",
         "--max-length=9",
+        "--chat-template=9",
+        "--template-date=2009-09-09",
         "--no-shuffle",
         "--c=9",
         "--lambda=9",
@@ -184,7 +225,9 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         "--nll-reduction=token",
         "--nll-on=response",
         "--label-smoothing=9",
-        "--reference=9",
+        "--load-best-model-at-end",
+        "--metric-for-best-model=rewards/margins",
+        "--greater-is-better",
         "--batch-size=9",
         "--per-device-train-batch-size=128",
         "--learning-rate=9",
@@ -202,10 +245,9 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         "--head-rows=9",
     ];
     let changed = |flag: &str| {
-        let mut typed = vec!["--model=m", "--eval-split=0.5", flag];
-        typed.extend(
-            ["--data=d", "--output=o"].iter().filter(|given| !flag.starts_with(&given[..given.len() - 1])),
-        );
+        let given = ["--model=m", "--data=d", "--output=o"].iter().chain(held);
+        let mut typed: Vec<&str> = given.copied().filter(|given| name_of(given) != name_of(flag)).collect();
+        typed.push(flag);
         arguments(&typed).resolve(rate).expect("flags that agree")
     };
     for flag in same {
@@ -251,8 +293,18 @@ fn the_help_text_tells_the_defaults() {
         }
         compared.push(key);
     }
-    let words =
-        ["reference", "reference_cache", "learning_rate", "save_total_limit", "save_dtype", "threads"];
+    let words = [
+        "template_date",
+        "data_cache",
+        "reference",
+        "reference_cache",
+        "learning_rate",
+        "metric_for_best_model",
+        "greater_is_better",
+        "save_total_limit",
+        "save_dtype",
+        "threads",
+    ];
     let device =
         ["dtype", "optimizer_state", "head_logits", "recompute", "max_tokens_per_batch", "head_rows"];
     assert_eq!(in_words, [&words[..], &device].concat());

@@ -347,8 +347,10 @@ fn the_quickstart_starts_and_starts_again() {
     assert!(lines.iter().any(|line| line.starts_with("  reverse: rain ship bell -> ")), "{lines:?}");
     assert!(first.stderr.contains("evaluation after step 0: ") && !first.stdout.contains("evaluation after"));
     let samples = crate::golden::lines(run.join("samples.jsonl"));
-    assert_eq!(samples.len(), 2);
-    assert_eq!(samples[0]["expected"], "bell ship rain");
+    let steps: Vec<u64> = samples.iter().map(|sample| sample["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 0, 3, 3]);
+    assert_eq!(samples[2]["expected"], "bell ship rain");
+    assert!(first.stderr.contains("sampled answers after step 3: 0 of 2 exactly right"), "{}", first.stderr);
     // The same but for the seconds in the first line.
     let rest = |text: &str| text.lines().skip(2).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(rest(&first.stdout), rest(&second.stdout));

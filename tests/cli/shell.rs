@@ -39,7 +39,7 @@ impl Shell {
                 command.env_remove(name);
             }
         }
-        command.env_remove("NO_COLOR").env("XDG_CACHE_HOME", "/cache");
+        command.env_remove("NO_COLOR").env("XDG_CACHE_HOME", self.path().join("cache-home"));
         command
     }
 

@@ -1,10 +1,13 @@
 //! Whole files: reports, line numbers in errors, scoring, fingerprints, the evaluation split.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use asft::data::dataset::{Kinds, LoadReport};
-use asft::data::{DataError, Dataset, EncodeConfig, Reason, Role, Skipped, load, load_rows};
+use asft::data::report::Kinds;
+use asft::data::{
+    DataError, Dataset, EncodeConfig, LoadReport, Numbering, Place, Reason, Role, Skipped, load, load_rows,
+};
+use asft::progress::Silent;
 
 use crate::fixture::{bare_encoder, config, encoder, file, group};
 
@@ -12,6 +15,10 @@ fn tokens(prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> String {
     format!(
         r#"{{"prompt_input_ids":{prompt:?},"chosen_input_ids":{chosen:?},"rejected_input_ids":{rejected:?}}}"#
     )
+}
+
+fn line(path: &Path, number: usize) -> Place {
+    Place::new(path, Numbering::Lines, number)
 }
 
 fn refused(lines: &[&str], config: EncodeConfig) -> String {
@@ -26,35 +33,37 @@ const TEXT: &str = r#"{"prompt":"Hello","chosen":" world","rejected":" dog"}"#;
 fn a_file_is_loaded_in_order_and_reported() {
     let chat = r#"{"prompt":[{"role":"user","content":"Hello"}],"chosen":[{"role":"assistant","content":"a"}],"rejected":[{"role":"assistant","content":"b"}]}"#;
     let long = tokens(&[1; 38], &[2, 3, 4], &[2]);
-    let lines = [
-        TEXT,
-        "",
-        chat,
-        &long,
-        r#"{"prompt":"p","chosen":"","rejected":"r"}"#,
-        &tokens(&[1; 40], &[2], &[3]),
-        &tokens(&[7], &[8], &[8]),
-    ];
-    let (_folder, path) = file(&lines);
+    let (_texts, texts) = file(&[TEXT, "", r#"{"prompt":"p","chosen":"","rejected":"r"}"#]);
+    let (_chats, chats) = file(&[chat]);
+    let (_tokens, path) = file(&[&long, "", &tokens(&[1; 40], &[2], &[3]), &tokens(&[7], &[8], &[8])]);
     let bounded = EncodeConfig { max_length: Some(40), eos_ids: vec![4], ..config() };
-    let dataset = load(std::slice::from_ref(&path), &encoder("llama3", bounded)).unwrap();
+    let files = [texts.clone(), chats, path.clone()];
+    let dataset = load(&files, &encoder("llama3", bounded)).unwrap();
     let rows: Vec<_> = dataset.groups.iter().map(|group| group.row).collect();
-    assert_eq!(rows, [0, 1, 2, 5]);
+    assert_eq!(rows, [0, 2, 3, 5]);
     let report = &dataset.report;
     assert_eq!(report.rows, 6);
     assert_eq!(report.kinds, Kinds { text: 2, conversation: 1, tokens: 3 });
     assert_eq!(
         report.dropped,
         [
-            Skipped { row: 3, line: 5, reason: Reason::Empty(Role::Chosen) },
-            Skipped { row: 4, line: 6, reason: Reason::PromptTooLong },
+            Skipped { row: 1, line: 3, reason: Reason::Empty(Role::Chosen) },
+            Skipped { row: 4, line: 3, reason: Reason::PromptTooLong },
         ]
     );
-    assert_eq!(report.dropped_summary(), "1 empty chosen (line 5); 1 prompt of max-length or more (line 6)");
+    let (texts, tokens) = (texts.display(), path.display());
+    let summary =
+        format!("1 empty chosen (line {texts}:3); 1 prompt of max-length or more (line {tokens}:3)");
+    assert_eq!(report.dropped_summary(), summary);
+    let shapes: Vec<String> =
+        report.files.iter().map(|file| file.shape.as_ref().unwrap().shape.to_string()).collect();
+    let expected = ["strings", "message lists"].map(|kind| format!("prompt, chosen, rejected as {kind}"));
+    assert_eq!(shapes[..2], expected);
+    assert_eq!(shapes[2], "prompt_input_ids, chosen_input_ids, rejected_input_ids as token ids");
     assert_eq!((report.truncated_answers, report.lost_ends, report.identical_answers), (1, 1, 1));
     assert_eq!(report.moved_splits, 0);
     assert_eq!(report.longest, 40);
-    assert_eq!(report.locate(2), Some((path.as_path(), 4)));
+    assert_eq!(report.locate(4), Some(line(&path, 3)));
     assert_eq!(report.locate(6), None);
     assert_eq!(LoadReport::default().locate(0), None);
 }
@@ -84,8 +93,8 @@ fn rows_go_on_counting_from_file_to_file() {
     let dataset = load(&[first.clone(), second.clone()], &encoder("llama3", config())).unwrap();
     let rows: Vec<_> = dataset.groups.iter().map(|group| group.row).collect();
     assert_eq!(rows, [0, 1, 2]);
-    assert_eq!(dataset.report.locate(1), Some((first.as_path(), 3)));
-    assert_eq!(dataset.report.locate(2), Some((second.as_path(), 2)));
+    assert_eq!(dataset.report.locate(1), Some(line(&first, 3)));
+    assert_eq!(dataset.report.locate(2), Some(line(&second, 2)));
     assert_eq!(dataset.report.dropped_summary(), format!("1 empty rejected (line {}:3)", second.display()));
 }
 
@@ -126,7 +135,7 @@ fn nothing_usable_is_an_error() {
 #[test]
 fn scoring_reports_every_row_in_order() {
     let (_folder, path) = file(&[TEXT, r#"{"prompt":"p","chosen":"","rejected":"r"}"#, "", TEXT]);
-    let (rows, report) = load_rows(&path, &encoder("llama3", config())).unwrap();
+    let (rows, report) = load_rows(&path, &encoder("llama3", config()), &mut Silent).unwrap();
     assert_eq!(report.rows, rows.len());
     assert_eq!(rows.len(), 3);
     assert_eq!(rows[0].as_ref().unwrap().row, 0);
@@ -134,8 +143,8 @@ fn scoring_reports_every_row_in_order() {
     assert_eq!((skipped.row, skipped.line, skipped.reason.to_string().as_str()), (1, 2, "empty chosen"));
     assert_eq!(rows[2].as_ref().unwrap().row, 2);
     let (_folder, empty) = file(&[]);
-    assert_eq!(load_rows(&empty, &encoder("llama3", config())).unwrap().0, []);
-    assert!(load_rows(&PathBuf::from("no/such.jsonl"), &encoder("llama3", config())).is_err());
+    assert_eq!(load_rows(&empty, &encoder("llama3", config()), &mut Silent).unwrap().0, []);
+    assert!(load_rows(&PathBuf::from("no/such.jsonl"), &encoder("llama3", config()), &mut Silent).is_err());
 }
 
 #[test]
@@ -157,6 +166,20 @@ fn the_fingerprint_is_of_the_tokens_and_their_borders() {
     assert_ne!(two(1, 2), two(2, 1));
     // Computed with the Python package xxhash 4.1 over the documented layout.
     assert_eq!(base, REFERENCE);
+}
+
+#[test]
+fn the_fingerprint_is_of_the_masks_too() {
+    let print = |mask: Option<&[bool]>| {
+        let mut group = group(0, &[1, 2], &[3, 4], &[4]);
+        group.answers[0].scored = mask.map(<[bool]>::to_vec);
+        Dataset::new(vec![group], LoadReport::default()).fingerprint
+    };
+    assert_eq!(print(None), print(Some(&[true, true])), "a mask of every token is none");
+    let masked = [print(None), print(Some(&[false, true])), print(Some(&[true, false]))];
+    assert!(masked[0] != masked[1] && masked[1] != masked[2] && masked[2] != masked[0]);
+    // As above, of 2,1,2, 2,0,0, 2,0,1, 2,3,4, 1,1, 1,4: a masked answer's role has a 0 beside it and the mask after it.
+    assert_eq!(masked[1], 0x3b40_f9a4_6af3_17c4);
 }
 
 /// `xxhash.xxh3_64_intdigest` of 2,1,2, 1,0, 1,3, 1,1, 1,4: lengths as u64, ids and roles as u32, little-endian.

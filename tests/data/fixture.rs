@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use asft::data::{Answer, ChatTemplate, EncodeConfig, Encoder, Group, Role, Tokenizer};
+use asft::data::{
+    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Numbering, Role,
+    TemplateChoice, TemplateDate, Tokenizer,
+};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The folder that `make_golden.py` made.
@@ -19,16 +23,34 @@ pub fn tokenizer() -> Tokenizer {
 }
 
 pub fn config() -> EncodeConfig {
-    EncodeConfig { vocab_size: 420, max_length: None, eos_ids: Vec::new(), keep_text: false }
+    EncodeConfig { vocab_size: 420, ..EncodeConfig::default() }
 }
 
 /// An encoder with one of the golden templates.
-pub fn encoder(template: &str, config: EncodeConfig) -> Encoder {
+pub fn encoder(name: &str, config: EncodeConfig) -> Encoder {
     let tokenizer = tokenizer();
-    let path = golden().join("templates").join(format!("{template}.jinja"));
-    let source = std::fs::read_to_string(&path).unwrap();
-    let template = ChatTemplate::new(source, &path, &tokenizer).unwrap();
+    let template = template(name, &tokenizer);
     Encoder::new(Some(tokenizer), Some(template), config)
+}
+
+/// A row as it is read by itself, or the words of the error.
+pub fn read(row: &Value) -> Result<Example, String> {
+    let (columns, map) = (row.as_object().unwrap(), ColumnMap::default());
+    let shape = FileShape::of(columns, (Numbering::Lines, 1), &map, false);
+    shape.and_then(|shape| shape.read(columns, &map)).map_err(|error| error.to_string())
+}
+
+/// One of the golden templates, or a built-in one as `built-in NAME`.
+pub fn template(name: &str, tokenizer: &Tokenizer) -> ChatTemplate {
+    dated_template(name, tokenizer, None)
+}
+
+pub fn dated_template(name: &str, tokenizer: &Tokenizer, date: Option<TemplateDate>) -> ChatTemplate {
+    let choice = match name.strip_prefix("built-in ") {
+        Some(name) => TemplateChoice::parse(Path::new(name)),
+        None => TemplateChoice::File(golden().join("templates").join(format!("{name}.jinja"))),
+    };
+    ChatTemplate::new(choice.load().unwrap(), tokenizer, date).unwrap()
 }
 
 /// For rows of token ids: no tokenizer, no template.
@@ -46,9 +68,9 @@ pub fn file(lines: &[&str]) -> (TempDir, PathBuf) {
 
 /// A group of made-up tokens.
 pub fn group(row: usize, prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Group {
-    let answer = |role, ids: &[u32]| Answer { role, ids: ids.to_vec(), text: None };
+    let answer = |role, ids: &[u32]| Answer { role, ids: ids.to_vec(), scored: None, text: None };
     let answers = vec![answer(Role::Chosen, chosen), answer(Role::Rejected, rejected)];
-    Group { row, prompt: prompt.to_vec(), answers, reference: None }
+    Group { row, prompt: prompt.to_vec(), answers, annotations: None }
 }
 
 /// A group of these lengths with tokens that depend on the row.

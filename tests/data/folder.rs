@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use asft::data::{ChatTemplate, DataError, Encoder, Message, Tokenizer};
+use asft::data::template::{RenderError, Variables};
+use asft::data::template_source::Origin;
+use asft::data::{ChatTemplate, DataError, Encoder, Message, TemplateText, Tokenizer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -35,7 +37,8 @@ fn refused(folder: &TempDir) -> String {
 }
 
 fn template(folder: &TempDir) -> Option<ChatTemplate> {
-    ChatTemplate::from_folder(folder.path(), &load(folder.path())).unwrap()
+    let text = TemplateText::of_folder(folder.path()).unwrap()?;
+    Some(ChatTemplate::new(text, &load(folder.path()), None).unwrap())
 }
 
 fn rendered(folder: &TempDir) -> String {
@@ -134,13 +137,90 @@ fn the_jinja_file_wins_over_the_configuration() {
 fn todays_date_is_refused_and_explained() {
     let dated = with(&[("chat_template.jinja", json!("\n{{ strftime_now('%d %b %Y') }}"))]);
     let error = template(&dated).unwrap().render(&[], false).unwrap_err();
-    let asft::data::template::RenderError::Failed { message, line } = error else { panic!("{error:?}") };
+    let RenderError::Failed { message, line } = error else { panic!("{error:?}") };
     assert_eq!(line, 2);
     assert_eq!(
         message,
         "unknown function: strftime_now is unknown; \
-         there is no today's date while training, or token ids would change at midnight"
+         there is no today's date while training, or token ids would change at midnight: \
+         give one with --template-date YYYY-MM-DD"
     );
+}
+
+/// A template of this text over the golden tokenizer.
+fn template_of(source: &str) -> ChatTemplate {
+    let text = TemplateText { source: source.to_owned(), origin: Origin::File("x.jinja".into()) };
+    ChatTemplate::new(text, &load(&folder()), None).unwrap()
+}
+
+#[test]
+fn special_tokens_that_the_tokenizer_lacks_are_named() {
+    let source = "{{ '<|eot_id|>' }}<|im_start|>{{ '<|python_tag|><|eom_id|>' }}{# <|eom_id|> #}<| no |><||>{{ '<|' ~ x ~ '|>' }}<|end";
+    assert_eq!(
+        template_of(source).unknown_special_tokens(&load(&folder())),
+        ["<|python_tag|>", "<|eom_id|>"]
+    );
+    // In the vocabulary, but not special: encoded as one token only where the text around it allows.
+    let mut json: Value =
+        serde_json::from_slice(&std::fs::read(folder().join("tokenizer.json")).unwrap()).unwrap();
+    let added = json["added_tokens"].as_array_mut().unwrap();
+    added.iter_mut().find(|token| token["content"] == "<|im_end|>").unwrap()["special"] = false.into();
+    let plain = with(&[("tokenizer.json", json)]);
+    let template = template_of("<|im_start|>{{ messages }}<|im_end|>");
+    assert_eq!(template.unknown_special_tokens(&load(plain.path())), ["<|im_end|>"]);
+}
+
+#[test]
+fn a_turn_ends_with_the_special_token_after_its_words() {
+    let end = |source: &str| {
+        let tokenizer = load(&folder());
+        template_of(source).end_of_turn(&tokenizer).map(|id| tokenizer.decode(&[id], false).unwrap())
+    };
+    let turns = "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.content }}";
+    assert_eq!(end(&format!("{turns} .<|im_end|><|eot_id|>{{% endfor %}}")).as_deref(), Some("<|im_end|>"));
+    assert_eq!(end(&format!("{turns}\n{{% endfor %}}<|eot_id|>")).as_deref(), Some("<|eot_id|>"));
+    assert_eq!(end(&format!("{turns}\n{{% endfor %}}{{{{ bos_token }}}}")), None);
+    assert_eq!(end("{{ raise_exception('no') }}"), None);
+}
+
+#[test]
+fn content_in_parts_becomes_text_where_the_template_knows_only_text() {
+    let render = |source: &str, content: Value| {
+        let message: Message = serde_json::from_value(json!({"role": "user", "content": content})).unwrap();
+        template_of(source).render(&[&message], false)
+    };
+    let parts = json!([{"type": "text", "text": "Hello, "}, {"type": "text", "text": "you"}, "!"]);
+    let text_only = "{{ messages[0].content | trim }}";
+    assert_eq!(render(text_only, parts.clone()).unwrap(), "Hello, you!");
+    let both = "{% if messages[0].content is string %}{{ messages[0].content }}{% else %}\
+                {% for part in messages[0].content %}{{ part.text }}{% endfor %}{% endif %}";
+    assert_eq!(render(both, parts).unwrap(), "Hello, you");
+    let with_image = json!([{"type": "text", "text": "Hello"}, {"type": "image", "url": "x"}]);
+    let failed = RenderError::Failed {
+        message: "content of type \"image\", and the template takes only text".to_owned(),
+        line: 0,
+    };
+    assert_eq!(render(text_only, with_image.clone()), Err(failed));
+    assert_eq!(render(both, with_image).unwrap(), "Hello");
+}
+
+#[test]
+fn a_row_may_not_replace_what_the_program_gives_the_template() {
+    let more = [("messages".to_owned(), json!([]))].into_iter().collect();
+    let variables = Variables { more, ..Variables::default() };
+    let failed = template_of("x").render_with(&[], false, &variables).unwrap_err();
+    let RenderError::Failed { message, .. } = failed else { panic!("{failed:?}") };
+    assert_eq!(message, "chat_template_kwargs may not hold \"messages\"");
+}
+
+#[test]
+fn line_ends_of_other_systems_are_line_ends() {
+    let rendered = |source: &str| template_of(source).render(&[], false).unwrap();
+    let source = "a\n{% if true %}\nb\n{% endif %}\nc\n";
+    for end in ["\r\n", "\r"] {
+        assert_eq!(rendered(&source.replace('\n', end)), rendered(source), "{end:?}");
+    }
+    assert_eq!(rendered(source), "a\nb\nc");
 }
 
 #[test]
@@ -164,7 +244,8 @@ fn wrong_files_are_named() {
     );
     assert_eq!(
         refused(&file("tokenizer_config.json", json!({"chat_template": [{"name": "rag", "template": "x"}]}))),
-        "tokenizer_config.json: chat_template is a list without a template named \"default\""
+        "tokenizer_config.json: chat_template is a list without a template named \"default\" \
+         (its names: rag); save the one you want as a file and give it with --chat-template FILE"
     );
     assert_eq!(
         refused(&file("tokenizer_config.json", json!({"chat_template": 3}))),

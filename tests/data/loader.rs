@@ -4,14 +4,16 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use asft::data::dataset::{FileRows, LoadReport};
 use asft::data::order::permutation;
-use asft::data::{DataError, Dataset, Loader, LoaderConfig, Role, Spans, Step, StepTotals};
+use asft::data::{
+    DataError, Dataset, FileRows, LoadReport, Loader, LoaderConfig, Role, Roles, Spans, Step, StepTotals,
+    Work,
+};
 use proptest::prelude::*;
 
 use crate::fixture::group_of;
 
-const BOTH: Spans = Spans { prompt: false, rejected: true };
+const BOTH: Spans = Spans { prompt: false, answers: Roles::PAIR };
 
 fn config(batch_size: usize) -> LoaderConfig {
     LoaderConfig {
@@ -22,6 +24,7 @@ fn config(batch_size: usize) -> LoaderConfig {
         row_budget: 0,
         parts: None,
         spans: BOTH,
+        scored: None,
     }
 }
 
@@ -128,7 +131,7 @@ fn first_fit_by_decreasing_length() {
     let lengths = [6, 9, 2, 4, 3, 5];
     let groups = lengths.iter().enumerate().map(|(row, length)| group_of(row, length - 1, 1, 1)).collect();
     let data = Arc::new(Dataset::new(groups, LoadReport::default()));
-    let spans = Spans { prompt: false, rejected: false };
+    let spans = Spans { prompt: false, answers: Roles::CHOSEN };
     let config = LoaderConfig { shuffle: false, token_budget: 10, spans, ..config(6) };
     let step = &steps(&data, &config, 1, 1)[0];
     let batches: Vec<Vec<u32>> =
@@ -143,6 +146,7 @@ fn a_row_that_fits_nowhere_is_named_when_the_loader_is_made() {
         path: PathBuf::from("train.jsonl"),
         first_row: 0,
         lines: (1..=8).map(|line| 2 * line).collect(),
+        ..FileRows::default()
     };
     let report = LoadReport { files: vec![file], ..LoadReport::default() };
     let data = Arc::new(Dataset::new(groups, report));
@@ -158,7 +162,7 @@ fn a_row_that_fits_nowhere_is_named_when_the_loader_is_made() {
          10 would be enough for every row, or lower the maximum length"
     );
     // Without rejected answers the same row fits.
-    let chosen_only = Spans { prompt: false, rejected: false };
+    let chosen_only = Spans { prompt: false, answers: Roles::CHOSEN };
     assert_eq!(
         refused(LoaderConfig { token_budget: 18, spans: chosen_only, ..config(2) }),
         "row 7 (train.jsonl:16) needs a micro-batch of 19 tokens, the budget is 18; \
@@ -178,7 +182,8 @@ fn senseless_settings_are_refused() {
     assert_eq!(refused(dataset(0), config(1), 1), "the data set has no rows to make steps of");
     for hollow in [group_of(0, 0, 1, 1), group_of(0, 1, 0, 1), group_of(0, 1, 1, 0)] {
         let data = Arc::new(Dataset::new(vec![group_of(0, 1, 1, 1), hollow], LoadReport::default()));
-        assert_eq!(refused(data, config(1), 1), "the data set has a prompt or an answer without tokens");
+        let expected = "the data set has a prompt without tokens or an answer without scored tokens";
+        assert_eq!(refused(data, config(1), 1), expected);
     }
     assert_eq!(refused(dataset(1), config(0), 1), "the batch size must be at least 1");
     let no_parts = LoaderConfig { parts: Some(0), ..config(1) };
@@ -221,7 +226,7 @@ proptest! {
         lengths in proptest::collection::vec((1usize..9, 1usize..9, 1usize..9), 1..40),
         batch_size in 1usize..12,
         slack in (0usize..30, 0usize..30),
-        spans in (any::<bool>(), any::<bool>()).prop_map(|(prompt, rejected)| Spans { prompt, rejected }),
+        spans in (any::<bool>(), any::<bool>()).prop_map(|(prompt, rejected)| Spans { prompt, answers: Roles::CHOSEN.with(Role::Rejected, rejected) }),
         seed in any::<u64>(),
     ) {
         let groups: Vec<_> = lengths.iter().enumerate().map(|(row, (p, c, r))| group_of(row, *p, *c, *r)).collect();
@@ -229,11 +234,11 @@ proptest! {
         let token_budget = largest(&|group| spans.tokens(group)) + slack.0;
         let row_budget = largest(&|group| spans.rows(group)) + slack.1;
         let data = Arc::new(Dataset::new(groups.clone(), LoadReport::default()));
-        let config = LoaderConfig { seed, shuffle: true, batch_size, token_budget, row_budget, parts: None, spans };
+        let config = LoaderConfig { seed, shuffle: true, batch_size, token_budget, row_budget, parts: None, spans, scored: None };
         let per_epoch = Loader::steps_per_epoch(groups.len(), batch_size);
         let extent = Loader::measure(data.clone(), config.clone(), 1, 2 * per_epoch).unwrap();
         let loader = Loader::new(data, config, 1, 2 * per_epoch).unwrap();
-        let mut largest = (0, 0, 0, 0);
+        let (mut largest, mut all_batches, mut work) = ((0, 0, 0, 0), 0, Work::default());
         let mut seen = vec![0; groups.len()];
         for step in loader {
             let rows = rows(&step);
@@ -241,7 +246,7 @@ proptest! {
             let of_step: Vec<_> = rows.iter().map(|row| &groups[*row]).collect();
             prop_assert_eq!(step.totals, StepTotals::of(of_step.iter().copied()));
             let chosen: usize = of_step.iter().map(|group| group.answer(Role::Chosen).unwrap().ids.len()).sum();
-            prop_assert_eq!(step.totals.chosen_tokens, chosen);
+            prop_assert_eq!(step.totals.answer_tokens[Role::Chosen], chosen);
             for batch in &step.batches {
                 prop_assert_eq!(batch.check(), Ok(()));
                 prop_assert!(batch.ids.len() <= token_budget && batch.gather.len() <= row_budget);
@@ -249,6 +254,8 @@ proptest! {
                 largest.0 = largest.0.max(batch.ids.len());
                 largest.1 = largest.1.max(batch.gather.len());
                 largest.2 = largest.2.max(batch.groups.len());
+                all_batches += 1;
+                work = work + Work::of_batch(batch);
             }
             largest.3 = largest.3.max(step.batches.len());
             for row in rows {
@@ -257,5 +264,6 @@ proptest! {
         }
         prop_assert!(seen.iter().all(|times| *times == 2), "two epochs");
         prop_assert_eq!((extent.tokens, extent.rows, extent.groups, extent.batches), largest);
+        prop_assert_eq!((extent.all_batches, extent.work), (all_batches, work));
     }
 }

@@ -1,6 +1,6 @@
 //! The packed layout, against what it stands for: each scored token with exactly the context it is predicted from.
 
-use asft::data::{Batch, BatchGroup, Group, Reference, Role, Segment, Span, Spans, StepTotals, pack};
+use asft::data::{Batch, BatchGroup, ByRole, Group, Role, Roles, Segment, Span, Spans, StepTotals, pack};
 use proptest::prelude::*;
 
 use crate::fixture::group;
@@ -16,10 +16,13 @@ fn expected(group: &Group, spans: Spans) -> Vec<Prediction> {
             .extend((1..group.prompt.len()).map(|end| (group.prompt[..end].to_vec(), group.prompt[end])));
     }
     for answer in &group.answers {
-        if answer.role == Role::Rejected && !spans.rejected {
+        if answer.role == Role::Rejected && !spans.answers.contains(Role::Rejected) {
             continue;
         }
         for (end, target) in answer.ids.iter().enumerate() {
+            if answer.scored.as_ref().is_some_and(|scored| !scored[end]) {
+                continue;
+            }
             predictions.push(([&group.prompt, &answer.ids[..end]].concat(), *target));
         }
     }
@@ -40,6 +43,11 @@ fn context(batch: &Batch, row: u32) -> Vec<u32> {
     seen.into_iter().map(|row| batch.ids[row]).collect()
 }
 
+fn scored_tokens(group: &Group, role: Role) -> usize {
+    let answer = group.answer(role).unwrap();
+    (0..answer.ids.len()).filter(|at| answer.scored.as_ref().is_none_or(|scored| scored[*at])).count()
+}
+
 fn scored(batch: &Batch, span: Option<Span>) -> Vec<Prediction> {
     let rows = span.map_or(0..0, Span::range);
     rows.map(|row| (context(batch, batch.gather[row]), batch.targets[row])).collect()
@@ -49,15 +57,24 @@ fn ids(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
     proptest::collection::vec(0u32..12, len)
 }
 
+/// Which tokens of an answer are scored: all, or some of as many as an answer can have.
+fn mask() -> impl Strategy<Value = Option<Vec<bool>>> {
+    proptest::option::of(proptest::collection::vec(any::<bool>(), 9))
+}
+
 fn groups() -> impl Strategy<Value = Vec<Group>> {
-    let one = (ids(1..9), ids(1..9), ids(1..9), any::<bool>());
+    let one = (ids(1..9), ids(1..9), ids(1..9), [mask(), mask()], any::<bool>());
     proptest::collection::vec(one, 0..7).prop_map(|all| {
-        let each = all.into_iter().enumerate().map(|(row, (prompt, chosen, rejected, swap))| {
+        let each = all.into_iter().enumerate().map(|(row, (prompt, chosen, rejected, masks, swap))| {
             let mut group = group(row * 3, &prompt, &chosen, &rejected);
+            for (answer, mask) in group.answers.iter_mut().zip(masks) {
+                let fitted = mask.map(|mask| mask[..answer.ids.len()].to_vec());
+                answer.scored = fitted.filter(|scored| scored.contains(&true));
+            }
             if swap {
                 group.answers.reverse();
             }
-            group.reference = Some(Reference { chosen: row as f64, rejected: 0.5 });
+            group.annotations_mut().soft_label = Some(row as f64);
             group
         });
         each.collect()
@@ -65,7 +82,10 @@ fn groups() -> impl Strategy<Value = Vec<Group>> {
 }
 
 fn spans() -> impl Strategy<Value = Spans> {
-    (any::<bool>(), any::<bool>()).prop_map(|(prompt, rejected)| Spans { prompt, rejected })
+    (any::<bool>(), any::<bool>()).prop_map(|(prompt, rejected)| Spans {
+        prompt,
+        answers: Roles::CHOSEN.with(Role::Rejected, rejected),
+    })
 }
 
 proptest! {
@@ -77,23 +97,24 @@ proptest! {
         prop_assert_eq!(batch.groups.len(), groups.len());
         let mut rows = 0;
         for (place, (entry, group)) in batch.groups.iter().zip(&groups).enumerate() {
-            prop_assert_eq!((entry.group as usize, entry.row, entry.reference), (place, group.row, group.reference));
+            prop_assert_eq!((entry.group as usize, entry.row), (place, group.row));
+            prop_assert_eq!(entry.annotations(), group.annotations());
             let mut found = Vec::new();
-            for span in [entry.prompt, entry.chosen, entry.rejected] {
+            for span in [entry.prompt, entry.chosen(), entry.rejected()] {
                 found.extend(scored(&batch, span));
                 rows += span.map_or(0, |span| span.len as usize);
             }
             let mut expected = expected(group, spans);
-            if group.answers[0].role == Role::Rejected && spans.rejected {
+            if group.answers[0].role == Role::Rejected && spans.answers.contains(Role::Rejected) {
                 // Spans are laid out chosen first, whatever the order in the group.
-                let chosen = group.answer(Role::Chosen).unwrap().ids.len();
-                let at = expected.len() - chosen - group.answer(Role::Rejected).unwrap().ids.len();
+                let [chosen, rejected] = [Role::Chosen, Role::Rejected].map(|role| scored_tokens(group, role));
+                let at = expected.len() - chosen - rejected;
                 expected[at..].rotate_right(chosen);
             }
             prop_assert_eq!(found, expected);
-            let role = |role| group.answer(role).unwrap().ids.len() as u32;
-            prop_assert_eq!(entry.chosen.unwrap().len, role(Role::Chosen));
-            prop_assert_eq!(entry.rejected.map(|span| span.len), spans.rejected.then(|| role(Role::Rejected)));
+            let role = |role| scored_tokens(group, role) as u32;
+            prop_assert_eq!(entry.chosen().unwrap().len, role(Role::Chosen));
+            prop_assert_eq!(entry.rejected().map(|span| span.len), spans.answers.contains(Role::Rejected).then(|| role(Role::Rejected)));
             prop_assert_eq!(entry.prompt.map(|span| span.len), spans.prompt.then(|| group.prompt.len() as u32 - 1));
         }
         prop_assert_eq!(rows, batch.gather.len(), "no response row outside a span");
@@ -188,9 +209,9 @@ proptest! {
         }
         for at in 0..good.groups.len() {
             for change in [
-                |entry: &mut BatchGroup| entry.chosen = None,
-                |entry: &mut BatchGroup| entry.chosen.as_mut().unwrap().len += 1,
-                |entry: &mut BatchGroup| entry.chosen.as_mut().unwrap().start += 1,
+                |entry: &mut BatchGroup| entry.answers[Role::Chosen] = None,
+                |entry: &mut BatchGroup| entry.answers[Role::Chosen].as_mut().unwrap().len += 1,
+                |entry: &mut BatchGroup| entry.answers[Role::Chosen].as_mut().unwrap().start += 1,
             ] {
                 change(&mut batch.groups[at]);
                 prop_assert!(batch.check().is_err(), "group {}", at);
@@ -203,7 +224,7 @@ proptest! {
 #[test]
 fn a_small_batch_written_out() {
     let groups = [group(4, &[10, 11], &[20, 21, 10], &[30]), group(9, &[12], &[11], &[22, 23])];
-    let batch = pack(&[&groups[0], &groups[1]], Spans { prompt: true, rejected: true });
+    let batch = pack(&[&groups[0], &groups[1]], Spans { prompt: true, answers: Roles::PAIR });
     assert_eq!(batch.ids, [10, 11, 20, 21, 10, 30, 12, 11, 22, 23]);
     assert_eq!(batch.positions, [0, 1, 2, 3, 4, 2, 0, 1, 1, 2]);
     assert_eq!(batch.families, [0..3, 3..6]);
@@ -220,16 +241,33 @@ fn a_small_batch_written_out() {
     assert_eq!(ranges, [(0, 2, 2), (5, 1, 0)]);
     assert_eq!(batch.segments[0].ranges.map(|range| range.len), [0, 2]);
     let span = |start, len| Some(Span { start, len });
-    let entry = batch.groups[0];
-    assert_eq!((entry.prompt, entry.chosen, entry.rejected), (span(0, 1), span(1, 3), span(4, 1)));
-    let entry = batch.groups[1];
-    assert_eq!((entry.prompt, entry.chosen, entry.rejected), (span(5, 0), span(5, 1), span(6, 2)));
+    let entry = &batch.groups[0];
+    assert_eq!((entry.prompt, entry.chosen(), entry.rejected()), (span(0, 1), span(1, 3), span(4, 1)));
+    let entry = &batch.groups[1];
+    assert_eq!((entry.prompt, entry.chosen(), entry.rejected()), (span(5, 0), span(5, 1), span(6, 2)));
     assert_eq!((entry.group, entry.row), (1, 9));
+}
+
+#[test]
+fn a_masked_answer_written_out() {
+    let mut group = group(0, &[10, 11], &[20, 21, 22, 23], &[30, 31]);
+    group.answers[0].scored = Some(vec![false, true, false, true]);
+    group.answers[1].scored = Some(vec![true, false]);
+    let batch = pack(&[&group], Spans { prompt: false, answers: Roles::PAIR });
+    assert_eq!(batch.ids, [10, 11, 20, 21, 22, 23, 30, 31]);
+    assert_eq!((batch.gather, batch.targets), (vec![2, 4, 1], vec![21, 23, 30]));
+    let span = |start, len| Some(Span { start, len });
+    assert_eq!((batch.groups[0].chosen(), batch.groups[0].rejected()), (span(0, 2), span(2, 1)));
+    let totals = StepTotals::of([&group]);
+    assert_eq!(totals.answer_tokens, ByRole::new([2, 1, 0, 0, 0]));
+    assert_eq!((group.context(Role::Chosen), group.answers[0].first_turn()), (vec![10, 11, 20], 1..2));
+    assert_eq!((group.context(Role::Rejected), group.answers[1].first_turn()), (vec![10, 11], 0..1));
 }
 
 #[test]
 fn totals_count_what_the_groups_hold() {
     let groups = [group(0, &[1, 2, 3], &[4], &[5, 6]), group(1, &[1], &[4, 5, 6], &[7])];
     let totals = StepTotals::of(&groups);
-    assert_eq!(totals, StepTotals { groups: 2, chosen_tokens: 4, prompt_tokens: 2, rejected_tokens: 3 });
+    let answer_tokens = ByRole::new([4, 3, 0, 0, 0]);
+    assert_eq!(totals, StepTotals { groups: 2, prompt_tokens: 2, answer_tokens });
 }

@@ -35,12 +35,18 @@ fn step(trainer: &Trainer<CudaBackend>, groups: &[Group], index: usize) -> Step 
         batch.groups.iter_mut().for_each(|group| group.group = place as u32);
         batch
     });
-    Step { index, epoch: 0.0, batches: batches.collect(), totals: StepTotals::of(groups) }
+    Step {
+        index,
+        epoch: 0.0,
+        batches: batches.collect(),
+        scoring: Vec::new(),
+        totals: StepTotals::of(groups),
+    }
 }
 
 /// Whether a step was bad.
 fn run(trainer: &mut Trainer<CudaBackend>, step: &Step) -> bool {
-    let pending = trainer.step(step, 1e-3);
+    let pending = trainer.step(step, 1e-3).unwrap();
     pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap().bad
 }
 
@@ -71,7 +77,7 @@ fn a_pointwise_step_waits_for_nothing() {
             let steps = [1, 2].map(|index| step(&trainer, &groups, index));
             assert!(!run(&mut trainer, &steps[0]));
             let before = trainer.backend.waits();
-            let pending = trainer.step(&steps[1], 1e-3);
+            let pending = trainer.step(&steps[1], 1e-3).unwrap();
             let waits = trainer.backend.waits() - before;
             let coupling = trainer.objective.coupling();
             let capacity = trainer.activations.budget.head_capacity();
@@ -111,14 +117,13 @@ fn a_log_prob_has_the_same_bits_wherever_its_group_is_packed() {
         for model in MODELS {
             let groups = groups();
             let mut trainer = cuda_trainer(model, budget(&groups), Recompute::Nothing, "asft beta");
-            let spans = asft::data::Spans { prompt: true, rejected: true };
+            let spans = asft::data::Spans { prompt: true, answers: asft::data::Roles::PAIR };
             let mut log_probs = |members: &[&Group]| {
                 let batch = pack(members, spans);
                 let Trainer { backend, model, activations, .. } = &mut trainer;
                 let all = score(backend, model, activations, &batch).unwrap();
                 let of = |group: &asft::data::BatchGroup| {
-                    let spans = [group.prompt, group.chosen, group.rejected].into_iter().flatten();
-                    spans.flat_map(|span| bits(&all[span.range()])).collect::<Vec<_>>()
+                    group.spans().flat_map(|span| bits(&all[span.range()])).collect::<Vec<_>>()
                 };
                 batch.groups.iter().map(of).collect::<Vec<_>>()
             };

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use asft::backend::cpu::CpuBackend;
 use asft::backend::{Backend, STEP_STATE_LEN, View};
-use asft::data::{Answer, Batch, Group, Reference, Role, Spans, StepTotals, pack};
+use asft::data::{Answer, Batch, Group, Reference, Role, Roles, Spans, StepTotals, pack};
 use asft::eval::{Scorer, Silent, largest};
 use asft::model::{Budget, LlamaConfig, Rungs};
-use asft::objective::{self, NllOn, NllReduction, Objective, Parameters};
+use asft::objective::{self, NllOn, NllReduction, Objective, Parameters, ReferenceNeed};
 use asft::optim::AdamwSettings;
 use asft::train::{Evaluation, Layout, LayoutSettings, Trainer};
 use serde_json::{Value, json};
@@ -94,9 +94,10 @@ pub fn group(row: usize, prompt: usize, chosen: usize, rejected: usize) -> Group
     let answers = [(Role::Chosen, chosen), (Role::Rejected, rejected)].map(|(role, len)| Answer {
         role,
         ids: ids(len),
+        scored: None,
         text: None,
     });
-    Group { row, prompt, answers: answers.to_vec(), reference: None }
+    Group { row, prompt, answers: answers.to_vec(), annotations: None }
 }
 
 /// Groups with one-token prompts and answers, and answers of very different lengths.
@@ -107,9 +108,12 @@ pub fn groups() -> Vec<Group> {
 /// The groups with reference log-probs: those of a model, moved by `offsets`.
 pub fn with_reference(model: &str, mut groups: Vec<Group>, offsets: [f64; 2]) -> Vec<Group> {
     let mut trainer = trainer(model, budget(&groups), objective("dpo"));
-    let sums = sums(&mut trainer, &groups);
-    for (group, [chosen, rejected]) in groups.iter_mut().zip(sums) {
-        group.reference = Some(Reference { chosen: chosen + offsets[0], rejected: rejected + offsets[1] });
+    add_references(&mut trainer, &mut groups);
+    for group in &mut groups {
+        for (role, offset) in [Role::Chosen, Role::Rejected].into_iter().zip(offsets) {
+            let reference = &mut group.annotations_mut().answers[role].references[0];
+            *reference = Reference::Sum(reference.sum() + offset);
+        }
     }
     groups
 }
@@ -119,15 +123,16 @@ pub fn groups_for(model: &str, objective: &dyn Objective) -> Vec<Group> {
     if objective.needs_reference() { with_reference(model, groups(), [0.7, -0.4]) } else { groups() }
 }
 
-/// Summed log-probs of every group's chosen and rejected answer.
-pub fn sums(trainer: &mut Trainer<CpuBackend>, groups: &[Group]) -> Vec<[f64; 2]> {
+/// Adds the summed log-probs of every answer under the trainer's weights, as those of a reference.
+pub fn add_references(trainer: &mut Trainer<CpuBackend>, groups: &mut [Group]) {
     let Trainer { backend, model, activations, .. } = trainer;
-    Scorer { backend, model, activations, progress: &mut Silent }.sums("reference", groups).unwrap()
+    let mut scorer = Scorer { backend, model, activations, progress: &mut Silent };
+    scorer.add_references("reference", groups, ReferenceNeed::Sums).unwrap();
 }
 
 /// A budget that holds all of the groups in one micro-batch.
 pub fn budget(groups: &[Group]) -> Budget {
-    let spans = Spans { prompt: true, rejected: true };
+    let spans = Spans { prompt: true, answers: Roles::PAIR };
     let rows = groups.iter().map(|group| spans.rows(group)).sum();
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
     Budget { tokens, rows, head_rows: rows, positions: largest(groups, spans).2, rungs: Rungs::NONE }

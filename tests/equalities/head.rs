@@ -1,6 +1,6 @@
 //! The head that keeps unit gradients and the head that computes logits twice; and how rows become chunks.
 
-use asft::data::{BatchGroup, Reference, Span};
+use asft::data::{Annotations, BatchGroup, Role, Span};
 use asft::model::{Budget, chunks};
 use asft::objective::Coupling;
 use proptest::prelude::*;
@@ -44,22 +44,26 @@ fn entries() -> impl Strategy<Value = Vec<BatchGroup>> {
             start += len;
             Span { start: start - len, len }
         };
-        let entry =
-            |(index, (prompt, chosen, rejected)): (usize, (Option<u32>, u32, Option<u32>))| BatchGroup {
+        let entry = |(index, (prompt, chosen, rejected)): (usize, (Option<u32>, u32, Option<u32>))| {
+            let annotations = Annotations { soft_label: Some(index as f64), ..Annotations::default() };
+            let mut entry = BatchGroup {
                 group: index as u32,
                 row: 100 + index,
                 prompt: prompt.map(&mut span),
-                chosen: Some(span(chosen)),
-                rejected: rejected.map(&mut span),
-                reference: Some(Reference { chosen: index as f64, rejected: 0.5 }),
+                annotations: Some(annotations.into()),
+                ..BatchGroup::default()
             };
+            entry.answers[Role::Chosen] = Some(span(chosen));
+            entry.answers[Role::Rejected] = rejected.map(&mut span);
+            entry
+        };
         lengths.into_iter().enumerate().map(entry).collect()
     })
 }
 
 /// (kind, span) of every span a unit has.
 fn spans(entry: &BatchGroup) -> Vec<(usize, Span)> {
-    let all = [entry.prompt, entry.chosen, entry.rejected].into_iter().enumerate();
+    let all = [entry.prompt, entry.chosen(), entry.rejected()].into_iter().enumerate();
     all.filter_map(|(kind, span)| Some((kind, span?))).collect()
 }
 
@@ -73,7 +77,7 @@ proptest! {
     #[test]
     fn every_row_is_in_one_chunk_and_every_unit_whole(groups in entries(), capacity in 1usize..40) {
         let total = rows(&groups[groups.len() - 1]).1;
-        for coupling in [Coupling::Group, Coupling::Sequence] {
+        for coupling in [Coupling::Group, Coupling::Sequence, Coupling::Step] {
             let chunks = chunks(&groups, coupling, capacity);
             let mut next = 0;
             for chunk in &chunks {
@@ -92,9 +96,9 @@ proptest! {
             let units: Vec<BatchGroup> = chunks.iter().flat_map(|chunk| chunk.units.clone()).collect();
             match coupling {
                 Coupling::Group => prop_assert_eq!(&units, &groups),
-                Coupling::Sequence => {
+                Coupling::Sequence | Coupling::Step => {
                     prop_assert!(units.iter().all(|unit| spans(unit).len() == 1), "one span a unit");
-                    let identity = |e: &BatchGroup| (e.group, e.row, e.reference.map(|r| r.chosen));
+                    let identity = |e: &BatchGroup| (e.group, e.row, e.annotations().soft_label);
                     let each = |all: &[BatchGroup]| -> Vec<_> {
                         all.iter().flat_map(|e| spans(e).into_iter().map(|span| (identity(e), span))).collect()
                     };

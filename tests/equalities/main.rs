@@ -5,16 +5,20 @@
 //! - [`head`]: unit gradients kept = logits computed twice; how rows are cut into chunks.
 //! - [`step`]: a step cut into micro-batches; threads; seeds; what is not finite.
 //! - [`objectives`]: ASFT without its align term = SFT; DPO's first loss.
+//! - [`coupling`]: objectives on whole steps, however those are cut.
 //! - [`memory`]: recomputing and padding change no bit; [`cuda`]: nor on a GPU in bf16.
+//! - [`masks`]: tokens that are only context; a mask of every token.
 //! - [`twin`]: the whole model's gradients = the f64 twin's.
 
 #[path = "../reference/mod.rs"]
 mod reference;
 
+mod coupling;
 mod cuda;
 mod fixture;
 
 mod head;
+mod masks;
 mod memory;
 mod objectives;
 mod packing;

@@ -2,11 +2,9 @@
 
 use std::f64::consts::LN_2;
 
-use asft::data::{Group, Reference, StepTotals};
+use asft::data::{AnswerAnnotations, Group, Reference, StepTotals};
 use asft::model::Budget;
-use asft::objective::{
-    GroupCoefficients, GroupLogps, NllOn, NllReduction, Objective, Parameters, Scored, build,
-};
+use asft::objective::{GroupLogps, NllOn, NllReduction, Objective, Parameters, Scored, build};
 
 use crate::fixture::*;
 
@@ -35,9 +33,9 @@ fn asft_without_its_align_term_is_sft_with_sequence_reduction() {
 
 /// The loss of as many pairs as there are groups at D = 0, added up as a step adds it up.
 fn loss_at_reference(dpo: &dyn Objective, groups: &[Group]) -> f64 {
-    let scored = Some(Scored { logps: &[-2.5], reference: Some(-2.5) });
-    let pair = GroupLogps { prompt: None, chosen: scored, rejected: scored };
-    let part = dpo.coefficients(&pair, &StepTotals::of(groups), &mut GroupCoefficients::default());
+    let given = AnswerAnnotations { references: vec![Reference::Sum(-2.5)], ..Default::default() };
+    let scored = Scored::new(&[-2.5]).with(&given);
+    let part = dpo.evaluate(&[GroupLogps::pair(scored, scored)], &StepTotals::of(groups))[0].value;
     groups.iter().fold(0.0, |loss, _| loss + part)
 }
 
@@ -55,10 +53,8 @@ fn the_first_loss_of_dpo_is_ln_2() {
                 // The scorer packs groups while they fit; the places are large enough for a group alone.
                 let mut scoring = trainer(model, places, objective("dpo"));
                 scoring.activations.budget = Budget { tokens, ..places };
-                let sums = sums(&mut scoring, &groups);
-                for (group, [chosen, rejected]) in groups.iter_mut().zip(sums) {
-                    group.reference = Some(Reference { chosen, rejected });
-                }
+                groups.iter_mut().for_each(|group| group.annotations = None);
+                add_references(&mut scoring, &mut groups);
                 let mut dpo = trainer(model, Budget { head_rows: 5, ..places }, objective("dpo"));
                 let first = compute(&mut dpo, &groups);
                 let expected = loss_at_reference(dpo.objective.as_ref(), &groups);
@@ -73,8 +69,8 @@ fn the_first_loss_of_dpo_is_ln_2() {
                 }
                 // A slope of beta / 2 / N, and not a gradient of zero.
                 let slope = (0.05 / count as f64) as f32;
-                let entry = packed(&dpo, &groups).groups[0];
-                let sign = [(entry.chosen, -slope), (entry.rejected, slope)];
+                let entry = packed(&dpo, &groups).groups[0].clone();
+                let sign = [(entry.chosen(), -slope), (entry.rejected(), slope)];
                 for (span, slope) in sign {
                     let coefficients = &first.coefficients[span.unwrap().range()];
                     assert!(coefficients.iter().all(|&c| (c - slope).abs() <= 1e-7 * slope.abs()), "{model}");

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use asft::backend::Backend;
 use asft::backend::cpu::{CpuBackend, Level, Simd};
-use asft::data::{Answer, Group, Role, Span, Spans, StepTotals, pack};
-use asft::objective::{Coupling, GroupCoefficients, GroupLogps, Metrics, Objective};
+use asft::data::{Answer, Group, Role, Roles, Span, Spans, StepTotals, pack};
+use asft::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, Slope};
 use asft::train::Evaluation;
 
 use crate::fixture::*;
@@ -23,7 +23,7 @@ const GRADIENT: f64 = 4e-6;
 struct Given(Mutex<VecDeque<Vec<f32>>>);
 
 impl Objective for Given {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "given"
     }
 
@@ -32,17 +32,17 @@ impl Objective for Given {
     }
 
     fn spans(&self) -> Spans {
-        Spans { prompt: false, rejected: false }
+        Spans { prompt: false, answers: Roles::CHOSEN }
     }
 
-    fn needs_reference(&self) -> bool {
-        false
-    }
-
-    fn coefficients(&self, _: &GroupLogps, _: &StepTotals, out: &mut GroupCoefficients) -> f64 {
-        let given = self.0.lock().unwrap().pop_front().unwrap();
-        out.chosen.as_mut().unwrap().copy_from_slice(&given);
-        0.0
+    fn evaluate(&self, groups: &[GroupLogps], _: &StepTotals) -> Vec<GroupLoss> {
+        let of = |_: &GroupLogps| {
+            let given = self.0.lock().unwrap().pop_front().unwrap();
+            let mut loss = GroupLoss::default();
+            loss.answers[Role::Chosen] = Slope::Tokens(given.into_iter().map(f64::from).collect());
+            loss
+        };
+        groups.iter().map(of).collect()
     }
 
     fn metrics(&self, _: &GroupLogps, _: &StepTotals, _: &mut Metrics) {}
@@ -53,8 +53,8 @@ fn alone(group: &Group, role: Role) -> Group {
     let mut ids = group.prompt.clone();
     ids.extend(&group.answer(role).unwrap().ids);
     let rest = ids.split_off(1);
-    let answers = vec![Answer { role: Role::Chosen, ids: rest, text: None }];
-    Group { row: group.row, prompt: ids, answers, reference: None }
+    let answers = vec![Answer { role: Role::Chosen, ids: rest, scored: None, text: None }];
+    Group { row: group.row, prompt: ids, answers, annotations: None }
 }
 
 fn shared_equals_separate(model: &str, name: &str) {
@@ -69,7 +69,7 @@ fn shared_equals_separate(model: &str, name: &str) {
     for (group, entry) in groups.iter().zip(&batch.groups) {
         let of = |span: Option<Span>| span.map_or(&[][..], |span| &together.coefficients[span.range()]);
         for (role, prompt, answer) in
-            [(Role::Chosen, entry.prompt, entry.chosen), (Role::Rejected, None, entry.rejected)]
+            [(Role::Chosen, entry.prompt, entry.chosen()), (Role::Rejected, None, entry.rejected())]
         {
             let Some(answer) = answer else { continue };
             // Prompt tokens 1.., whose coefficients count once, then the answer's.
@@ -112,12 +112,11 @@ fn a_shared_prompt_equals_separate_sequences() {
 
 /// Log-probs of the group with this row, out of a batch of these.
 fn score(trainer: &mut asft::train::Trainer<CpuBackend>, groups: &[&Group], row: usize) -> Vec<u32> {
-    let spans = Spans { prompt: true, rejected: true };
+    let spans = Spans { prompt: true, answers: Roles::PAIR };
     let batch = pack(groups, spans);
     let log_probs = trainer.score(&batch).unwrap();
     let entry = batch.groups.iter().find(|entry| entry.row == row).unwrap();
-    let spans = [entry.prompt, entry.chosen, entry.rejected].into_iter().flatten();
-    spans.flat_map(|span| bits(&log_probs[span.range()])).collect()
+    entry.spans().flat_map(|span| bits(&log_probs[span.range()])).collect()
 }
 
 #[test]

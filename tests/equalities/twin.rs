@@ -34,7 +34,7 @@ fn gradients_of_two_groups_equal_the_twin() {
             for (group, entry) in groups.iter().zip(&entries) {
                 let before = group.prompt.len() - 1;
                 for (role, prompt, answer) in
-                    [(Role::Chosen, entry.prompt, entry.chosen), (Role::Rejected, None, entry.rejected)]
+                    [(Role::Chosen, entry.prompt, entry.chosen()), (Role::Rejected, None, entry.rejected())]
                 {
                     let Some(answer) = answer else { continue };
                     let ids = sequence(group, role);

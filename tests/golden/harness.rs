@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use asft::backend::cpu::{CpuBackend, Operands};
 use asft::backend::{Backend, STEP_STATE_LEN};
 use asft::checkpoint::ModelFolder;
-use asft::data::{Answer, Batch, EncodeConfig, Encoder, Group, Reference, Role, StepTotals, load, pack};
+use asft::data::{Answer, Batch, EncodeConfig, Encoder, Group, Role, StepTotals, load, pack};
 use asft::eval::{Scorer, Silent, largest};
 use asft::model::{Budget, Precision, Rungs};
-use asft::objective::{self, NllOn, NllReduction, Objective, Parameters};
+use asft::objective::{self, NllOn, NllReduction, Objective, Parameters, ReferenceNeed};
 use asft::optim::AdamwSettings;
 use asft::train::{Evaluation, InferenceLayout, Layout, LayoutSettings, Target, Trainer};
 use safetensors::SafeTensors;
@@ -54,8 +54,7 @@ pub fn objective(name: &str) -> Box<dyn Objective> {
 
 /// The pre-tokenised pairs of a JSONL file.
 pub fn groups(path: &Path) -> Vec<Group> {
-    let config =
-        EncodeConfig { vocab_size: usize::MAX >> 33, max_length: None, eos_ids: vec![], keep_text: false };
+    let config = EncodeConfig { vocab_size: usize::MAX >> 33, ..EncodeConfig::default() };
     load(&[path.to_owned()], &Encoder::new(None, None, config)).unwrap().groups
 }
 
@@ -71,16 +70,16 @@ pub fn oracle_groups(path: &Path) -> Vec<Group> {
             row,
             prompt: ids(&pair["prompt"]),
             answers: vec![
-                Answer { role: Role::Chosen, ids: ids(&pair["chosen"]), text: None },
-                Answer { role: Role::Rejected, ids: ids(&pair["rejected"]), text: None },
+                Answer { role: Role::Chosen, ids: ids(&pair["chosen"]), scored: None, text: None },
+                Answer { role: Role::Rejected, ids: ids(&pair["rejected"]), scored: None, text: None },
             ],
-            reference: None,
+            annotations: None,
         })
         .collect()
 }
 
 fn spans_everything() -> asft::data::Spans {
-    asft::data::Spans { prompt: true, rejected: true }
+    asft::data::Spans { prompt: true, answers: asft::data::Roles::PAIR }
 }
 
 /// A budget that holds all of the groups in one micro-batch.
@@ -151,10 +150,7 @@ pub fn with_reference<B: Backend>(
         activations: &layout.activations,
         progress: &mut Silent,
     };
-    let sums = scorer.sums("reference", &groups).unwrap();
-    for (group, [chosen, rejected]) in groups.iter_mut().zip(sums) {
-        group.reference = Some(Reference { chosen, rejected });
-    }
+    scorer.add_references("reference", &mut groups, ReferenceNeed::Sums).unwrap();
     groups
 }
 

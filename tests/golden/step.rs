@@ -36,7 +36,7 @@ pub fn log_prob_distance<B: Backend>(
     };
     let mut seen = 0;
     let mut worst = 0.0f64;
-    let spans = asft::data::Spans { prompt: true, rejected: true };
+    let spans = asft::data::Spans { prompt: true, answers: asft::data::Roles::PAIR };
     scorer
         .each("", groups, spans, |members, log_probs| {
             for member in members {
@@ -44,8 +44,8 @@ pub fn log_prob_distance<B: Backend>(
                 let prompt = groups[index].prompt.len();
                 for (row, first, span) in [
                     (index, 0, member.prompt),
-                    (index, prompt - 1, member.chosen),
-                    (groups.len() + index, prompt - 1, member.rejected),
+                    (index, prompt - 1, member.chosen()),
+                    (groups.len() + index, prompt - 1, member.rejected()),
                 ] {
                     let Some(span) = span else { continue };
                     let theirs = &stored[row * width + first..][..span.len as usize];

@@ -58,13 +58,14 @@ pub fn run_distance<B: Backend>(
         row_budget: 0,
         parts: None,
         spans: trainer.objective.spans(),
+        scored: None,
     };
     let dataset = Arc::new(Dataset::new(groups, LoadReport::default()));
     let mut distance = RunDistance::default();
     for (step, &(loss, norm, rate)) in Loader::new(dataset, config, 1, curve.len()).unwrap().zip(curve) {
         let learning_rate = schedule.learning_rate(step.index);
         assert!((learning_rate - rate).abs() < 1e-15, "{what}: learning rate of step {}", step.index);
-        let pending = trainer.step(&step, learning_rate);
+        let pending = trainer.step(&step, learning_rate).unwrap();
         let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap();
         assert!(!outcome.bad, "{what}: step {}", step.index);
         let off = (outcome.loss - loss).abs();

@@ -1,9 +1,9 @@
 //! Golden cases, computed by `golden/objective/make.py` in 80-digit arithmetic from the papers' forms.
 
-use asft::data::StepTotals;
+use asft::data::{ByRole, StepTotals};
 use asft::objective::{GroupLogps, Parameters, Scored};
 
-use super::{assert_close, made, metrics, run, scored};
+use super::{assert_close, made, metrics, referred, run, scored};
 
 #[test]
 fn golden_cases_in_high_precision() {
@@ -16,18 +16,17 @@ fn golden_cases_in_high_precision() {
         let count = |key: &str| case["totals"][key].as_u64().unwrap() as usize;
         let totals = StepTotals {
             groups: count("groups"),
-            chosen_tokens: count("chosen_tokens"),
             prompt_tokens: count("prompt_tokens"),
-            rejected_tokens: count("rejected_tokens"),
+            answer_tokens: ByRole::new([count("chosen_tokens"), count("rejected_tokens"), 0, 0, 0]),
         };
         let spans = ["prompt", "chosen", "rejected"].map(|span| floats(&case[span]));
         let logps = spans.each_ref().map(|span| span.iter().map(|&logp| logp as f32).collect::<Vec<f32>>());
-        let reference = |answer: usize| case["reference"].get(answer).and_then(|sum| sum.as_f64());
-        let group = GroupLogps {
-            prompt: scored(&logps[0]),
-            chosen: Some(Scored { logps: &logps[1], reference: reference(0) }),
-            rejected: Some(Scored { logps: &logps[2], reference: reference(1) }),
-        };
+        let given = [0, 1].map(|answer| {
+            let sum = case["reference"].get(answer).and_then(|sum| sum.as_f64());
+            sum.map(referred).unwrap_or_default()
+        });
+        let [chosen, rejected] = [0, 1].map(|answer| Scored::new(&logps[1 + answer]).with(&given[answer]));
+        let group = GroupLogps { prompt: scored(&logps[0]), ..GroupLogps::pair(chosen, rejected) };
 
         let objective = made(name, parameters);
         let what = format!("case {index}, {name}");

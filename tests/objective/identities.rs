@@ -2,10 +2,13 @@
 
 use std::f64::consts::LN_2;
 
-use asft::data::{Spans, StepTotals};
+use asft::data::{ByRole, Role, Roles, Spans, StepTotals};
 use asft::objective::{Coupling, GroupLogps, Metrics, NllOn, NllReduction, Parameters, Scored};
 
-use super::{EPS, ONE_PAIR, POINTS, asft, assert_close, at, made, metrics, orpo, pair, run, scored};
+use super::{
+    EPS, ONE_PAIR, POINTS, asft, assert_close, at, chosen_only, made, metrics, orpo, pair, referred, run,
+    scored,
+};
 
 #[test]
 fn asft_at_beta_1_is_its_closed_form_and_the_limit_of_its_neighbours() {
@@ -45,17 +48,15 @@ fn asft_at_lambda_0_has_the_bits_of_sft_with_sequence_reduction() {
     let sft = made("sft", sequence);
     let asft = made("asft", Parameters { lambda: Some(0.0), ..Parameters::default() });
     assert_eq!(asft.spans(), sft.spans());
-    assert!(!asft.spans().rejected);
-    let totals = StepTotals { groups: 7, chosen_tokens: 40, prompt_tokens: 9, rejected_tokens: 31 };
+    assert_eq!(asft.spans().answers, Roles::CHOSEN);
+    let totals = StepTotals { groups: 7, prompt_tokens: 9, answer_tokens: ByRole::new([40, 31, 0, 0, 0]) };
     for length in 1..40 {
         let mut chosen: Vec<f32> = (0..length).map(|t| -0.37 * (t as f32 * 1.7).sin().abs() - 1e-7).collect();
         if length == 39 {
             // A target that the model gives no mass at all.
             chosen[7] = f32::NEG_INFINITY;
         }
-        for group in
-            [pair(&chosen, &[-0.3, -2.0]), GroupLogps { chosen: scored(&chosen), ..Default::default() }]
-        {
+        for group in [pair(&chosen, &[-0.3, -2.0]), chosen_only(&chosen)] {
             let (x, y) = (run(sft.as_ref(), &group, &totals), run(asft.as_ref(), &group, &totals));
             assert_eq!(x.0.to_bits(), y.0.to_bits(), "{length} tokens");
             let bits = |coefficients: &[Vec<f32>; 3]| {
@@ -69,14 +70,11 @@ fn asft_at_lambda_0_has_the_bits_of_sft_with_sequence_reduction() {
 #[test]
 fn dpo_starts_at_ln_2_and_label_smoothing_mixes_the_two_orders() {
     let (w, l) = ([-1.25, -0.5], [-3.0_f32]);
-    let group = |reference: (f64, f64)| GroupLogps {
-        prompt: None,
-        chosen: Some(Scored { logps: &w, reference: Some(reference.0) }),
-        rejected: Some(Scored { logps: &l, reference: Some(reference.1) }),
-    };
-    let loss = |smoothing, reference| {
+    let loss = |smoothing, reference: (f64, f64)| {
         let dpo = made("dpo", Parameters { label_smoothing: Some(smoothing), ..Parameters::default() });
-        run(dpo.as_ref(), &group(reference), &ONE_PAIR).0
+        let given = [referred(reference.0), referred(reference.1)];
+        let group = GroupLogps::pair(Scored::new(&w).with(&given[0]), Scored::new(&l).with(&given[1]));
+        run(dpo.as_ref(), &group, &ONE_PAIR).0
     };
     assert_eq!(loss(0.0, (-1.75, -3.0)), LN_2);
     assert_eq!(loss(0.3, (-1.75, -3.0)), LN_2);
@@ -92,10 +90,10 @@ fn partial_groups_of_sequence_coupled_objectives_add_up() {
     let whole = GroupLogps { prompt: scored(&prompt), ..pair(&chosen, &rejected) };
     let parts = [
         GroupLogps { prompt: whole.prompt, ..Default::default() },
-        GroupLogps { chosen: whole.chosen, ..Default::default() },
-        GroupLogps { rejected: whole.rejected, ..Default::default() },
+        chosen_only(&chosen),
+        GroupLogps::default().with(Role::Rejected, Scored::new(&rejected)),
     ];
-    let totals = StepTotals { groups: 3, chosen_tokens: 11, prompt_tokens: 8, rejected_tokens: 5 };
+    let totals = StepTotals { groups: 3, prompt_tokens: 8, answer_tokens: ByRole::new([11, 5, 0, 0, 0]) };
     let mut tried = 0;
     for name in ["asft", "sft", "orpo"] {
         for (reduction, on) in nll_forms() {
@@ -146,12 +144,13 @@ fn spans_and_coupling_follow_the_parameters() {
     for (name, parameters, coupling, (prompt, rejected)) in table {
         let objective = made(name, parameters);
         assert_eq!(objective.coupling(), coupling, "{objective:?}");
-        assert_eq!(objective.spans(), Spans { prompt, rejected }, "{objective:?}");
+        let answers = Roles::CHOSEN.with(Role::Rejected, rejected);
+        assert_eq!(objective.spans(), Spans { prompt, answers }, "{objective:?}");
     }
 }
 
 #[test]
-fn a_span_without_a_coefficient_is_zeroed_and_an_invalid_group_left_alone() {
+fn a_span_without_a_coefficient_is_zeroed_and_an_invalid_group_counts_nothing() {
     let sft = made("sft", Parameters::default());
     let prompt = [-1.0];
     let group = GroupLogps { prompt: scored(&prompt), ..pair(&[-0.5], &[-0.7, -0.1]) };
@@ -163,7 +162,7 @@ fn a_span_without_a_coefficient_is_zeroed_and_an_invalid_group_left_alone() {
         for group in [pair(&[], &[-0.7]), pair(&[-0.7], &[])] {
             let (loss, coefficients) = run(objective.as_ref(), &group, &ONE_PAIR);
             assert_eq!(loss, 0.0, "{name}");
-            assert!(coefficients.iter().flatten().all(|&g| g == 7.0), "{name}: {coefficients:?}");
+            assert!(coefficients.iter().flatten().all(|&g| g == 0.0), "{name}: {coefficients:?}");
             assert_eq!(metrics(objective.as_ref(), &group), Metrics::new(), "{name}");
         }
     }

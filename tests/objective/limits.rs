@@ -2,7 +2,9 @@
 
 use asft::objective::{GroupLogps, Objective, Parameters, Scored};
 
-use super::{BETAS, EPS, ONE_PAIR, POINTS, answer, asft, assert_close, at, made, metrics, orpo, pair, run};
+use super::{
+    BETAS, EPS, ONE_PAIR, POINTS, answer, asft, assert_close, at, made, metrics, orpo, referred, run,
+};
 
 /// Richardson's extrapolation of central differences; the steps never straddle -eps, where f'' jumps.
 fn difference(f: impl Fn(f64) -> f64, a: f64, h: f64) -> f64 {
@@ -43,11 +45,8 @@ fn dpo_coefficients_are_the_derivatives_of_the_loss() {
         );
         let loss = |w: f64, l: f64| {
             let (w, l) = (answer(w), answer(l));
-            let group = GroupLogps {
-                prompt: None,
-                chosen: Some(Scored { logps: &w, reference: Some(-7.0) }),
-                rejected: Some(Scored { logps: &l, reference: Some(-9.5) }),
-            };
+            let given = [referred(-7.0), referred(-9.5)];
+            let group = GroupLogps::pair(Scored::new(&w).with(&given[0]), Scored::new(&l).with(&given[1]));
             run(dpo.as_ref(), &group, &ONE_PAIR)
         };
         for (w, l) in POINTS.iter().flat_map(|&w| POINTS.map(|l| (w, l))) {
@@ -84,10 +83,8 @@ fn extremes_of_every_parameter_stay_finite() {
         for (w, l) in logps.iter().flat_map(|&w| logps.map(|l| (w, l))) {
             // One token each, and the same text twice on the diagonal.
             let (w, l) = ([w], [l]);
-            let mut group = pair(&w, &l);
-            for answer in [&mut group.chosen, &mut group.rejected].into_iter().flatten() {
-                answer.reference = Some(-3.0);
-            }
+            let given = referred(-3.0);
+            let group = GroupLogps::pair(Scored::new(&w).with(&given), Scored::new(&l).with(&given));
             let (loss, coefficients) = run(objective.as_ref(), &group, &ONE_PAIR);
             let what = format!("{objective:?} at {w:?}, {l:?}");
             assert!(loss.is_finite(), "{what}: {loss}");

@@ -1,20 +1,24 @@
 //! Objectives against independent values: golden cases in high precision, finite differences over the whole range,
 //! published identities and limits, and (where a folder of it is given) an oracle's losses from PyTorch.
 
+mod every;
+mod family;
 mod golden;
 mod identities;
 mod limits;
 mod metrics;
 mod oracle;
 mod registry;
+mod rows;
 #[path = "../skip/mod.rs"]
 mod skip;
+mod trl;
 
 use std::f64::consts::LN_2;
 
-use asft::data::StepTotals;
+use asft::data::{AnswerAnnotations, ByRole, Reference, Role, StepTotals};
 use asft::objective::{
-    GroupCoefficients, GroupLogps, Metrics, NllOn, NllReduction, Objective, Parameters, Scored, build,
+    GroupLogps, Metrics, NllOn, NllReduction, Objective, Parameters, Scored, Slope, build,
 };
 
 /// Mean log-probs over the whole range: both sides of the default -eps, both branches of log(1 - e^a) and the point
@@ -25,7 +29,8 @@ const BETAS: [f64; 4] = [0.1, 0.7, 1.0, 2.0];
 
 const EPS: f64 = 1e-5;
 
-const ONE_PAIR: StepTotals = StepTotals { groups: 1, chosen_tokens: 4, prompt_tokens: 0, rejected_tokens: 4 };
+const ONE_PAIR: StepTotals =
+    StepTotals { groups: 1, prompt_tokens: 0, answer_tokens: ByRole::new([4, 4, 4, 4, 4]) };
 
 /// Four tokens whose mean is `a`, exactly in f64: 4a split into f32 parts.
 fn answer(a: f64) -> [f32; 4] {
@@ -38,25 +43,34 @@ fn answer(a: f64) -> [f32; 4] {
 }
 
 fn scored(logps: &[f32]) -> Option<Scored<'_>> {
-    Some(Scored { logps, reference: None })
+    Some(Scored::new(logps))
 }
 
 fn pair<'a>(chosen: &'a [f32], rejected: &'a [f32]) -> GroupLogps<'a> {
-    GroupLogps { prompt: None, chosen: scored(chosen), rejected: scored(rejected) }
+    GroupLogps::pair(Scored::new(chosen), Scored::new(rejected))
 }
 
-/// Loss and the coefficients of prompt, chosen and rejected, from buffers that held something else before.
+/// The chosen answer alone.
+fn chosen_only(logps: &[f32]) -> GroupLogps<'_> {
+    GroupLogps::default().with(Role::Chosen, Scored::new(logps))
+}
+
+/// What a reference model says of an answer as a whole.
+fn referred(sum: f64) -> AnswerAnnotations {
+    AnswerAnnotations { references: vec![Reference::Sum(sum)], ..AnswerAnnotations::default() }
+}
+
+/// Loss and the coefficients of prompt, chosen and rejected, as a device would be given them.
 fn run(objective: &dyn Objective, group: &GroupLogps, totals: &StepTotals) -> (f64, [Vec<f32>; 3]) {
-    let spans = [&group.prompt, &group.chosen, &group.rejected];
-    let mut buffers = spans.map(|span| vec![7.0; span.map_or(0, |span| span.tokens())]);
-    let [prompt, chosen, rejected] = &mut buffers;
-    let mut out = GroupCoefficients {
-        prompt: group.prompt.map(|_| prompt.as_mut_slice()),
-        chosen: group.chosen.map(|_| chosen.as_mut_slice()),
-        rejected: group.rejected.map(|_| rejected.as_mut_slice()),
+    let loss = objective.evaluate(std::slice::from_ref(group), totals).remove(0);
+    let written = |slope: &Slope, span: Option<&Scored>| {
+        let mut out = vec![7.0; span.map_or(0, Scored::tokens)];
+        slope.write(&mut out);
+        out
     };
-    let loss = objective.coefficients(group, totals, &mut out);
-    (loss, buffers)
+    let answer = |role| written(&loss.answers[role], group.answers[role].as_ref());
+    let prompt = written(&loss.prompt, group.prompt.as_ref());
+    (loss.value, [prompt, answer(Role::Chosen), answer(Role::Rejected)])
 }
 
 /// Loss, dL/da_w and dL/da_l of one pair of answers with these mean log-probs.

@@ -1,8 +1,8 @@
 //! Names, weights and presence of the metrics; their values are in the golden cases.
 
-use asft::objective::{GroupLogps, Metrics, NllReduction, Parameters};
+use asft::objective::{Metrics, NllReduction, Parameters};
 
-use super::{ONE_PAIR, assert_close, made, metrics, pair, run, scored};
+use super::{ONE_PAIR, assert_close, chosen_only, made, metrics, pair, run};
 
 #[test]
 fn metrics_merge_to_means_over_groups_or_tokens() {
@@ -33,8 +33,8 @@ fn metrics_merge_to_means_over_groups_or_tokens() {
 
 #[test]
 fn metrics_of_absent_spans_are_not_given() {
-    let chosen_only = GroupLogps { chosen: scored(&[-0.5, -1.5]), ..Default::default() };
-    let got = metrics(made("sft", Parameters::default()).as_ref(), &chosen_only).means();
+    let alone = chosen_only(&[-0.5, -1.5]);
+    let got = metrics(made("sft", Parameters::default()).as_ref(), &alone).means();
     assert_eq!(got, [("rewards/chosen", -1.0), ("logps/chosen", -1.0), ("nll_loss", 1.0)]);
     // Scored all the same, as in an evaluation.
     let got = metrics(made("sft", Parameters::default()).as_ref(), &pair(&[-0.5, -1.5], &[-3.0]));

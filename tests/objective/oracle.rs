@@ -3,12 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
-use asft::data::StepTotals;
+use asft::data::{AnswerAnnotations, ByRole, StepTotals};
 use asft::objective::{GroupLogps, Metrics, NllOn, NllReduction, Objective, Parameters, Scored};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use super::{assert_close, at, made, run, scored, skip};
+use super::{assert_close, at, made, referred, run, scored, skip};
 
 /// Every JSON file of the oracle; none, reported as skipped, where there is no oracle.
 fn oracle(test: &str) -> Vec<(PathBuf, Value)> {
@@ -62,7 +62,7 @@ fn closed_forms_and_derivatives_at_extreme_probabilities() {
 struct Rows {
     prompts: Vec<Vec<f32>>,
     answers: Vec<Vec<f32>>,
-    references: Option<Vec<f64>>,
+    references: Option<Vec<AnswerAnnotations>>,
 }
 
 impl Rows {
@@ -85,7 +85,7 @@ impl Rows {
         Rows {
             prompts: (0..rows).map(|row| pick(row, 0)).collect(),
             answers: (0..rows).map(|row| pick(row, 1)).collect(),
-            references: doubles("ref.seq_sum"),
+            references: doubles("ref.seq_sum").map(|sums| sums.into_iter().map(referred).collect()),
         }
     }
 
@@ -95,14 +95,11 @@ impl Rows {
 
     fn group(&self, pair: usize) -> GroupLogps<'_> {
         let answer = |row: usize| {
-            let reference = self.references.as_ref().map(|sums| sums[row]);
-            Some(Scored { logps: &self.answers[row], reference })
+            let given = self.references.as_ref().map_or(AnswerAnnotations::NONE, |given| &given[row]);
+            Scored::new(&self.answers[row]).with(given)
         };
-        GroupLogps {
-            prompt: scored(&self.prompts[pair]),
-            chosen: answer(pair),
-            rejected: answer(self.pairs() + pair),
-        }
+        let group = GroupLogps::pair(answer(pair), answer(self.pairs() + pair));
+        GroupLogps { prompt: scored(&self.prompts[pair]), ..group }
     }
 
     fn totals(&self) -> StepTotals {
@@ -110,9 +107,8 @@ impl Rows {
         let (chosen, rejected) = self.answers.split_at(self.pairs());
         StepTotals {
             groups: self.pairs(),
-            chosen_tokens: tokens(chosen),
             prompt_tokens: tokens(&self.prompts[..self.pairs()]),
-            rejected_tokens: tokens(rejected),
+            answer_tokens: ByRole::new([tokens(chosen), tokens(rejected), 0, 0, 0]),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! (`tests/objective`).
 
 use asft::backend::{BAD, Backend, ObjectiveCoefficients, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED};
-use asft::data::{BatchGroup, Span, StepTotals};
+use asft::data::{BatchGroup, ByRole, Role, Span, StepTotals};
 use asft::objective::{self, NllOn, NllReduction, Objective, Parameters, coefficients_of_units};
 
 use crate::device::{Device, Levels, bits, normal, on_every_cpu};
@@ -54,20 +54,18 @@ fn batch(objective: &dyn Objective) -> (Vec<BatchGroup>, Vec<u32>, Vec<f32>) {
                 Span { start, len }
             })
         };
-        groups.push(BatchGroup {
-            group: index as u32,
-            row: index,
-            prompt: span(spans.prompt, prompt, SPAN_PROMPT, -2.0),
-            chosen: span(true, chosen, SPAN_CHOSEN, mean_chosen),
-            rejected: span(spans.rejected, rejected, SPAN_REJECTED, mean_rejected),
-            reference: None,
-        });
+        let mut group = BatchGroup { group: index as u32, row: index, ..BatchGroup::default() };
+        group.prompt = span(spans.prompt, prompt, SPAN_PROMPT, -2.0);
+        group.answers[Role::Chosen] = span(true, chosen, SPAN_CHOSEN, mean_chosen);
+        let has_rejected = spans.answers.contains(Role::Rejected);
+        group.answers[Role::Rejected] = span(has_rejected, rejected, SPAN_REJECTED, mean_rejected);
+        groups.push(group);
     }
     (groups, words, logp)
 }
 
 const TOTALS: StepTotals =
-    StepTotals { groups: 11, chosen_tokens: 700, prompt_tokens: 300, rejected_tokens: 500 };
+    StepTotals { groups: 11, prompt_tokens: 300, answer_tokens: ByRole::new([700, 500, 0, 0, 0]) };
 
 /// Coefficients, and whether the flag was set.
 fn run<B: Backend>(
@@ -120,7 +118,7 @@ pub fn check_not_finite<B: Backend>(backend: &mut B) -> Vec<u32> {
     let objective = objective::build("asft", &Parameters::default()).unwrap();
     let (groups, words, logp) = batch(objective.as_ref());
     for value in [f32::NAN, f32::NEG_INFINITY] {
-        for span in [groups[2].chosen, groups[2].rejected] {
+        for span in [groups[2].chosen(), groups[2].rejected()] {
             let mut logp = logp.clone();
             logp[span.unwrap().range().end - 1] = value;
             let mut exact = vec![0.0f32; logp.len()];

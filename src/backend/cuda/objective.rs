@@ -4,6 +4,7 @@
 use super::CudaBackend;
 use super::launch::arguments;
 use crate::backend::{BAD, Backend, ObjectiveCoefficients, SPAN_WORDS};
+use crate::data::BatchGroup;
 use crate::objective::{Coupling, PointwiseWeights, coefficients_of_units};
 
 /// Threads for a span.
@@ -46,7 +47,7 @@ fn on_the_device(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>, weight
 }
 
 fn on_the_host(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>) {
-    let spans = || a.units.iter().flat_map(|unit| [unit.prompt, unit.chosen, unit.rejected]).flatten();
+    let spans = || a.units.iter().flat_map(BatchGroup::spans);
     let (Some(first), Some(last)) =
         (spans().map(|span| span.range().start).min(), spans().map(|span| span.range().end).max())
     else {

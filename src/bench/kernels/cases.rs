@@ -5,9 +5,8 @@ use crate::backend::{
     GradientNorm, RmsnormBackward, RmsnormForward, Rotation, STEP_STATE_LEN, SwigluBackward, SwigluForward,
     View,
 };
-use crate::bench::flops::attended_pairs;
 use crate::bench::{BenchError, Setup};
-use crate::data::{Batch, StepTotals};
+use crate::data::{Batch, StepTotals, Work};
 use crate::model::{
     Activations, BackwardActivations, DeviceBatch, LayerActivations, Linear, Llama, OptimizerState, Precision,
 };
@@ -275,7 +274,7 @@ fn attention_cases<'a, B: Backend>(context: &Context<'a>, places: &Places) -> Ve
         families: batch.families,
         shape,
     };
-    let pairs = attended_pairs(&context.batch.host.segments);
+    let pairs = Work::of_batch(&context.batch.host).attended_pairs;
     let (wide, heads) = (places.rows(model.config.qkv_width()), places.rows(n * d));
     let detail = format!("[{t}, {n}+2*{k}, {d}], {pairs} pairs");
     let operations = pairs * (n * d) as u64;

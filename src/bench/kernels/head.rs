@@ -115,7 +115,7 @@ fn logit_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
 fn whole_head<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
     let Context { model, activations, objective, batch, state, .. } = *context;
     let (h, v, rows) = (model.config.hidden_size, model.config.vocab_size, batch.device.rows);
-    let step = HeadStep { objective, totals: batch.totals, state, accumulate: false };
+    let step = HeadStep { objective, given: None, totals: batch.totals, state, accumulate: false };
     let cut = chunks(&batch.host.groups, objective.coupling(), activations.budget.head_capacity());
     let cost = Cost { bytes: 0, flops: 6 * (rows * v * h) as u64 };
     let detail = format!(

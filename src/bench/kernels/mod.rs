@@ -12,7 +12,7 @@ use serde::Serialize;
 
 pub use cases::{Case, Context, FilledBatch, cases, micro_batch};
 pub use cost::{Bound, Cost};
-pub use rates::{RateSizes, Rates};
+pub use rates::{RateSizes, Rates, copy_rate};
 
 use super::facts::Facts;
 use super::timing::{Measured, Probe, Timing};
@@ -143,7 +143,7 @@ pub fn run<B: Backend>(
         shape: request.shape.name,
         tokens: batch.device.ids.len,
         response_tokens: batch.device.rows,
-        dtype: precision.storage.name(),
+        dtype: precision.operands.name(),
         head_logits: precision.logits.name(),
         optimizer_state: precision.optimizer.name(),
         rates,

@@ -37,7 +37,7 @@ impl Rates {
     ) -> Result<Self, BackendError> {
         let probe = View { arena: ArenaId(0), element: Element::F64, offset: 0, len: 1 };
         backend.allocate(probe.arena, probe.bytes())?;
-        let copy = copy_rate(backend, sizes.copy_bytes, Probe::new(probe), timing);
+        let copy = copy_bytes_per_second(backend, sizes.copy_bytes, Probe::new(probe), timing);
         let product = product_rate(backend, sizes.square, stored, workspace, Probe::new(probe), timing);
         for arena in [0, 1, 2, 3].map(ArenaId).into_iter().chain([WORKSPACE]) {
             backend.free(arena);
@@ -46,8 +46,23 @@ impl Rates {
     }
 }
 
+/// Bytes read and written per second by a copy of `bytes` bytes. Takes memory under low arena numbers and gives it back, so
+/// it comes before a plan is allocated.
+///
+/// # Errors
+/// A device without room, or one that fails.
+pub fn copy_rate<B: Backend>(backend: &mut B, bytes: usize, timing: Timing) -> Result<f64, BackendError> {
+    let probe = View { arena: ArenaId(0), element: Element::F64, offset: 0, len: 1 };
+    backend.allocate(probe.arena, probe.bytes())?;
+    let rate = copy_bytes_per_second(backend, bytes, Probe::new(probe), timing);
+    for arena in [0, 1, 2].map(ArenaId) {
+        backend.free(arena);
+    }
+    rate
+}
+
 /// Bytes read and written per second.
-fn copy_rate<B: Backend>(
+fn copy_bytes_per_second<B: Backend>(
     backend: &mut B,
     bytes: usize,
     probe: Probe,

@@ -10,13 +10,14 @@
   texts with their ids; preference rows with prompt, chosen and rejected ids by TRL's rule (common token prefix).
 """
 
+import datetime
 import json
 import pathlib
 
 import jinja2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import _compile_jinja_template
+from transformers.utils.chat_template_utils import _alias_reasoning_fields, _compile_jinja_template
 
 HERE = pathlib.Path(__file__).parent
 CORPUS = [
@@ -100,6 +101,27 @@ CONVERSATIONS = [
     [user("{{ 1 + 1 }} {% if x %}"), assistant("{# no #}")],
 ]
 
+# (template, messages, variables); "date" is what strftime_now gives, the others are the template's.
+DAY = "2025-03-09"
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"a": {"type": "number"}, "é": [1.0, None]}}}]
+DOCUMENTS = [{"title": "One", "text": "the dog"}, {"title": "Two", "text": "the fox"}]
+PARTS = [{"type": "text", "text": " The dog "}, {"type": "text", "text": "and the fox. "}]
+VARIABLES = [
+    ("dated", [user("Hello")], {"date": DAY}),
+    ("dated", [system("Be brief."), user("Hello"), assistant("Hi!")], {"date": DAY, "tools": TOOLS}),
+    ("dated", [user("Hello")], {"date": DAY, "date_string": "26 July 2024"}),
+    ("variables", [user("Hello")], {}),
+    ("variables", [user("Hello")], {"date": DAY, "tools": [], "enable_thinking": False}),
+    ("variables", [user("Hello")], {"tools": TOOLS, "documents": DOCUMENTS, "enable_thinking": True, "bos_token": "B"}),
+    ("variables", [user("Hello"), assistant("4", thinking="two and two", name=None)], {"date": DAY}),
+    ("variables", [user("Hello"), assistant("4", reasoning="two and two", tool_calls=None)], {}),
+    ("built-in llama3", [user(PARTS), assistant(PARTS)], {}),
+    ("built-in chatml", [user(PARTS), assistant(PARTS)], {}),
+    ("built-in llama3", [user([*PARTS, {"type": "image"}])], {}),
+    ("built-in llama3", [user("Hello"), assistant("", tool_calls=[{"name": "add"}])], {}),
+    ("built-in chatml", [user("Hello"), assistant("", tool_calls=[{"name": "add"}])], {}),
+]
+
 TEXTS = [
     "",
     " ",
@@ -130,24 +152,55 @@ ROWS = [
 ]
 
 
-def render(tokenizer, template, messages, add_generation_prompt):
-    # As apply_chat_template does, but with strftime_now undefined, so that the text does not change at midnight.
+def templates():
+    """Name and text of every template: the golden ones, and those that the program brings."""
+    for path in sorted((HERE / "templates").glob("*.jinja")):
+        yield path.stem, path.read_text()
+    for path in sorted((HERE.parents[2] / "src/data/templates").glob("*.jinja")):
+        yield f"built-in {path.stem}", path.read_text()
+
+
+def render(tokenizer, template, messages, add_generation_prompt, date=None, **variables):
+    # As apply_chat_template does, but with strftime_now undefined or fixed, so that the text does not change at midnight.
+    if date is None:
+        strftime_now = jinja2.Undefined(name="strftime_now")
+    else:
+        strftime_now = datetime.datetime.fromisoformat(date).strftime
+    # What apply_chat_template does to messages (it has no parameter for the clock).
+    messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    variables = {"tools": None, "documents": None, **tokenizer.special_tokens_map, **variables}
     return _compile_jinja_template(template).render(
-        messages=messages,
-        tools=None,
-        documents=None,
+        messages=_alias_reasoning_fields(messages),
         add_generation_prompt=add_generation_prompt,
-        strftime_now=jinja2.Undefined(name="strftime_now"),
-        **tokenizer.special_tokens_map,
+        strftime_now=strftime_now,
+        **{**variables, "tools": variables["tools"] or None},
     )
 
 
+def variable_cases(tokenizer):
+    texts = dict(templates())
+    for name, messages, variables in VARIABLES:
+        case = {"template": name, "messages": messages, "variables": variables}
+        try:
+            text = render(tokenizer, texts[name], messages, True, **variables)
+        except jinja2.exceptions.TemplateError as error:
+            yield {**case, "raises": str(error)}
+            continue
+        if "date" not in variables and "strftime_now" not in texts[name]:
+            # TRL passes no tools where the row has none.
+            tools = variables.get("tools") or None
+            more = {key: value for key, value in variables.items() if key != "tools"}
+            assert text == tokenizer.apply_chat_template(
+                messages, tools=tools, chat_template=texts[name], add_generation_prompt=True, tokenize=False, **more
+            )
+        yield {**case, "text": text}
+
+
 def chat_cases(tokenizer):
-    for path in sorted((HERE / "templates").glob("*.jinja")):
-        template = path.read_text()
+    for name, template in templates():
         for messages in CONVERSATIONS:
             for add_generation_prompt in (False, True):
-                case = {"template": path.stem, "add_generation_prompt": add_generation_prompt, "messages": messages}
+                case = {"template": name, "add_generation_prompt": add_generation_prompt, "messages": messages}
                 try:
                     text = render(tokenizer, template, messages, add_generation_prompt)
                 except jinja2.exceptions.TemplateError as error:
@@ -160,7 +213,7 @@ def chat_cases(tokenizer):
                     )
                     assert whole == ids
                 # Torture is about the text; its ids would only make the file long.
-                yield {**case, "text": text} if path.stem == "torture" else {**case, "text": text, "ids": ids}
+                yield {**case, "text": text} if name == "torture" else {**case, "text": text, "ids": ids}
 
 
 def row_cases(tokenizer):
@@ -203,6 +256,7 @@ def main():
     tokenizer = make_folder()
     texts = [{"text": text, "ids": tokenizer(text, add_special_tokens=False)["input_ids"]} for text in TEXTS]
     cases = {"texts": texts, "chats": list(chat_cases(tokenizer)), "rows": list(row_cases(tokenizer))}
+    cases["variables"] = list(variable_cases(tokenizer))
     # One case a line: a change shows where it is.
     lists = (
         f'"{name}": [\n' + ",\n".join(json.dumps(case, separators=(",", ":")) for case in of) + "\n]"

@@ -1,0 +1,103 @@
+//! `asft plan --json`: everything that is known of a plan.
+
+use asft::model::{Flops, Recompute};
+use asft::plan::{ARENAS, Arena};
+use asft::train::{Remedy, Shortfall};
+use serde_json::{Map, Value, json};
+
+use super::plan::{Planned, RunPlan};
+
+/// One JSON object and a newline.
+pub fn json(planned: &Planned) -> String {
+    let plan = &planned.layout.plan;
+    let budget = planned.layout.activations.budget;
+    let tensors: Vec<Value> = plan
+        .entries()
+        .iter()
+        .map(|entry| {
+            json!({
+                "name": entry.name,
+                "arena": entry.arena.title(),
+                "dtype": entry.view.element.name(),
+                "shape": entry.shape,
+                "bytes": entry.view.bytes(),
+            })
+        })
+        .collect();
+    let arenas: Map<String, Value> =
+        ARENAS.iter().map(|&arena: &Arena| (arena.title().to_owned(), json!(plan.bytes(arena)))).collect();
+    let kept: Map<String, Value> = Recompute::ALL
+        .iter()
+        .map(|&level| (level.name().to_owned(), json!(planned.layout.kept_at(level))))
+        .collect();
+    let mut object = json!({
+        "parameters": planned.layout.model.table.count(),
+        "tokens": budget.tokens,
+        "rows": budget.rows,
+        "head_rows": budget.head_rows,
+        "recompute": planned.layout.activations.recompute.name(),
+        "activations_by_recompute": kept,
+        "total_bytes": plan.total_bytes(),
+        "available_bytes": planned.target.memory,
+        "fits": planned.target.memory.map(|_| planned.shortfall.is_none()),
+        "remedies": planned.shortfall.as_ref().map(remedies),
+        "disk": disk(planned),
+        "steps": null,
+        "arenas": arenas,
+        "tensors": tensors,
+    });
+    if let (Some(run), Some(object)) = (&planned.run, object.as_object_mut()) {
+        object.extend(of_run(run));
+    }
+    format!("{object}\n")
+}
+
+fn remedies(shortfall: &Shortfall) -> Vec<Value> {
+    let remedy = |remedy: &Remedy| json!({ "settings": remedy.settings, "total_bytes": remedy.bytes });
+    shortfall.remedies.iter().map(remedy).collect()
+}
+
+fn disk(planned: &Planned) -> Value {
+    let disk = &planned.disk;
+    json!({
+        "model_bytes": disk.folders.model,
+        "checkpoint_bytes": disk.folders.checkpoint,
+        "checkpoints_kept": disk.kept(),
+        "total_bytes": disk.total(),
+        "available_bytes": planned.disk_available,
+        "fits": planned.disk_fits(),
+    })
+}
+
+fn of_run(run: &RunPlan) -> Map<String, Value> {
+    let per_step = |sum: u64| sum as f64 / run.steps as f64;
+    let flops = |flops: Flops| json!({ "blocks": flops.blocks, "head": flops.head, "attention": flops.attention, "total": flops.total() });
+    let estimate = &run.estimate;
+    let fields = json!({
+        "steps": run.steps,
+        "epochs": run.epochs,
+        "pairs": run.pairs,
+        "held_out_pairs": run.held_out,
+        "per_step": {
+            "pairs": run.batch_size,
+            "micro_batches": per_step(run.batches as u64),
+            "tokens": per_step(run.work.tokens),
+            "scored_tokens": per_step(run.work.rows),
+            "flops": per_step(estimate.training.total()),
+            "flops_recomputed": per_step(estimate.recomputed.total()),
+        },
+        "flops": {
+            "training": flops(estimate.training),
+            "recomputed": flops(estimate.recomputed),
+            "evaluation": flops(estimate.evaluation),
+            "evaluations": estimate.evaluations,
+            "reference": flops(estimate.reference),
+            "total": estimate.total(),
+        },
+        "reference_bytes": run.reference_bytes,
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => unreachable!("an object was written"),
+    }
+}
