@@ -41,7 +41,7 @@ pub fn run(
         );
         return Err(anyhow::Error::msg(message)).or_usage();
     }
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     on_device!(backend, backend => talk(config, folder, encoder, backend))?;
     Ok(ExitStatus::Success)
 }

@@ -34,7 +34,8 @@ const SPANS: Spans = Spans { prompt: false, answers: Roles::PAIR };
 pub fn run(arguments: &Layers<EvalPairsArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let evaluation = Evaluation::open(config).or_usage()?;
-    let backend = choose(evaluation.config.device, evaluation.config.threads)?;
+    let config = &evaluation.config;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     let columns = on_device!(backend, backend => evaluation.columns(backend))?;
     if let Some(path) = &evaluation.config.answers {
         evaluation.write_answers(path, &columns)?;

@@ -50,7 +50,8 @@ pub struct ScoreArguments {
     /// Threads of the CPU backend; the results do not depend on it [default: every core]
     #[arg(long, value_name = "N")]
     pub threads: Option<i64>,
-    /// What weights and activations are stored in [default: bf16 on a GPU, f32 on the CPU]
+    /// What weights and activations are stored in; on the CPU, what matrix products round them to [default: bf16 on a GPU,
+    /// f32 on the CPU]
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
     /// What the head's logits are stored in [default: as --dtype]
