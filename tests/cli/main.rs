@@ -41,6 +41,8 @@ mod manual;
 mod messages;
 /// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
 mod nonfinite;
+/// What can be trained for: the listing, and a few steps of each.
+mod objectives;
 /// Memory as it is planned and as it is used.
 mod planning;
 /// What cannot be run, with its message and exit code.
@@ -53,6 +55,8 @@ mod run_toml;
 mod runs;
 /// `asft score`.
 mod scoring;
+/// The shapes of data, end to end.
+mod shapes;
 /// Running the binary.
 mod shell;
 /// Signals: the state is saved first.
