@@ -4,6 +4,7 @@
 //!
 //! - [`config`]: what was typed, merged (flag > environment > file > default), checked, typed.
 //! - [`data`]: rows of a file to columns, chat template, tokens, packed batches, optimizer steps.
+//! - [`inspect`]: what becomes of single rows, and figures about all of them.
 //! - [`model`]: configuration, parameters, activations; a Llama forward and backward; the head.
 //! - [`objective`]: from log-probs of one group to loss, coefficients and metrics.
 //! - [`optim`]: AdamW and the learning-rate schedules.
@@ -11,8 +12,8 @@
 //! - [`plan`]: every tensor a run takes, listed before the first step.
 //! - [`train`]: one step; the loop; its log, curves and model card.
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
-//! - [`eval`]: log-probs of whole data sets.
-//! - [`generate`]: greedy answers with a key/value cache.
+//! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
+//! - [`generate`]: answers to prompts, with a key/value cache.
 //! - [`progress`]: how far long work has come.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
@@ -24,6 +25,7 @@ pub mod data;
 pub mod dtype;
 pub mod eval;
 pub mod generate;
+pub mod inspect;
 pub mod model;
 pub mod objective;
 pub mod optim;

@@ -20,15 +20,23 @@ mod files;
 mod folder;
 #[path = "data/golden.rs"]
 mod golden;
+#[path = "data/hh.rs"]
+mod hh;
 #[path = "data/llama3.rs"]
 mod llama3;
 #[path = "data/loader.rs"]
 mod loader;
+#[path = "data/masks.rs"]
+mod masks;
 #[path = "data/mixing.rs"]
 mod mixing;
+#[path = "data/needs.rs"]
+mod needs;
 #[path = "data/packing.rs"]
 mod packing;
 #[path = "data/rows.rs"]
 mod rows;
+#[path = "data/shapes.rs"]
+mod shapes;
 #[path = "skip/mod.rs"]
 mod skip;

@@ -347,6 +347,40 @@ pub struct HeadRows {
     pub vocabulary: usize,
 }
 
+/// Where [`HeadStatistics`] leaves its numbers, `[R]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct StatisticsViews {
+    /// `log(sum over v of p_v^2)`.
+    pub log_sum_squares: View,
+    /// Entropy in nats.
+    pub entropy: View,
+    /// Mean logit.
+    pub mean_logit: View,
+}
+
+impl StatisticsViews {
+    /// Every view, changed alike.
+    pub fn map(self, change: impl Fn(View) -> View) -> Self {
+        Self {
+            log_sum_squares: change(self.log_sum_squares),
+            entropy: change(self.entropy),
+            mean_logit: change(self.mean_logit),
+        }
+    }
+}
+
+/// Per row, with `m` the largest logit and `d_v = z_v - m`: `log_sum_squares = log sum e^(2 d_v) - 2 log sum e^(d_v)`,
+/// `entropy = log sum e^(d_v) - (sum d_v e^(d_v)) / sum e^(d_v)`, `mean_logit = sum z_v / V`. The logits stay as they are.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadStatistics {
+    /// `[R, V]`: stored, or f32.
+    pub logits: View,
+    /// Where the results go.
+    pub out: StatisticsViews,
+    /// V.
+    pub vocabulary: usize,
+}
+
 /// The u32 words of one encoded span of response rows: start, len, role ([`SPAN_PROMPT`], [`SPAN_CHOSEN`],
 /// [`SPAN_REJECTED`], [`SPAN_OTHER`]).
 pub const SPAN_WORDS: usize = 3;
@@ -373,6 +407,8 @@ pub struct ObjectiveCoefficients<'a> {
     pub totals: StepTotals,
     /// `[R]`: log-probs of the whole micro-batch.
     pub logp: View,
+    /// `[R]` each: statistics of its rows, where the objective asks for them.
+    pub statistics: Option<StatisticsViews>,
     /// `[R]`: written for the rows of the units.
     pub coefficients: View,
     /// [`STEP_STATE_LEN`] f64: `BAD` is set if a unit's loss is not finite.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use asft::backend::{Backend, DeviceKind};
 use asft::bench::kernels::copy_rate;
 use asft::bench::timing::Timing;
-use asft::checkpoint::ModelFolder;
+use asft::checkpoint::{ModelFolder, hub};
 use asft::config::{GenerateArguments, GenerateConfig, PromptSource};
 use asft::data::Tokenizer;
 use asft::eval::Progress;
@@ -29,21 +29,22 @@ use super::{ExitStatus, Layers, chat, output};
 pub fn run(arguments: &Layers<GenerateArguments>) -> anyhow::Result<ExitStatus> {
     let arguments = arguments.merge().or_usage()?.arguments;
     let config = arguments.resolve(io::stdin().is_terminal()).or_usage()?;
-    let folder = ModelFolder::open(&config.model).or_usage()?;
+    let folder = ModelFolder::open(&hub::locate(&config.model).or_usage()?.folder).or_usage()?;
     let encoder = encoder(&config, &folder).or_usage()?;
     if config.source == PromptSource::Chat {
         return chat::run(&config, &folder, encoder);
     }
     let prompts = prompts(&config, &encoder).or_usage()?;
     prompts::check(&prompts, folder.config().max_position_embeddings).or_usage()?;
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     on_device!(backend, backend => answer(&config, &folder, &encoder, &prompts, backend))?;
     Ok(ExitStatus::Success)
 }
 
 /// The folder's tokenizer and template, told how to use them.
 fn encoder(config: &GenerateConfig, folder: &ModelFolder) -> Result<PromptEncoder, GenerateError> {
-    let mut encoder = PromptEncoder::from_folder(folder.dir(), folder.config().vocab_size)?;
+    let mut encoder =
+        PromptEncoder::from_folder(folder.dir(), folder.config().vocab_size, config.template.clone())?;
     encoder.system = config.system.clone();
     encoder.prefix.clone_from(&config.prefix);
     encoder.raw = config.raw;

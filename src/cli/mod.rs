@@ -10,10 +10,16 @@ mod chat;
 mod completions;
 mod config;
 mod device;
+mod eval;
+mod eval_mt_bench;
+mod eval_pairs;
 mod exit;
 mod export;
 mod generate;
 mod info;
+mod inspect;
+mod inspect_stats;
+mod inspect_text;
 mod man;
 mod names;
 mod objectives;
@@ -59,9 +65,14 @@ enum Command {
     /// Answers to prompts, or a chat
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Generate(Box<Layers<GenerateArguments>>),
+    /// Whether it worked: metrics of models on data
+    Eval(eval::EvalArguments),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
+    /// What training would make of rows of data, token by token or in figures: takes the flags of train
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Inspect(Box<inspect::InspectArguments>),
     /// The settings of a training run and where each comes from: takes the flags of train
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Config(Box<Layers<TrainArguments>>),
@@ -118,7 +129,9 @@ impl Cli {
             Command::Train(arguments) => train::run(&arguments),
             Command::Score(arguments) => score::run(&arguments),
             Command::Generate(arguments) => generate::run(&arguments),
+            Command::Eval(arguments) => eval::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
+            Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),

@@ -40,7 +40,7 @@ pub struct MessageArguments {
         hide_env = true
     )]
     log_format: LogFormat,
-    /// Colours on stderr; auto: on a terminal, unless NO_COLOR is set
+    /// Colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(
         long,
         global = true,
@@ -51,6 +51,18 @@ pub struct MessageArguments {
         hide_env = true
     )]
     color: Color,
+}
+
+impl MessageArguments {
+    /// Colours of results on stdout: as on stderr what `--color` says; by themselves on a terminal, unless NO_COLOR is set,
+    /// or where CLICOLOR_FORCE is.
+    pub fn stdout_color(&self) -> anstream::ColorChoice {
+        match self.color {
+            Color::Auto => anstream::AutoStream::choice(&io::stdout()),
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -28,7 +28,7 @@ pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let folder = ModelFolder::open(&hub::locate(&config.model).or_usage()?.folder).or_usage()?;
     let (rows, groups) = rows(&config, &folder).or_usage()?;
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     let scores = on_device!(backend, backend => scores(&config, &folder, &groups, backend))?;
     let mut scores = scores.into_iter();
     let lines = rows.iter().map(|row| match row {
@@ -56,12 +56,15 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
     let settings = EncodeConfig {
         vocab_size: model.vocab_size,
         max_length: config.max_length,
+        truncation: config.truncation,
+        columns: config.columns.clone(),
         eos_ids: model.eos_token_ids.clone(),
-        keep_text: false,
         template: config.template.clone(),
+        ..EncodeConfig::default()
     };
-    let (rows, report) =
-        load_rows(&config.data, &Encoder::from_folder(folder.dir(), settings)?, &mut Bars::default())?;
+    let encoder = Encoder::from_folder(folder.dir(), settings)?;
+    let (rows, report) = load_rows(&config.data, &encoder, &mut Bars::default())?;
+    report.log_shapes();
     report.warn("rows");
     let positions = model.max_position_embeddings;
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.as_ref().ok().cloned()).collect();

@@ -4,13 +4,16 @@
 //! `[default: ...]` is the one that [`TrainArguments::resolve`] fills in (a test compares the two). Numbers are wide
 //! and signed here, so that a value out of range reaches the message that explains the range.
 
+use std::marker::PhantomData;
 use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
+use super::choice::{
+    DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler, TruncationMode,
+};
 use crate::data::{TemplateChoice, TemplateConfig, TemplateDate};
 use crate::objective::Parameters;
 
@@ -53,13 +56,14 @@ pub struct TrainArguments {
 #[serde(default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files)
+    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME of one
+    /// in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
     /// Start from random weights of this configuration instead, drawn from --seed
     #[arg(long, value_name = "CONFIG.json")]
     pub init: Option<PathBuf>,
-    /// Folder with the tokenizer files for --init; not needed for pre-tokenised data
+    /// Folder (or ORG/NAME) with the tokenizer files for --init; not needed for pre-tokenised data
     #[arg(long, value_name = "DIR")]
     pub tokenizer: Option<PathBuf>,
 }
@@ -69,19 +73,30 @@ pub struct ModelArguments {
 #[serde(default)]
 #[command(next_help_heading = "Data")]
 pub struct DataArguments {
-    /// Preference pairs with prompt, chosen, rejected (strings or message lists) or prompt_input_ids,
-    /// chosen_input_ids, rejected_input_ids: JSON lines or a JSON list, also .gz and .zst, or Parquet. May be
-    /// repeated; FILE:0.5 takes half of a file's rows, FILE:2 takes each twice
+    /// Rows with prompt, chosen, rejected (strings or message lists), or chosen, rejected that hold the prompt, or
+    /// *_input_ids; for sft also messages, or prompt, completion. JSON lines or a JSON list, also .gz and .zst, or
+    /// Parquet. May be repeated; FILE:0.5 takes half of a file's rows, FILE:2 takes each twice
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     #[serde(deserialize_with = "one_or_many")]
     pub data: Option<Vec<PathBuf>>,
+    /// A column by its name in the files: prompt=question. May be repeated
+    #[arg(long, value_name = "COLUMN=NAME")]
+    #[serde(deserialize_with = "one_or_many_names")]
+    pub map: Option<Vec<String>>,
     #[command(flatten)]
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub template: TemplateArguments,
-    /// Longest prompt plus answer in tokens; what is beyond it is cut and counted [default: 1024]
+    /// Longest prompt plus answer in tokens [default: 1024]
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<i64>,
+    /// What becomes of a longer answer: its end is cut, or the row is dropped; both are counted [default: keep_start]
+    #[arg(long, value_name = "MODE")]
+    pub truncation_mode: Option<TruncationMode>,
+    /// Drop pairs whose two answers have the same tokens
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub drop_identical: Option<bool>,
     /// Read only the first N rows of each --data file
     #[arg(long, value_name = "N")]
     pub max_samples: Option<i64>,
@@ -142,7 +157,8 @@ pub struct ObjectiveArguments {
     #[serde(flatten)]
     #[allow(missing_docs, reason = "documented at its type")]
     pub parameters: Parameters,
-    /// Reference model, for objectives that need one; may be repeated for mrpo [default: the initial weights]
+    /// Reference model (a folder or ORG/NAME), for objectives that need one; may be repeated for mrpo [default: the initial
+    /// weights]
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "one_or_many")]
     pub reference: Option<Vec<PathBuf>>,
@@ -302,7 +318,8 @@ pub struct DeviceArguments {
     /// Threads of the CPU backend; the results do not depend on it [default: every core]
     #[arg(long, value_name = "N")]
     pub threads: Option<i64>,
-    /// What weights and activations are stored in [default: bf16 on a GPU, f32 on the CPU]
+    /// What weights and activations are stored in; on the CPU, what matrix products round them to [default: bf16 on a GPU,
+    /// f32 on the CPU]
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
     /// What AdamW keeps of each parameter [default: f32]
@@ -324,22 +341,36 @@ pub struct DeviceArguments {
 
 /// A list of paths, or one path without the brackets.
 fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<PathBuf>>, D::Error> {
-    struct Visitor;
-    impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = Vec<PathBuf>;
-        fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
-            formatter.write_str("a path or a list of paths")
-        }
-        fn visit_str<E>(self, value: &str) -> Result<Vec<PathBuf>, E> {
-            Ok(vec![PathBuf::from(value)])
-        }
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<PathBuf>, A::Error> {
-            let mut paths = Vec::new();
-            while let Some(path) = items.next_element()? {
-                paths.push(path);
-            }
-            Ok(paths)
-        }
+    deserializer.deserialize_any(OneOrMany("a path or a list of paths", PhantomData)).map(Some)
+}
+
+/// A list of `column=name`, or one without the brackets.
+pub(super) fn one_or_many_names<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<String>>, D::Error> {
+    let expected = "a string such as \"prompt=question\" or a list of such strings";
+    deserializer.deserialize_any(OneOrMany(expected, PhantomData)).map(Some)
+}
+
+/// Reads one string or a list of strings; the text says what is expected.
+struct OneOrMany<T>(&'static str, PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + for<'a> From<&'a str>> serde::de::Visitor<'de> for OneOrMany<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str(self.0)
     }
-    deserializer.deserialize_any(Visitor).map(Some)
+
+    fn visit_str<E>(self, value: &str) -> Result<Vec<T>, E> {
+        Ok(vec![T::from(value)])
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = items.next_element()? {
+            values.push(value);
+        }
+        Ok(values)
+    }
 }

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::error::nearest;
+use crate::data::Truncation;
 use crate::model::{OptimizerState, Recompute};
 
 /// Shape of the learning rate after the warm-up (the names of `lr_scheduler_type` in transformers).
@@ -147,6 +148,35 @@ impl From<Recompute> for RecomputeName {
     }
 }
 
+/// What becomes of an answer longer than `--max-length` leaves room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum TruncationMode {
+    /// Its end is cut off.
+    #[value(alias = "keep-start")]
+    KeepStart,
+    /// The row is dropped.
+    Drop,
+}
+
+impl From<TruncationMode> for Truncation {
+    fn from(mode: TruncationMode) -> Self {
+        match mode {
+            TruncationMode::KeepStart => Self::KeepStart,
+            TruncationMode::Drop => Self::Drop,
+        }
+    }
+}
+
+impl From<Truncation> for TruncationMode {
+    fn from(truncation: Truncation) -> Self {
+        match truncation {
+            Truncation::KeepStart => Self::KeepStart,
+            Truncation::Drop => Self::Drop,
+        }
+    }
+}
+
 /// A device as it is typed; [`super::Device`] is what a configuration may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum DeviceName {
@@ -174,7 +204,7 @@ macro_rules! serde_by_name {
         }
     )*};
 }
-serde_by_name!(Scheduler, SaveDtype, DeviceName, Dtype, OptimizerStateName, RecomputeName);
+serde_by_name!(Scheduler, SaveDtype, DeviceName, Dtype, OptimizerStateName, RecomputeName, TruncationMode);
 
 fn parse_name<T: ValueEnum>(typed: &str) -> Result<T, String> {
     T::from_str(typed, false).map_err(|_| {

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::data::ColumnMapError;
+use crate::data::columns::CANONICAL;
+
 /// A configuration that cannot be used. Every one is found before any work begins.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -111,6 +114,12 @@ pub enum ConfigError {
         /// The range, in words.
         must: String,
     },
+    /// `--map` cannot be used.
+    #[error("--map: {source}")]
+    Columns {
+        /// What is wrong with it.
+        source: ColumnMapError,
+    },
     /// No learning rate was given, and the objective has no default one.
     #[error("no default learning rate is known for the objective \"{objective}\"")]
     NoLearningRate {
@@ -133,6 +142,9 @@ impl ConfigError {
             Self::Twice { first, .. } => Some(format!("keep \"{first}\"")),
             Self::Missing { hint, .. } | Self::Conflict { hint, .. } => Some((*hint).to_owned()),
             Self::Needs { first, second } => Some(format!("give {second} as well, or leave {first} out")),
+            Self::Columns { source: ColumnMapError::Unknown { name } } => {
+                nearest(name, CANONICAL.into_iter()).map(|nearest| format!("did you mean \"{nearest}\"?"))
+            }
             Self::NoLearningRate { .. } => Some(
                 "asft objectives lists the objectives; --learning-rate sets the rate for any of them"
                     .to_owned(),

@@ -6,9 +6,11 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
+use super::arguments::TemplateArguments;
 use super::choice::{DeviceName, Dtype};
 use super::resolve::{at_least, conflict, device, not_negative, range};
 use super::{ConfigError, Device, FormatConfig};
+use crate::data::TemplateConfig;
 use crate::generate::Sampling;
 
 /// What somebody typed for `asft generate`.
@@ -21,7 +23,7 @@ pub struct GenerateArguments {
     /// Answer this; without any prompt, a chat on the terminal
     #[arg(long, value_name = "TEXT", help_heading = "Prompts")]
     pub prompt: Option<String>,
-    /// Answer every prompt of a file: JSON lines (.jsonl, .json) with "prompt" or "messages", else one prompt per line
+    /// Answer every prompt of a file: a .txt with one per line, else rows with "prompt" or "messages" as asft train reads them
     #[arg(long, value_name = "FILE", help_heading = "Prompts")]
     pub prompts: Option<PathBuf>,
     /// The same with token ids, one JSON list per line; for folders without a tokenizer
@@ -31,6 +33,10 @@ pub struct GenerateArguments {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = "Prompts")]
     pub chat: Option<bool>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    #[allow(missing_docs, reason = "documented at its type")]
+    pub template: TemplateArguments,
     /// Continue strings as they are, without the chat template
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = BoolishValueParser::new(), hide_possible_values = true, help_heading = "Prompts")]
@@ -122,6 +128,8 @@ pub struct GenerateConfig {
     pub model: PathBuf,
     /// Where prompts come from.
     pub source: PromptSource,
+    /// How conversations become text.
+    pub template: TemplateConfig,
     /// Strings are continued as they are.
     pub raw: bool,
     /// What the system says first.
@@ -182,6 +190,7 @@ impl GenerateArguments {
         Ok(GenerateConfig {
             model,
             source,
+            template: self.template.resolve(),
             raw: self.raw.unwrap_or(false),
             system: self.system.clone(),
             prefix: self.prefix.clone().unwrap_or_default(),

@@ -13,6 +13,7 @@ mod arguments;
 mod best;
 mod choice;
 mod error;
+mod eval;
 mod file;
 mod generate;
 mod layers;
@@ -23,18 +24,19 @@ mod train;
 
 pub use arguments::{
     DataArguments, DeviceArguments, EvaluationArguments, ModelArguments, ObjectiveArguments,
-    OptimizerArguments, RunArguments, ScheduleArguments, TrainArguments,
+    OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 pub use best::{BestConfig, EarlyStopping};
 pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
 pub use error::ConfigError;
+pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{
     BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,
-    ExistingFolder, FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
-    TrainConfig, Warmup,
+    ExistingFolder, FormatConfig, InspectConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig,
+    ScheduleConfig, TrainConfig, Warmup,
 };
 
 /// `"batch_size"` -> `"--batch-size"`: how messages name a setting, wherever it was typed.

@@ -9,10 +9,11 @@ use super::arguments::{ModelArguments, TrainArguments};
 use super::choice::{DeviceName, RecomputeName, Resume, Scheduler};
 use super::train::{
     BatchSize, DataConfig, Device, DeviceConfig, Duration, EvalSource, EvaluationConfig, ExistingFolder,
-    FormatConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig, TrainConfig,
-    Warmup,
+    FormatConfig, InspectConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
+    TrainConfig, Warmup,
 };
 use super::{ConfigError, flag, source};
+use crate::data::ColumnMap;
 
 /// Where a plan without `--output` says the run would be; nothing is written there.
 const PLANNED_OUTPUT: &str = "asft-run";
@@ -49,6 +50,36 @@ impl TrainArguments {
     ) -> Result<TrainConfig, ConfigError> {
         let output = self.run.output.clone().unwrap_or_else(|| PathBuf::from(PLANNED_OUTPUT));
         self.resolve_into(output, default_learning_rate)
+    }
+
+    /// The configuration of a look at the data: as [`resolve_plan`](Self::resolve_plan) with `--data`, and a folder with
+    /// nothing but a tokenizer may take the model's place.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve).
+    pub fn resolve_inspect(
+        &self,
+        default_learning_rate: fn(&str) -> Option<f64>,
+    ) -> Result<InspectConfig, ConfigError> {
+        if self.data.data.as_ref().is_none_or(Vec::is_empty) {
+            let hint = "give the file to look at: --data FILE";
+            return Err(ConfigError::Missing { what: "--data", hint });
+        }
+        let mut arguments = self.clone();
+        let has_model = match &mut arguments.model {
+            ModelArguments { model: model @ None, init: None, tokenizer: tokenizer @ Some(_) } => {
+                *model = tokenizer.take();
+                false
+            }
+            ModelArguments { model: None, init: None, tokenizer: None } => {
+                return Err(ConfigError::Missing {
+                    what: "--model or --tokenizer",
+                    hint: "give the model's folder, --model DIR, or one with its tokenizer files, --tokenizer DIR",
+                });
+            }
+            _ => true,
+        };
+        Ok(InspectConfig { train: arguments.resolve_plan(default_learning_rate)?, has_model })
     }
 
     fn resolve_into(
@@ -118,8 +149,11 @@ impl TrainArguments {
         let cache = || arguments.data_cache.clone().or_else(|| user_cache("tokens"));
         Ok(DataConfig {
             files: typed.iter().map(|typed| source::parse(typed)).collect::<Result<_, _>>()?,
+            columns: columns(arguments.map.as_deref())?,
             template: arguments.template.resolve(),
             max_length: at_least("max_length", arguments.max_length, 2)?.unwrap_or(1024),
+            truncation: arguments.truncation_mode.map(Into::into).unwrap_or_default(),
+            drop_identical: arguments.drop_identical.unwrap_or(false),
             max_samples: at_least("max_samples", arguments.max_samples, 1)?,
             strict: arguments.strict.unwrap_or(false),
             cache: if arguments.no_cache.unwrap_or(false) { None } else { cache() },
@@ -291,6 +325,12 @@ fn user_cache(name: &str) -> Option<PathBuf> {
         std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
     let from_home = || std::env::home_dir().filter(|home| home.is_absolute()).map(|home| home.join(".cache"));
     from_variable.or_else(from_home).map(|cache| cache.join("asft").join(name))
+}
+
+/// The columns that go by other names.
+pub(super) fn columns(map: Option<&[String]>) -> Result<ColumnMap, ConfigError> {
+    let entries = map.unwrap_or_default().iter().map(String::as_str);
+    ColumnMap::new(entries).map_err(|source| ConfigError::Columns { source })
 }
 
 /// The device of a typed name.

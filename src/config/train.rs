@@ -14,7 +14,7 @@ use super::best::BestConfig;
 use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
 use super::source;
 use crate::backend::Element;
-use crate::data::{TemplateConfig, WeightedFile};
+use crate::data::{ColumnMap, TemplateConfig, Truncation, WeightedFile};
 use crate::model::{OptimizerState, Recompute};
 use crate::objective::Parameters;
 
@@ -41,6 +41,15 @@ pub struct TrainConfig {
     pub device: DeviceConfig,
 }
 
+/// Everything that `asft inspect` needs to know; made by [`TrainArguments::resolve_inspect`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct InspectConfig {
+    /// The run whose data are looked at.
+    pub train: TrainConfig,
+    /// Whether its model's folder holds a model; otherwise only a tokenizer.
+    pub has_model: bool,
+}
+
 /// Where the initial weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
@@ -60,12 +69,18 @@ pub enum ModelSource {
 /// What is trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataConfig {
-    /// Files of preference pairs, in order, with their weights. Empty only in a configuration for a plan.
+    /// Files of rows, in order, with their weights. Empty only in a configuration for a plan.
     pub files: Vec<WeightedFile>,
+    /// Columns that go by other names.
+    pub columns: ColumnMap,
     /// How conversations become text.
     pub template: TemplateConfig,
     /// Bound on prompt + answer, in tokens; at least 2.
     pub max_length: usize,
+    /// What becomes of longer answers.
+    pub truncation: Truncation,
+    /// Whether pairs of identical answers are dropped.
+    pub drop_identical: bool,
     /// Rows read of each file; `None`: all.
     pub max_samples: Option<usize>,
     /// Whether a row that cannot be used stops the run.
@@ -309,8 +324,11 @@ impl TrainConfig {
             data: DataArguments {
                 data: Some(self.data.files.iter().map(source::typed).collect())
                     .filter(|files: &Vec<PathBuf>| !files.is_empty()),
+                map: Some(self.data.columns.entries().collect()).filter(|map: &Vec<_>| !map.is_empty()),
                 template: TemplateArguments::of(&self.data.template),
                 max_length: Some(integer(self.data.max_length)),
+                truncation_mode: Some(self.data.truncation.into()),
+                drop_identical: Some(self.data.drop_identical),
                 max_samples: self.data.max_samples.map(integer),
                 strict: Some(self.data.strict),
                 no_cache: Some(self.data.cache.is_none()),

@@ -3,10 +3,12 @@
 //! Per-token lists are as long as the answer has *scored* tokens, in their order, as a span is. Boundary: values only;
 //! columns are read in [`super::columns`], reference log-probs filled in by whoever computes them.
 
+use serde::{Deserialize, Serialize};
+
 use super::role::{ByRole, Role, Roles};
 
 /// Log-probs of one answer under one reference model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reference {
     /// Of its scored tokens together.
     Sum(f64),
@@ -60,7 +62,7 @@ impl Annotation {
 }
 
 /// What is known of one answer.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnswerAnnotations {
     /// One for each reference model, in the order in which they were named.
     pub references: Vec<Reference>,
@@ -88,7 +90,7 @@ const EMPTY: AnswerAnnotations = AnswerAnnotations {
 };
 
 /// What is known of a group.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Annotations {
     /// Whether the completion is one to learn (KTO's `label`).
     pub label: Option<bool>,

@@ -2,7 +2,7 @@
 //!
 //! An entry is found by what decides it: the file's content, the encoder ([`Encoder::fingerprint`]), the number of rows
 //! read, this program. It is one safetensors file: all ids in one tensor, lengths and masks in others, the load report as
-//! JSON, and a checksum over all of them. An entry that is damaged is made again; a folder that cannot be written to costs
+//! JSON, what the rows say beside their answers as JSON, and a checksum over all of them. An entry that is damaged is made again; a folder that cannot be written to costs
 //! a warning. Entries appear by renaming, so that two runs at once do no harm.
 //!
 //! Boundary: nothing here decides what a token is; a hit gives what reading the file would have given.
@@ -18,6 +18,7 @@ use bytemuck::cast_slice;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::annotations::Annotations;
 use super::encode::Encoder;
 use super::files::FileData;
 use super::group::{Answer, Group};
@@ -25,7 +26,7 @@ use super::report::LoadReport;
 use super::role::Role;
 
 /// Changes with the layout of an entry.
-const FORMAT: &str = "asft tokens 1";
+const FORMAT: &str = "asft tokens 2";
 /// A smaller file is tokenised faster than anybody can notice.
 const SMALLEST: u64 = 64 << 10;
 /// Bytes of all entries; beyond it those go that were not used for the longest time.
@@ -205,9 +206,9 @@ fn prune(folder: &Path, newest: &Path, largest: u64) {
 }
 
 /// The tensors of an entry, in the order of their checksum.
-const TENSORS: [&str; 5] = ["ids", "shape", "scored", "lines", "report"];
+const TENSORS: [&str; 6] = ["ids", "shape", "scored", "lines", "report", "annotations"];
 
-fn checksum(parts: [&[u8]; 5]) -> String {
+fn checksum(parts: [&[u8]; 6]) -> String {
     let mut hash = Xxh3::new();
     for part in parts {
         hash.update(&(part.len() as u64).to_le_bytes());
@@ -233,9 +234,16 @@ fn encode(data: &FileData) -> Result<Vec<u8>, String> {
     let mut report = data.report.clone();
     let lines: Vec<u32> = report.files.iter_mut().flat_map(|file| std::mem::take(&mut file.lines)).collect();
     let report = serde_json::to_vec(&report).map_err(|error| error.to_string())?;
+    let annotations: Vec<(usize, &Annotations)> = data
+        .groups
+        .iter()
+        .enumerate()
+        .filter_map(|(index, group)| Some((index, group.annotations.as_deref()?)))
+        .collect();
+    let annotations = serde_json::to_vec(&annotations).map_err(|error| error.to_string())?;
     let [ids, shape, lines] = [ids, shape, lines].map(little_endian);
-    let parts = [cast_slice(&ids), cast_slice(&shape), &scored, cast_slice(&lines), &report];
-    let types = [Dtype::U32, Dtype::U32, Dtype::U8, Dtype::U32, Dtype::U8];
+    let parts = [cast_slice(&ids), cast_slice(&shape), &scored, cast_slice(&lines), &report, &annotations];
+    let types = [Dtype::U32, Dtype::U32, Dtype::U8, Dtype::U32, Dtype::U8, Dtype::U8];
     // One entry: a map has no order, and the same tokens are to make the same file.
     let metadata = HashMap::from([("checksum".to_owned(), checksum(parts))]);
     let views = TENSORS.iter().zip(parts).zip(types).map(|((name, part), dtype)| {
@@ -249,7 +257,7 @@ fn encode(data: &FileData) -> Result<Vec<u8>, String> {
 fn decode(bytes: &[u8]) -> Result<FileData, String> {
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
     let tensors = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
-    let mut parts = [&[][..]; 5];
+    let mut parts = [&[][..]; 6];
     for (part, name) in parts.iter_mut().zip(TENSORS) {
         *part = tensors.tensor(name).map_err(|error| error.to_string())?.data();
     }
@@ -257,12 +265,18 @@ fn decode(bytes: &[u8]) -> Result<FileData, String> {
     if written != Some(&checksum(parts)) {
         return Err("its checksum is wrong".to_owned());
     }
-    let [ids, shape, scored, lines, report] = parts;
+    let [ids, shape, scored, lines, report, annotations] = parts;
     let mut report: LoadReport = serde_json::from_slice(report).map_err(|error| error.to_string())?;
     if let [file] = &mut report.files[..] {
         file.lines = words(lines).collect();
     }
-    let groups = groups(ids, shape, scored).ok_or("its lengths do not add up")?;
+    let mut groups = groups(ids, shape, scored).ok_or("its lengths do not add up")?;
+    let annotations: Vec<(usize, Annotations)> =
+        serde_json::from_slice(annotations).map_err(|error| error.to_string())?;
+    for (index, annotations) in annotations {
+        let group = groups.get_mut(index).ok_or("its annotations are of more rows")?;
+        group.annotations = Some(annotations.into());
+    }
     Ok(FileData { groups, report })
 }
 
@@ -309,10 +323,12 @@ mod tests {
         let all = answer(Role::Rejected, &[7], Some(vec![true]));
         let group =
             |row, prompt: &[u32], answers| Group { row, prompt: prompt.to_vec(), answers, annotations: None };
-        let groups = vec![
+        let mut groups = vec![
             group(0, &[1, 2, 3], vec![masked, all]),
-            group(2, &[9], vec![answer(Role::Rejected, &[1, 2], None)]),
+            group(2, &[9], vec![answer(Role::Completion, &[1, 2], None)]),
         ];
+        groups[1].annotations_mut().label = Some(true);
+        groups[1].annotations_mut().answers[Role::Completion].weights = Some([1.0 / 3.0, 1e-30].into());
         let file = super::super::report::FileRows { lines: vec![1, 4, 5], usable: 2, ..Default::default() };
         let report = LoadReport { files: vec![file], rows: 3, truncated_answers: 1, ..LoadReport::default() };
         FileData { groups, report }

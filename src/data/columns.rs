@@ -1,126 +1,133 @@
-//! A row's columns -> a typed preference row.
+//! The names of columns: which ones are known, how a file may name them otherwise, and what type they have.
 //!
-//! Boundary: this file alone knows column names. It checks types and nothing else: whether an answer is empty
-//! or a conversation makes sense to the template is found in [`super::encode`].
+//! Boundary: one column of one row at a time; which columns belong together is [`super::shape`]'s business.
 
 use serde_json::{Map, Value};
 
 use super::error::RowError;
+use super::message::Message;
 use super::rows::kind;
 
-/// One message of a conversation: an object with at least the strings `role` and `content`. Further fields
-/// (`name`, ...) are kept for the chat template.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct Message(Map<String, Value>);
-
-impl Message {
-    /// A message of these two fields.
-    pub fn new(role: &str, content: &str) -> Self {
-        let fields = [("role", role), ("content", content)];
-        Self(fields.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect())
-    }
-
-    /// Who speaks: `system`, `user`, `assistant`, ...
-    pub fn role(&self) -> &str {
-        self.field("role")
-    }
-
-    /// What is said.
-    pub fn content(&self) -> &str {
-        self.field("content")
-    }
-
-    /// All its fields, in the order of the row.
-    pub fn fields(&self) -> &Map<String, Value> {
-        &self.0
-    }
-
-    fn field(&self, key: &str) -> &str {
-        self.0.get(key).and_then(Value::as_str).unwrap_or_default()
-    }
-}
-
-/// A preference row in one of the three kinds a file may hold; all three columns are of the same kind.
-#[derive(Clone, Debug, PartialEq)]
-pub enum PreferenceRow {
-    /// Plain text.
-    Text {
-        /// What is answered.
-        prompt: String,
-        /// The preferred answer.
-        chosen: String,
-        /// The other one.
-        rejected: String,
-    },
-    /// Lists of messages; the answers hold the messages that follow the prompt's.
-    Conversation {
-        /// The messages up to the answer.
-        prompt: Vec<Message>,
-        /// The messages of the preferred answer, usually one.
-        chosen: Vec<Message>,
-        /// The messages of the other one.
-        rejected: Vec<Message>,
-    },
-    /// Token ids, used as they are.
-    Tokens {
-        /// The prompt's, BOS included.
-        prompt: Vec<u32>,
-        /// The preferred answer's, end token included, without the prompt.
-        chosen: Vec<u32>,
-        /// The other one's.
-        rejected: Vec<u32>,
-    },
-}
-
-const TEXT: [&str; 3] = ["prompt", "chosen", "rejected"];
-const TOKENS: [&str; 3] = ["prompt_input_ids", "chosen_input_ids", "rejected_input_ids"];
+/// The columns of the shapes of data that are known, as `--map` names them.
+pub const CANONICAL: [&str; 26] = [
+    "prompt",
+    "chosen",
+    "rejected",
+    "completion",
+    "messages",
+    "prompt_input_ids",
+    "chosen_input_ids",
+    "rejected_input_ids",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "reference_response",
+    "reference_response_input_ids",
+    "label",
+    "score",
+    "score_chosen",
+    "score_rejected",
+    "soft_label",
+    "chosen_weights",
+    "rejected_weights",
+    "advantages",
+    "old_logps",
+    "prompt_embedding",
+    "ref_chosen_logps",
+    "ref_rejected_logps",
+    "ref_logps",
+];
 
 const TEXT_OR_MESSAGES: &str = "a string or a list of messages";
 const TOKEN_IDS: &str = "a list of token ids";
 
-impl PreferenceRow {
-    /// Reads the columns `prompt`, `chosen`, `rejected`, or their `*_input_ids` where any of those is present.
-    /// Other columns are ignored.
+/// Which columns of a file go by another name: pairs of (canonical, actual).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ColumnMap(Vec<(&'static str, String)>);
+
+/// Why a column map cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ColumnMapError {
+    /// Not of the form `canonical=actual`.
+    #[error("\"{entry}\" is not of the form CANONICAL=ACTUAL, such as prompt=question")]
+    NotAPair {
+        /// What was given.
+        entry: String,
+    },
+    /// The canonical name is none.
+    #[error("there is no column \"{name}\" to map; the columns are {}", CANONICAL.join(", "))]
+    Unknown {
+        /// What was given.
+        name: String,
+    },
+    /// One canonical name for two columns.
+    #[error("column \"{name}\" is mapped twice")]
+    Twice {
+        /// The canonical name.
+        name: &'static str,
+    },
+}
+
+impl ColumnMap {
+    /// Reads entries of the form `canonical=actual`.
     ///
     /// # Errors
-    /// A [`RowError`] naming the missing or mistyped column and what was found.
-    pub fn from_columns(columns: &Map<String, Value>) -> Result<Self, RowError> {
-        if TOKENS.iter().any(|name| columns.contains_key(*name)) {
-            let [prompt, chosen, rejected] = TOKENS.map(|name| token_ids(columns, name));
-            return Ok(Self::Tokens { prompt: prompt?, chosen: chosen?, rejected: rejected? });
+    /// An entry of another form, a name that is not in [`CANONICAL`], or one that is given twice.
+    pub fn new<'a>(entries: impl IntoIterator<Item = &'a str>) -> Result<Self, ColumnMapError> {
+        let mut map = Self::default();
+        for entry in entries {
+            let pair = entry.split_once('=').filter(|(name, actual)| !name.is_empty() && !actual.is_empty());
+            let (name, actual) = pair.ok_or_else(|| ColumnMapError::NotAPair { entry: entry.to_owned() })?;
+            let known = CANONICAL.into_iter().find(|canonical| *canonical == name);
+            let name = known.ok_or_else(|| ColumnMapError::Unknown { name: name.to_owned() })?;
+            if map.get(name).is_some() {
+                return Err(ColumnMapError::Twice { name });
+            }
+            map.0.push((name, actual.to_owned()));
         }
-        let [prompt, chosen, rejected] = TEXT.map(|name| text_or_messages(columns, name));
-        let (prompt, chosen, rejected) = (prompt?, chosen?, rejected?);
-        match (prompt, chosen, rejected) {
-            (Content::Text(prompt), Content::Text(chosen), Content::Text(rejected)) => {
-                Ok(Self::Text { prompt, chosen, rejected })
-            }
-            (Content::Messages(prompt), Content::Messages(chosen), Content::Messages(rejected)) => {
-                Ok(Self::Conversation { prompt, chosen, rejected })
-            }
-            (prompt, chosen, rejected) => {
-                let (column, found) = if chosen.kind() == prompt.kind() {
-                    ("rejected", rejected.kind())
-                } else {
-                    ("chosen", chosen.kind())
-                };
-                Err(RowError::MixedColumns { prompt: prompt.kind(), column, found })
-            }
-        }
+        Ok(map)
+    }
+
+    /// The entries that [`ColumnMap::new`] reads.
+    pub fn entries(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|(name, actual)| format!("{name}={actual}"))
+    }
+
+    fn get(&self, canonical: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| *name == canonical).map(|(_, actual)| actual.as_str())
+    }
+
+    /// The name that a column has in the file.
+    pub fn actual<'a>(&'a self, canonical: &'a str) -> &'a str {
+        self.get(canonical).unwrap_or(canonical)
+    }
+
+    /// The first mapped column that a row lacks, as (canonical, actual).
+    pub fn missing_in(&self, row: &Map<String, Value>) -> Option<(&'static str, &str)> {
+        let missing = self.0.iter().find(|(_, actual)| !row.contains_key(actual));
+        missing.map(|(name, actual)| (*name, actual.as_str()))
     }
 }
 
-/// A column that may be either.
-pub(crate) enum Content {
+/// A row's columns under their canonical names. A column that holds null counts as absent.
+#[derive(Clone, Copy, Debug)]
+pub struct Columns<'a> {
+    row: &'a Map<String, Value>,
+    map: &'a ColumnMap,
+}
+
+/// A column that is a text or a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
     /// A string.
     Text(String),
-    /// A conversation.
+    /// A list of messages.
     Messages(Vec<Message>),
 }
 
 impl Content {
-    fn kind(&self) -> &'static str {
+    /// What it is, with its article.
+    pub fn kind(&self) -> &'static str {
         match self {
             Content::Text(_) => "a string",
             Content::Messages(_) => "a list of messages",
@@ -128,77 +135,108 @@ impl Content {
     }
 }
 
-fn column<'a>(columns: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, RowError> {
-    columns.get(name).ok_or_else(|| RowError::MissingColumn { column: name, found: present(columns) })
-}
-
-/// The columns a row has, at most eight of them by name.
-fn present(columns: &Map<String, Value>) -> String {
-    const SHOWN: usize = 8;
-    if columns.is_empty() {
-        return "no columns".to_owned();
+impl<'a> Columns<'a> {
+    /// The columns of a row.
+    pub fn new(row: &'a Map<String, Value>, map: &'a ColumnMap) -> Self {
+        Self { row, map }
     }
-    let mut list = columns.keys().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
-    if columns.len() > SHOWN {
-        list.push_str(&format!(" and {} more", columns.len() - SHOWN));
-    }
-    list
-}
 
-pub(crate) fn text_or_messages(
-    columns: &Map<String, Value>,
-    name: &'static str,
-) -> Result<Content, RowError> {
-    match column(columns, name)? {
-        Value::String(text) => Ok(Content::Text(text.clone())),
-        Value::Array(list) => {
-            let messages = list.iter().enumerate().map(|(index, value)| message(name, index, value));
-            messages.collect::<Result<_, _>>().map(Content::Messages)
+    /// What a column holds, if the row has it.
+    pub fn get(&self, canonical: &str) -> Option<&'a Value> {
+        let actual = match self.map.get(canonical) {
+            Some(actual) => actual,
+            // A column that goes by another name is not to be found under its own.
+            None if self.map.0.iter().any(|(_, actual)| actual == canonical) => return None,
+            None => canonical,
+        };
+        self.row.get(actual).filter(|value| !value.is_null())
+    }
+
+    /// Whether the row has a column.
+    pub fn has(&self, canonical: &str) -> bool {
+        self.get(canonical).is_some()
+    }
+
+    /// The column's name in the file.
+    pub fn name(&self, canonical: &str) -> String {
+        self.map.actual(canonical).to_owned()
+    }
+
+    /// The error that a row lacks a column.
+    pub fn missing(&self, canonical: &str) -> RowError {
+        RowError::MissingColumn { column: self.name(canonical), found: self.present() }
+    }
+
+    /// The columns a row has, at most eight of them by name.
+    pub fn present(&self) -> String {
+        const SHOWN: usize = 8;
+        if self.row.is_empty() {
+            return "no columns".to_owned();
         }
-        other => Err(mistyped(name, String::new(), kind(other).to_owned(), TEXT_OR_MESSAGES)),
+        let mut list = self.row.keys().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+        if self.row.len() > SHOWN {
+            list.push_str(&format!(" and {} more", self.row.len() - SHOWN));
+        }
+        list
     }
-}
 
-fn message(name: &'static str, index: usize, value: &Value) -> Result<Message, RowError> {
-    let place = format!(", message {}", index + 1);
-    let Value::Object(fields) = value else {
-        let expected = "an object with \"role\" and \"content\"";
-        return Err(mistyped(name, place, kind(value).to_owned(), expected));
-    };
-    for key in ["role", "content"] {
-        match fields.get(key) {
-            Some(Value::String(_)) => {}
-            Some(other) => {
-                let place = format!("{place}, \"{key}\"");
-                return Err(mistyped(name, place, kind(other).to_owned(), "a string"));
+    /// A column that must be there, as text or messages.
+    ///
+    /// # Errors
+    /// [`RowError::MissingColumn`], [`RowError::MistypedColumn`].
+    pub fn content(&self, canonical: &str) -> Result<Content, RowError> {
+        let name = self.name(canonical);
+        match self.get(canonical).ok_or_else(|| self.missing(canonical))? {
+            Value::String(text) => Ok(Content::Text(text.clone())),
+            Value::Array(list) => {
+                let messages =
+                    list.iter().enumerate().map(|(index, value)| Message::read(&name, index, value));
+                messages.collect::<Result<_, _>>().map(Content::Messages)
             }
-            None => {
-                let found = format!("no \"{key}\"");
-                return Err(mistyped(name, place, found, "an object with \"role\" and \"content\""));
-            }
+            other => Err(mistyped(name, String::new(), kind(other).to_owned(), TEXT_OR_MESSAGES)),
         }
     }
-    Ok(Message(fields.clone()))
+
+    /// A column that must be there, as token ids.
+    ///
+    /// # Errors
+    /// As [`Self::content`].
+    pub fn token_ids(&self, canonical: &str) -> Result<Vec<u32>, RowError> {
+        let name = self.name(canonical);
+        let list = match self.get(canonical).ok_or_else(|| self.missing(canonical))? {
+            Value::Array(list) => list,
+            other => return Err(mistyped(name, String::new(), kind(other).to_owned(), TOKEN_IDS)),
+        };
+        let ids = list.iter().enumerate().map(|(position, value)| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| {
+                let found = match value {
+                    Value::Number(number) => number.to_string(),
+                    other => kind(other).to_owned(),
+                };
+                mistyped(name.clone(), format!(", position {position},"), found, "a token id")
+            })
+        });
+        ids.collect()
+    }
+
+    /// A column of JSON for the chat template: given as it is, or, as data sets with one schema must, as a string.
+    ///
+    /// # Errors
+    /// [`RowError::MistypedColumn`] where it is no `expected` (`"a list"`, `"an object"`).
+    pub fn json(&self, canonical: &str, expected: &'static str) -> Result<Option<Value>, RowError> {
+        let Some(value) = self.get(canonical) else { return Ok(None) };
+        let value = match value {
+            Value::String(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
+            value => value.clone(),
+        };
+        match kind(&value) == expected {
+            true => Ok(Some(value)),
+            false => Err(mistyped(self.name(canonical), String::new(), kind(&value).to_owned(), expected)),
+        }
+    }
 }
 
-pub(crate) fn token_ids(columns: &Map<String, Value>, name: &'static str) -> Result<Vec<u32>, RowError> {
-    let list = match column(columns, name)? {
-        Value::Array(list) => list,
-        other => return Err(mistyped(name, String::new(), kind(other).to_owned(), TOKEN_IDS)),
-    };
-    let ids = list.iter().enumerate().map(|(position, value)| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| {
-            let found = match value {
-                Value::Number(number) => number.to_string(),
-                other => kind(other).to_owned(),
-            };
-            mistyped(name, format!(", position {position},"), found, "a token id")
-        })
-    });
-    ids.collect()
-}
-
-fn mistyped(column: &'static str, place: String, found: String, expected: &'static str) -> RowError {
+fn mistyped(column: String, place: String, found: String, expected: &'static str) -> RowError {
     RowError::MistypedColumn { column, place, found, expected }
 }

@@ -5,10 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::error::DataError;
 use super::group::Group;
+use super::mismatch::add_mismatched;
 use super::order::{SPLIT_STREAM, permutation};
 use super::report::LoadReport;
 
@@ -19,7 +20,8 @@ pub struct Dataset {
     pub groups: Vec<Group>,
     /// What became of all rows.
     pub report: LoadReport,
-    /// xxh3 of the token ids of all groups in order, of their borders and of which are scored.
+    /// xxh3 of the token ids of all groups in order, of their borders, of which are scored, and of what is said of them
+    /// beside.
     pub fingerprint: u64,
 }
 
@@ -28,6 +30,12 @@ impl Dataset {
     pub fn new(groups: Vec<Group>, report: LoadReport) -> Self {
         let fingerprint = fingerprint(&groups);
         Self { groups, report, fingerprint }
+    }
+
+    /// The same with a mismatched completion for every row ([`add_mismatched`]).
+    pub fn with_mismatched(mut self, max_length: Option<usize>) -> Self {
+        add_mismatched(&mut self.groups, max_length);
+        Self::new(self.groups, self.report)
     }
 
     /// Holds out a fraction of the rows: (training, evaluation), both in the order of the files and both carrying
@@ -113,6 +121,11 @@ fn fingerprint(groups: &[Group]) -> u64 {
                 }
             }
             add(&answer.ids);
+        }
+        if let Some(annotations) = &group.annotations {
+            // As they are printed for debugging, which gives every bit of a number and forgets no field.
+            let said = xxh3_64(format!("{annotations:?}").as_bytes());
+            add(&[said as u32, (said >> 32) as u32]);
         }
     }
     hash.digest()

@@ -1,10 +1,10 @@
-//! A typed row -> a [`Group`] of token ids, or the [`Reason`] why it cannot be used.
+//! An [`Example`] -> a [`Group`] of token ids, or the [`Reason`] why it cannot be used.
 //!
 //! The rules, in order. *Conversations* are rendered by the chat template and encoded with nothing added. *Plain
-//! text* gets BOS once if the tokenizer adds one, and EOS after each answer that does not end with it. *Token
-//! ids* are used as they are. The encoded prompt must be a prefix of prompt + answer for both answers; where
-//! tokens merge across the border, the split moves back to the common prefix. Then `max_length` bounds prompt +
-//! each answer by cutting the answer's end.
+//! text*, to which a transcript belongs where there is no template, gets BOS once if the tokenizer adds one, and EOS
+//! after each answer that does not end with it. *Token ids* are used as they are. The encoded prompt must be a prefix
+//! of prompt + answer for every answer; where tokens merge across the border, the split moves back to the common prefix.
+//! A token is scored if any of its text is. Then `max_length` bounds prompt + each answer by cutting the answer's end.
 //!
 //! Boundary: one row at a time and no file names; [`super::dataset`] knows where a row came from and counts.
 
@@ -13,28 +13,50 @@ use std::path::Path;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::columns::{Message, PreferenceRow};
+use super::columns::{ColumnMap, Columns};
+use super::conversation::{Ending, render};
 use super::error::{DataError, RowError};
+use super::example::{Conversation, Example, Part, Parts};
 use super::group::{Answer, Group};
+use super::message::Message;
+use super::needs::{Needs, RowAnnotations};
+use super::place::Numbering;
 use super::role::Role;
-use super::template::{ChatTemplate, GivenTemplate, RenderError};
+use super::rows::Row;
+use super::shape::FileShape;
+use super::template::{ChatTemplate, GivenTemplate};
 use super::template_date::TemplateDate;
 use super::template_source::{TemplateChoice, TemplateText};
 use super::tokenizer::Tokenizer;
 
 /// What encoding must know of the model and of the user's wishes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EncodeConfig {
     /// The model's vocabulary: every id must be below it.
     pub vocab_size: usize,
     /// Upper bound of prompt + each answer in tokens; `None` for no bound.
     pub max_length: Option<usize>,
+    /// What becomes of a row with a longer answer.
+    pub truncation: Truncation,
+    /// Whether a row whose two answers have the same tokens is dropped.
+    pub drop_identical: bool,
+    /// What every row must have.
+    pub needs: Needs,
+    /// Columns that go by other names.
+    pub columns: ColumnMap,
     /// The model's end tokens (`eos_token_id`); the first ends plain text where the tokenizer names no EOS.
     pub eos_ids: Vec<u32>,
     /// Whether answers keep their text for display.
     pub keep_text: bool,
     /// The chat template, where it is not the folder's.
     pub template: TemplateConfig,
+}
+
+impl EncodeConfig {
+    /// The same settings without those that cut and drop.
+    pub fn unbounded(self) -> Self {
+        Self { max_length: None, drop_identical: false, ..self }
+    }
 }
 
 /// Which chat template renders conversations, and when.
@@ -44,6 +66,16 @@ pub struct TemplateConfig {
     pub choice: Option<TemplateChoice>,
     /// The date that `strftime_now` gives; without one it is undefined.
     pub date: Option<TemplateDate>,
+}
+
+/// What becomes of a row with an answer that `max_length` does not leave room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Truncation {
+    /// The answer's end is cut off.
+    #[default]
+    KeepStart,
+    /// The row is dropped.
+    Drop,
 }
 
 /// Turns rows into groups; shared by the threads that encode.
@@ -74,6 +106,8 @@ pub struct Notes {
     pub lost_end: usize,
     /// Both answers have the same tokens.
     pub identical: bool,
+    /// Special tokens that the row's own text holds, apart from a BOS before and an EOS after plain text.
+    pub special_tokens: usize,
 }
 
 /// Why a row cannot be used. Displayed as in `score`'s output: `empty chosen`.
@@ -86,8 +120,16 @@ pub enum Reason {
     Empty(Role),
     /// The prompt fills `max_length`.
     PromptTooLong,
-    /// The template shows nothing of the answer.
+    /// The template shows nothing of the answer, or `max_length` leaves nothing that is scored.
     NoResponseToken(Role),
+    /// The answer is longer than `max_length` leaves room for, and such rows are to be dropped.
+    TooLong(Role),
+    /// In a file of transcripts, the text does not begin with a turn.
+    NoTranscript(Role),
+    /// The conversation does not end with a turn of the assistant's.
+    LastTurn(Role),
+    /// Both answers have the same tokens, and such rows are to be dropped.
+    Identical,
 }
 
 impl Reason {
@@ -97,6 +139,11 @@ impl Reason {
             Reason::PromptTooLong => "raise --max-length",
             Reason::EmptyPrompt | Reason::Empty(_) => "are these the columns that were meant?",
             Reason::NoResponseToken(_) => "does the chat template fit this data?",
+            Reason::TooLong(_) => "raise --max-length, or cut such answers: --truncation-mode keep_start",
+            Reason::NoTranscript(_) | Reason::LastTurn(_) => {
+                "are these conversations that end with an answer?"
+            }
+            Reason::Identical => "leave --drop-identical out",
         }
     }
 }
@@ -108,17 +155,35 @@ impl fmt::Display for Reason {
             Reason::Empty(role) => write!(f, "empty {}", role.name()),
             Reason::PromptTooLong => write!(f, "prompt of max-length or more"),
             Reason::NoResponseToken(role) => write!(f, "no response token left in {}", role.name()),
+            Reason::TooLong(role) => write!(f, "{} beyond max-length", role.name()),
+            Reason::NoTranscript(role) => {
+                write!(f, "not a conversation: {} does not begin with a turn", role.name())
+            }
+            Reason::LastTurn(role) => {
+                write!(f, "not a conversation: the last turn of {} is not the assistant's", role.name())
+            }
+            Reason::Identical => write!(f, "identical answers"),
         }
     }
 }
 
-/// A prompt and its two answers before the bounds are applied.
-struct Pair {
+/// A prompt and its answers before the bounds are applied.
+struct Draft {
     prompt: Vec<u32>,
-    chosen: Vec<u32>,
-    rejected: Vec<u32>,
+    prompt_column: String,
+    answers: Vec<DraftAnswer>,
     moved_split: bool,
-    texts: [Option<String>; 2],
+    special_tokens: usize,
+}
+
+/// An answer; while the prompt is still in it, so are its tokens in `ids` and `scored`.
+struct DraftAnswer {
+    role: Role,
+    column: String,
+    ids: Vec<u32>,
+    /// As [`Answer::scored`].
+    scored: Option<Vec<bool>>,
+    text: Option<String>,
 }
 
 impl Encoder {
@@ -141,6 +206,11 @@ impl Encoder {
         Ok(Self::new(tokenizer, template, config))
     }
 
+    /// The same parts under other settings, the template excepted.
+    pub fn with_config(self, config: EncodeConfig) -> Self {
+        Self { config, ..self }
+    }
+
     /// The folder's tokenizer.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
@@ -153,9 +223,14 @@ impl Encoder {
 
     /// The chat template where it was asked for in place of the folder's, as a trained model is to carry it.
     pub fn given_template(&self) -> Option<GivenTemplate<'_>> {
-        let (template, tokenizer) = (self.template.as_ref()?, self.tokenizer.as_ref()?);
         self.config.template.choice.as_ref()?;
-        Some(GivenTemplate { source: template.source(), end_of_turn: template.end_of_turn(tokenizer) })
+        let source = self.template.as_ref()?.source();
+        Some(GivenTemplate { source, end_of_turn: self.end_of_turn() })
+    }
+
+    /// The special token with which the template ends the assistant's turn, if it does.
+    pub fn end_of_turn(&self) -> Option<u32> {
+        self.template.as_ref()?.end_of_turn(self.tokenizer.as_ref()?)
     }
 
     /// xxh3 of the template's text: what a resumed run must find again.
@@ -168,130 +243,216 @@ impl Encoder {
         &self.config
     }
 
-    /// Encodes one row; `row` is the number the group will carry.
+    /// How the rows of a file are read, of which this is the first.
+    ///
+    /// # Errors
+    /// As [`FileShape::of`].
+    pub fn shape(&self, first: &Row, numbering: Numbering) -> Result<FileShape, RowError> {
+        let needs = &self.config.needs;
+        let needs_rejected = needs.answers.contains(Role::Rejected);
+        let columns = Columns::new(&first.columns, &self.config.columns);
+        let place = (numbering, first.line);
+        let mut shape = FileShape::of(&first.columns, place, &self.config.columns, needs_rejected)?;
+        if needs.completions() && shape.shape.has_rejected() {
+            return Err(RowError::NotCompletions { shape: shape.shape });
+        }
+        let more: Vec<String> = needs.columns(&columns).into_iter().map(|name| columns.name(name)).collect();
+        shape.ignored.retain(|name| !more.contains(name));
+        shape.used.extend(more);
+        Ok(shape)
+    }
+
+    /// Encodes one row of a file of this shape; `number` is the row number that the group will carry.
     ///
     /// # Errors
     /// A [`RowError`]: something the user must repair, rather than a row that happens to be unusable.
-    pub fn encode(&self, row: usize, content: PreferenceRow) -> Result<Encoded, RowError> {
-        if let Some(reason) = empty_part(&content) {
+    pub fn encode_row(&self, shape: &FileShape, number: usize, row: &Row) -> Result<Encoded, RowError> {
+        let columns = Columns::new(&row.columns, &self.config.columns);
+        let example = shape.read(&row.columns, &self.config.columns)?;
+        let example = self.config.needs.complete(example, &columns)?;
+        self.encode_annotated(number, example, self.config.needs.read(&columns)?)
+    }
+
+    /// Encodes one example; `row` is the number the group will carry.
+    ///
+    /// # Errors
+    /// As [`Self::encode_row`].
+    pub fn encode(&self, row: usize, example: Example) -> Result<Encoded, RowError> {
+        self.encode_annotated(row, example, RowAnnotations::default())
+    }
+
+    fn encode_annotated(
+        &self,
+        row: usize,
+        example: Example,
+        annotations: RowAnnotations,
+    ) -> Result<Encoded, RowError> {
+        if let Some(reason) = unusable(&example) {
             return Ok(Encoded::Unusable(reason));
         }
-        let tokenised = matches!(content, PreferenceRow::Tokens { .. });
-        let pair = match content {
-            PreferenceRow::Text { prompt, chosen, rejected } => {
-                self.encode_text(&prompt, chosen, rejected)?
-            }
-            PreferenceRow::Conversation { prompt, chosen, rejected } => {
-                self.encode_conversation(&prompt, &chosen, &rejected)?
-            }
-            PreferenceRow::Tokens { prompt, chosen, rejected } => {
-                Pair { prompt, chosen, rejected, moved_split: false, texts: [None, None] }
-            }
+        let draft = match example {
+            Example::Text(parts) => self.encode_text(parts)?,
+            Example::Conversation(conversation) => self.encode_conversation(&conversation)?,
+            Example::Tokens(parts) => Draft::of_tokens(parts),
+            Example::Unusable(reason) => return Ok(Encoded::Unusable(reason)),
         };
-        self.check_vocabulary(&pair, tokenised)?;
-        Ok(self.bound(row, pair))
+        self.check_vocabulary(&draft)?;
+        self.bound(row, draft, annotations)
     }
 
-    fn encode_text(&self, prompt: &str, chosen: String, rejected: String) -> Result<Pair, RowError> {
-        let tokenizer = self.tokenizer.as_ref().ok_or(RowError::NoTokenizer)?;
+    fn tokenizer_for_text(&self) -> Result<&Tokenizer, RowError> {
+        self.tokenizer.as_ref().ok_or(RowError::NoTokenizer)
+    }
+
+    fn encode_text(&self, parts: Parts<String>) -> Result<Draft, RowError> {
+        let tokenizer = self.tokenizer_for_text()?;
+        let Parts { prompt, prompt_column, answers } = parts;
+        let ids = tokenizer.encode_with_bos(&prompt).map_err(tokenize(&prompt_column))?;
+        let prompt_tokens = ids.len();
+        let mut special_tokens = self.special_beside(&ids, tokenizer.bos_id(), None);
+        let mut whole = Vec::with_capacity(answers.len());
+        for Part { role, column, content } in answers {
+            let text = [prompt.as_str(), &content].concat();
+            let mut ids = tokenizer.encode_with_bos(&text).map_err(tokenize(&column))?;
+            self.end(tokenizer, &mut ids)?;
+            special_tokens +=
+                self.special_beside(&ids[prompt_tokens.min(ids.len())..], None, ids.last().copied());
+            let text = self.config.keep_text.then_some(content);
+            whole.push(DraftAnswer { role, column, ids, scored: None, text });
+        }
+        Ok(Draft::split(Some(ids), prompt_column, whole, special_tokens))
+    }
+
+    fn encode_conversation(&self, conversation: &Conversation) -> Result<Draft, RowError> {
+        let tokenizer = self.tokenizer_for_text()?;
+        let plain = self.template.is_none();
+        if plain && !conversation.transcript {
+            return Err(RowError::NoTemplate);
+        }
+        let parts = &conversation.parts;
+        let rendered = render(conversation, self.template.as_ref())?;
+        let prompt = rendered.prompt.as_ref().map(|text| match plain {
+            true => tokenizer.encode_with_bos(text),
+            false => tokenizer.encode(text),
+        });
+        let prompt = prompt.transpose().map_err(tokenize(&parts.prompt_column))?;
+        let mut whole = Vec::with_capacity(parts.answers.len());
+        for (Part { role, column, .. }, ending) in parts.answers.iter().zip(rendered.endings) {
+            let (ids, scored) = self.encode_ending(tokenizer, &ending, plain, column)?;
+            let shown = || {
+                let answer =
+                    rendered.prompt.as_ref().and_then(|prompt| ending.text.strip_prefix(prompt.as_str()));
+                answer.unwrap_or(&ending.text).to_owned()
+            };
+            let text = self.config.keep_text.then(shown);
+            whole.push(DraftAnswer { role: *role, column: column.clone(), ids, scored, text });
+        }
+        let messages = parts.prompt.iter().chain(parts.answers.iter().flat_map(|answer| &answer.content));
+        let special_tokens = messages.map(|message| tokenizer.special_tokens_in(&message.content())).sum();
+        Ok(Draft::split(prompt, parts.prompt_column.clone(), whole, special_tokens))
+    }
+
+    /// Tokens of prompt + answer, and which of them are scored.
+    fn encode_ending(
+        &self,
+        tokenizer: &Tokenizer,
+        ending: &Ending,
+        plain: bool,
+        column: &str,
+    ) -> Result<(Vec<u32>, Option<Vec<bool>>), RowError> {
+        let (mut ids, mut scored) = match &ending.scored {
+            None => (tokenizer.encode(&ending.text).map_err(tokenize(column))?, None),
+            Some(scored) => {
+                let (ids, ranges) = tokenizer.encode_with_ranges(&ending.text).map_err(tokenize(column))?;
+                let meets = |token: &std::ops::Range<usize>| {
+                    scored.iter().any(|turn| token.start < turn.end && turn.start < token.end)
+                };
+                (ids, Some(ranges.iter().map(meets).collect::<Vec<_>>()))
+            }
+        };
+        if plain {
+            if let Some(bos) = tokenizer.bos_before(&ids) {
+                ids.insert(0, bos);
+                scored.iter_mut().for_each(|scored| scored.insert(0, false));
+            }
+            self.end(tokenizer, &mut ids)?;
+            scored.iter_mut().for_each(|scored| scored.resize(ids.len(), true));
+        }
+        Ok((ids, scored))
+    }
+
+    /// Ends plain text with EOS, unless it does already.
+    fn end(&self, tokenizer: &Tokenizer, ids: &mut Vec<u32>) -> Result<(), RowError> {
         let eos = tokenizer.eos_id().or_else(|| self.config.eos_ids.first().copied());
         let eos = eos.ok_or(RowError::NoEndToken)?;
-        let encode = |text: &str, column| {
-            tokenizer.encode_with_bos(text).map_err(|message| RowError::Tokenize { column, message })
-        };
-        let ended = |answer: &str, column| {
-            let mut ids = encode(&[prompt, answer].concat(), column)?;
-            if ids.last() != Some(&eos) {
-                ids.push(eos);
-            }
-            Ok(ids)
-        };
-        let whole = [ended(&chosen, "chosen")?, ended(&rejected, "rejected")?];
-        Ok(self.split(encode(prompt, "prompt")?, whole, [chosen, rejected]))
+        if ids.last() != Some(&eos) {
+            ids.push(eos);
+        }
+        Ok(())
     }
 
-    fn encode_conversation(
-        &self,
-        prompt: &[Message],
-        chosen: &[Message],
-        rejected: &[Message],
-    ) -> Result<Pair, RowError> {
-        let tokenizer = self.tokenizer.as_ref().ok_or(RowError::NoTokenizer)?;
-        let template = self.template.as_ref().ok_or(RowError::NoTemplate)?;
-        let render = |answer: &[Message], column| {
-            let messages: Vec<&Message> = prompt.iter().chain(answer).collect();
-            let text = template.render(&messages, answer.is_empty()).map_err(|error| match error {
-                RenderError::Raised { message, line } => RowError::TemplateRaised { column, message, line },
-                RenderError::Failed { message, line } => RowError::TemplateFailed { column, message, line },
-            })?;
-            let ids = tokenizer.encode(&text).map_err(|message| RowError::Tokenize { column, message })?;
-            Ok((text, ids))
+    /// Special tokens among these, but for one that is expected at the start and one at the end.
+    fn special_beside(&self, ids: &[u32], first: Option<u32>, last: Option<u32>) -> usize {
+        let special = |id: &&u32| self.tokenizer.as_ref().is_some_and(|tokenizer| tokenizer.is_special(**id));
+        let expected = |at: Option<&u32>, expected: Option<u32>| {
+            usize::from(expected.is_some() && at.filter(special).copied() == expected)
         };
-        let (prompt_text, prompt_ids) = render(&[], "prompt")?;
-        let (chosen_text, chosen_ids) = render(chosen, "chosen")?;
-        let (rejected_text, rejected_ids) = render(rejected, "rejected")?;
-        let answers = [chosen_text, rejected_text].map(|text| match text.strip_prefix(&prompt_text) {
-            Some(answer) => answer.to_owned(),
-            None => text,
-        });
-        Ok(self.split(prompt_ids, [chosen_ids, rejected_ids], answers))
+        ids.iter().filter(special).count() - expected(ids.first(), first) - expected(ids.last(), last)
     }
 
-    /// Cuts prompt + answer where the prompt ends in both, at the latest where it ends by itself.
-    fn split(&self, mut prompt: Vec<u32>, whole: [Vec<u32>; 2], texts: [String; 2]) -> Pair {
-        let shared = |ids: &Vec<u32>| prompt.iter().zip(ids).take_while(|(a, b)| a == b).count();
-        let [chosen, rejected] = &whole;
-        let border = shared(chosen).min(shared(rejected));
-        let moved_split = border < prompt.len();
-        prompt.truncate(border);
-        let [chosen, rejected] = whole.map(|mut ids| ids.split_off(border));
-        let texts = texts.map(|text| self.config.keep_text.then_some(text));
-        Pair { prompt, chosen, rejected, moved_split, texts }
-    }
-
-    fn check_vocabulary(&self, pair: &Pair, tokenised: bool) -> Result<(), RowError> {
+    fn check_vocabulary(&self, draft: &Draft) -> Result<(), RowError> {
         let vocab_size = self.config.vocab_size;
-        let columns = match tokenised {
-            true => ["prompt_input_ids", "chosen_input_ids", "rejected_input_ids"],
-            false => ["prompt", "chosen", "rejected"],
-        };
-        for (column, ids) in columns.into_iter().zip([&pair.prompt, &pair.chosen, &pair.rejected]) {
+        let answers = draft.answers.iter().map(|answer| (&answer.column, &answer.ids));
+        for (column, ids) in std::iter::once((&draft.prompt_column, &draft.prompt)).chain(answers) {
             if let Some(position) = ids.iter().position(|id| *id as usize >= vocab_size) {
-                return Err(RowError::BeyondVocabulary { column, id: ids[position], position, vocab_size });
+                let (column, id) = (column.clone(), ids[position]);
+                return Err(RowError::BeyondVocabulary { column, id, position, vocab_size });
             }
         }
         Ok(())
     }
 
     /// Applies `max_length` and refuses what has nothing left to score.
-    fn bound(&self, row: usize, pair: Pair) -> Encoded {
-        let Pair { prompt, chosen, rejected, moved_split, texts } = pair;
+    fn bound(&self, row: usize, draft: Draft, annotations: RowAnnotations) -> Result<Encoded, RowError> {
+        let Draft { prompt, answers: drafts, moved_split, special_tokens, .. } = draft;
         if prompt.is_empty() {
-            return Encoded::Unusable(Reason::EmptyPrompt);
+            return Ok(Encoded::Unusable(Reason::EmptyPrompt));
         }
         let room = match self.config.max_length {
             Some(max_length) if prompt.len() >= max_length => {
-                return Encoded::Unusable(Reason::PromptTooLong);
+                return Ok(Encoded::Unusable(Reason::PromptTooLong));
             }
             Some(max_length) => max_length - prompt.len(),
             None => usize::MAX,
         };
-        let mut notes = Notes { moved_split, identical: chosen == rejected, ..Notes::default() };
-        let mut answers = Vec::with_capacity(2);
-        let roles = [Role::Chosen, Role::Rejected];
-        for ((role, mut ids), text) in roles.into_iter().zip([chosen, rejected]).zip(texts) {
-            if ids.is_empty() {
-                return Encoded::Unusable(Reason::NoResponseToken(role));
-            }
+        let mut notes = Notes { moved_split, special_tokens, ..Notes::default() };
+        let tokens: Vec<usize> = drafts.iter().map(|draft| draft.ids.len()).collect();
+        let mut answers: Vec<Answer> = Vec::with_capacity(drafts.len());
+        for DraftAnswer { role, mut ids, mut scored, text, .. } in drafts {
             if ids.len() > room {
+                if self.config.truncation == Truncation::Drop {
+                    return Ok(Encoded::Unusable(Reason::TooLong(role)));
+                }
                 notes.truncated += 1;
                 let end = ids.iter().rposition(|id| self.ends_answer(*id));
                 notes.lost_end += usize::from(end.is_some_and(|end| end >= room));
                 ids.truncate(room);
+                scored.iter_mut().for_each(|scored| scored.truncate(room));
             }
-            answers.push(Answer { role, ids, scored: None, text });
+            let answer = Answer { role, ids, scored: scored.filter(|scored| scored.contains(&false)), text };
+            if answer.scored_tokens() == 0 {
+                return Ok(Encoded::Unusable(Reason::NoResponseToken(role)));
+            }
+            answers.push(answer);
         }
-        Encoded::Group(Group { row, prompt, answers, annotations: None }, notes)
+        if let [one, other] = &answers[..] {
+            notes.identical = one.ids == other.ids && one.scored == other.scored;
+        }
+        if notes.identical && self.config.drop_identical {
+            return Ok(Encoded::Unusable(Reason::Identical));
+        }
+        let annotations = annotations.fit(&answers, &tokens)?;
+        Ok(Encoded::Group(Group { row, prompt, answers, annotations }, notes))
     }
 
     /// Any special token counts: the template's end of turn need not be the tokenizer's EOS.
@@ -323,24 +484,75 @@ fn template(
     Ok(Some(template))
 }
 
-/// What is empty before anything is rendered: templates answer an empty conversation with an error, and an
-/// answer without text would still get an end token.
-fn empty_part(content: &PreferenceRow) -> Option<Reason> {
-    let silent = |messages: &[Message]| messages.iter().all(|message| message.content().is_empty());
-    // A prompt of no text is a prompt: BOS alone.
-    let (prompt, chosen, rejected) = match content {
-        PreferenceRow::Text { chosen, rejected, .. } => (false, chosen.is_empty(), rejected.is_empty()),
-        PreferenceRow::Conversation { prompt, chosen, rejected } => {
-            (prompt.is_empty(), silent(chosen), silent(rejected))
+impl Draft {
+    fn of_tokens(parts: Parts<Vec<u32>>) -> Self {
+        let answers = parts.answers.into_iter().map(|Part { role, column, content }| DraftAnswer {
+            role,
+            column,
+            ids: content,
+            scored: None,
+            text: None,
+        });
+        let Parts { prompt, prompt_column, .. } = parts;
+        Self { prompt, prompt_column, answers: answers.collect(), moved_split: false, special_tokens: 0 }
+    }
+
+    /// Cuts prompt + answer where the prompt ends in all of them, at the latest where it ends by itself. Without a prompt
+    /// by itself, where they part or the first scored token is.
+    fn split(
+        prompt: Option<Vec<u32>>,
+        prompt_column: String,
+        mut whole: Vec<DraftAnswer>,
+        special_tokens: usize,
+    ) -> Self {
+        let first = |answer: &DraftAnswer| {
+            let scored = answer.scored.as_ref().and_then(|scored| scored.iter().position(|scored| *scored));
+            scored.unwrap_or(answer.ids.len())
+        };
+        let mut shared =
+            prompt.as_deref().or(whole.first().map(|answer| &answer.ids[..])).unwrap_or_default();
+        for answer in &whole {
+            let same = shared.iter().zip(&answer.ids).take_while(|(a, b)| a == b).count();
+            shared = &shared[..same.min(first(answer))];
         }
-        PreferenceRow::Tokens { prompt, chosen, rejected } => {
-            (prompt.is_empty(), chosen.is_empty(), rejected.is_empty())
+        let moved_split = prompt.as_ref().is_some_and(|prompt| shared.len() < prompt.len());
+        let prompt = shared.to_vec();
+        for answer in &mut whole {
+            answer.ids.drain(..prompt.len());
+            answer.scored.iter_mut().for_each(|scored| drop(scored.drain(..prompt.len())));
         }
-    };
-    let reasons = [
-        (prompt, Reason::EmptyPrompt),
-        (chosen, Reason::Empty(Role::Chosen)),
-        (rejected, Reason::Empty(Role::Rejected)),
-    ];
-    reasons.into_iter().find_map(|(empty, reason)| empty.then_some(reason))
+        Self { prompt, prompt_column, answers: whole, moved_split, special_tokens }
+    }
+}
+
+fn tokenize(column: &str) -> impl Fn(String) -> RowError {
+    move |message| RowError::Tokenize { column: column.to_owned(), message }
+}
+
+/// What is wrong before anything is rendered: templates answer an empty conversation with an error, and an answer
+/// without text would still get an end token.
+fn unusable(example: &Example) -> Option<Reason> {
+    match example {
+        // A prompt of no text is a prompt: BOS alone.
+        Example::Text(parts) => empty_answer(parts, String::is_empty),
+        Example::Tokens(parts) if parts.prompt.is_empty() => Some(Reason::EmptyPrompt),
+        Example::Tokens(parts) => empty_answer(parts, Vec::is_empty),
+        Example::Conversation(conversation) => {
+            let Parts { prompt, answers, .. } = &conversation.parts;
+            let begins = |part: &Part<Vec<Message>>| part.content.first().is_some_and(Message::is_answer);
+            if prompt.is_empty() && answers.iter().any(begins) {
+                return Some(Reason::EmptyPrompt);
+            }
+            let broken =
+                |part: &&Part<Vec<Message>>| part.content.last().is_some_and(|last| !last.is_answer());
+            let broken = answers.iter().find(broken).map(|part| Reason::LastTurn(part.role));
+            let silent = |messages: &Vec<Message>| messages.last().is_none_or(Message::is_silent);
+            broken.or_else(|| empty_answer(&conversation.parts, silent))
+        }
+        Example::Unusable(reason) => Some(*reason),
+    }
+}
+
+fn empty_answer<T>(parts: &Parts<T>, is_empty: impl Fn(&T) -> bool) -> Option<Reason> {
+    parts.answers.iter().find(|part| is_empty(&part.content)).map(|part| Reason::Empty(part.role))
 }

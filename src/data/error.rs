@@ -5,7 +5,8 @@
 
 use std::path::PathBuf;
 
-use super::place::Place;
+use super::place::{Numbering, Place};
+use super::shape::Shape;
 use super::template_source::Origin;
 
 /// Why data cannot be loaded. All of these are found before the first training step.
@@ -62,7 +63,7 @@ pub enum DataError {
         /// Where it is.
         place: Place,
         /// What is wrong with it.
-        problem: RowError,
+        problem: Box<RowError>,
     },
     /// The data files hold no row at all.
     #[error("no rows in {}", list(paths))]
@@ -220,19 +221,99 @@ pub enum RowError {
         /// What was found, with its article.
         found: &'static str,
     },
+    /// Pairs where single answers are asked for.
+    #[error("the row holds {shape}, but the objective learns from single answers; give prompt, completion")]
+    NotCompletions {
+        /// The row's shape.
+        shape: Shape,
+    },
+    /// A list that is not one number per token.
+    #[error(
+        "column \"{column}\" has {found} numbers for an answer of {tokens} tokens (its end token included)"
+    )]
+    WrongCount {
+        /// The column.
+        column: String,
+        /// Its numbers.
+        found: usize,
+        /// The answer's tokens before anything is cut off.
+        tokens: usize,
+    },
+    /// A summed log-prob of tokens that are not all there.
+    #[error(
+        "the row brings a summed reference log-prob, but the {answer} answer is cut or partly unscored; give a list of one \
+         log-prob per token, or a larger --max-length"
+    )]
+    CutSum {
+        /// Which answer.
+        answer: &'static str,
+    },
     /// A column that is not there.
     #[error("column \"{column}\" is missing; the row has {found}")]
     MissingColumn {
         /// The column.
-        column: &'static str,
+        column: String,
         /// The columns that are there.
         found: String,
+    },
+    /// A column that `--map` names is not there.
+    #[error("--map {canonical}={actual}: there is no column \"{actual}\"; the row has {found}")]
+    MappedColumn {
+        /// The name that it was to have.
+        canonical: &'static str,
+        /// The column.
+        actual: String,
+        /// The columns that are there.
+        found: String,
+    },
+    /// Columns that are none of the known shapes.
+    #[error(
+        "no column to train on: the row has {found}; expected prompt, chosen, rejected; or chosen, rejected; or, for \
+         --objective sft, messages or prompt, completion (--map prompt=NAME names a column)"
+    )]
+    NoShape {
+        /// The columns that are there.
+        found: String,
+    },
+    /// Another shape than the file's first row.
+    #[error(
+        "the row holds {shape}, but {} {first_line} holds {first}; a file has one shape: split it in two", numbering.word(false)
+    )]
+    OtherShape {
+        /// The row's.
+        shape: Shape,
+        /// The file's.
+        first: Shape,
+        /// How places in the file are counted.
+        numbering: Numbering,
+        /// 1-based line of the row that decided it.
+        first_line: usize,
+    },
+    /// One answer where two are compared.
+    #[error(
+        "the row holds {shape}, but the objective compares a chosen with a rejected answer; give prompt, chosen, \
+         rejected, or train on one answer: --objective sft"
+    )]
+    NotAPair {
+        /// The row's shape.
+        shape: Shape,
+    },
+    /// A string prompt beside message lists that begin with the answer.
+    #[error(
+        "column \"{prompt}\" holds a string, but the message list in column \"{list}\" begins with the answer; make the \
+         prompt a message list too: [{{\"role\": \"user\", \"content\": ...}}]"
+    )]
+    PromptNotInLists {
+        /// The prompt's column.
+        prompt: String,
+        /// The answer's.
+        list: String,
     },
     /// A column, or part of one, of the wrong type.
     #[error("column \"{column}\"{place} holds {found}; expected {expected}")]
     MistypedColumn {
         /// The column.
-        column: &'static str,
+        column: String,
         /// Where in the column: empty, or `, message 2, "content"`.
         place: String,
         /// What was found, with its article.
@@ -242,16 +323,32 @@ pub enum RowError {
     },
     /// Columns of different kinds in one row.
     #[error(
-        "column \"prompt\" holds {prompt}, but column \"{column}\" holds {found}; \
-         prompt, chosen and rejected must all be strings or all be lists of messages"
+        "column \"{first}\" holds {first_kind}, but column \"{second}\" holds {second_kind}; \
+         prompt and answers must all be strings or all be lists of messages"
     )]
     MixedColumns {
-        /// What the prompt is.
-        prompt: &'static str,
+        /// One column.
+        first: String,
+        /// What it holds.
+        first_kind: &'static str,
         /// The column that differs.
-        column: &'static str,
-        /// What it is.
-        found: &'static str,
+        second: String,
+        /// What it holds.
+        second_kind: &'static str,
+    },
+    /// A line that is no question of MT-Bench.
+    #[error("{message}; a question has \"question_id\", \"category\" and \"turns\", a list of strings")]
+    NotAQuestion {
+        /// What the parser said.
+        message: String,
+    },
+    /// A line that is no answer in FastChat's format.
+    #[error(
+        "{message}; this is no file of FastChat's model_answer: move it away, or write to another folder"
+    )]
+    NotAnAnswer {
+        /// What the parser said.
+        message: String,
     },
     /// Text without a tokenizer.
     #[error("the row holds text, but the model folder has no tokenizer.json (rows of *_input_ids need none)")]
@@ -271,7 +368,7 @@ pub enum RowError {
     #[error("the chat template refuses column \"{column}\": {message} (line {line} of the template)")]
     TemplateRaised {
         /// The column that was being rendered.
-        column: &'static str,
+        column: String,
         /// The template's words.
         message: String,
         /// 1-based line of the template, 0 where unknown.
@@ -281,17 +378,29 @@ pub enum RowError {
     #[error("the chat template cannot render column \"{column}\": {message} (line {line} of the template)")]
     TemplateFailed {
         /// The column that was being rendered.
-        column: &'static str,
+        column: String,
         /// What the engine said.
         message: String,
         /// 1-based line of the template, 0 where unknown.
         line: usize,
     },
+    /// The chat template shows the beginning of a conversation otherwise once it goes on.
+    #[error(
+        "column \"{column}\": the chat template changes what stands before turn {turn} once the conversation goes on, so \
+         the answers in the middle of it cannot be told apart; give single answers instead (prompt, chosen, rejected or \
+         prompt, completion)"
+    )]
+    NotPrefix {
+        /// The column.
+        column: String,
+        /// 1-based message of the whole conversation.
+        turn: usize,
+    },
     /// The tokenizer failed.
     #[error("the tokenizer cannot encode column \"{column}\": {message}")]
     Tokenize {
         /// The column.
-        column: &'static str,
+        column: String,
         /// What the library said.
         message: String,
     },
@@ -302,7 +411,7 @@ pub enum RowError {
     )]
     BeyondVocabulary {
         /// The column.
-        column: &'static str,
+        column: String,
         /// The id.
         id: u32,
         /// Its 0-based position in the column's tokens.

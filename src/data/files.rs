@@ -2,7 +2,7 @@
 //! every row in order with the reason where it cannot be used.
 //!
 //! Boundary: this file spreads the encoding over threads, counts, mixes files by their weights and asks the cache.
-//! Which reader a file gets is [`super::source`]'s business, what a row means [`super::columns`]'s.
+//! Which reader a file gets is [`super::source`]'s business, what a row means [`super::shape`]'s.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,15 +11,15 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::cache::{Content, TokenCache};
-use super::columns::PreferenceRow;
 use super::dataset::Dataset;
 use super::encode::{Encoded, Encoder};
-use super::error::{DataError, RowError};
+use super::error::DataError;
 use super::group::Group;
 use super::order::{MIX_STREAM, permutation};
 use super::place::Place;
 use super::report::{FileRows, Kinds, LoadReport, Skipped};
 use super::rows::Row;
+use super::shape::RowKind;
 use super::source::{Rows, WeightedFile};
 use crate::progress::{Progress, Silent};
 
@@ -199,20 +199,30 @@ fn read_file(
     let mut reader = Rows::open(path)?;
     let numbering = reader.numbering();
     let mut report = LoadReport::default();
-    let mut lines = Vec::new();
+    let (mut lines, mut shape) = (Vec::new(), None);
+    let wrong = |line, problem| DataError::Row {
+        place: Place::new(path, numbering, line),
+        problem: Box::new(problem),
+    };
     let mut unread = max_rows.unwrap_or(usize::MAX);
     let mut chunk = Some(Chunk::read(&mut reader, &mut unread));
     let mut shown = Shown { progress, begun: false };
     while let Some(Chunk { rows, failure, last }) = chunk {
+        if let (None, Some(first)) = (&shape, rows.first()) {
+            shape = Some(encoder.shape(first, numbering).map_err(|problem| wrong(first.line, problem))?);
+        }
         // The next rows are read while these are encoded.
         let (encoded, next) = rayon::join(
-            || rows.into_par_iter().map(|row| encode(row, encoder)).collect::<Vec<_>>(),
+            || {
+                let encode = |row: &Row| {
+                    shape.as_ref().map(|shape| (row.line, encoder.encode_row(shape, row.index, row)))
+                };
+                rows.par_iter().filter_map(encode).collect::<Vec<_>>()
+            },
             || (!last).then(|| Chunk::read(&mut reader, &mut unread)),
         );
         for (line, outcome) in encoded {
-            let (kind, outcome) = outcome
-                .map_err(|problem| DataError::Row { place: Place::new(path, numbering, line), problem })?;
-            report.kinds.add(kind);
+            let outcome = outcome.map_err(|problem| wrong(line, problem))?;
             each(count(outcome, line, &mut report));
             // A file of more than 2^32 lines does not fit in memory as tokens either.
             lines.push(u32::try_from(line).unwrap_or(u32::MAX));
@@ -227,8 +237,20 @@ fn read_file(
         chunk = next;
     }
     let usable = report.rows - report.dropped.len();
+    if let Some(shape) = &shape {
+        report.kinds = Kinds::of(shape.shape.kind(), report.rows);
+    }
     let path = path.to_owned();
-    report.files.push(FileRows { path, numbering, first_row: 0, lines, usable, weight: 1.0, used: usable });
+    report.files.push(FileRows {
+        path,
+        numbering,
+        first_row: 0,
+        lines,
+        shape,
+        usable,
+        weight: 1.0,
+        used: usable,
+    });
     Ok(report)
 }
 
@@ -299,31 +321,13 @@ impl Chunk {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Text,
-    Conversation,
-    Tokens,
-}
-
-fn encode(row: Row, encoder: &Encoder) -> (usize, Result<(Kind, Encoded), RowError>) {
-    let outcome = PreferenceRow::from_columns(&row.columns).and_then(|content| {
-        let kind = match content {
-            PreferenceRow::Text { .. } => Kind::Text,
-            PreferenceRow::Conversation { .. } => Kind::Conversation,
-            PreferenceRow::Tokens { .. } => Kind::Tokens,
-        };
-        Ok((kind, encoder.encode(row.index, content)?))
-    });
-    (row.line, outcome)
-}
-
 impl Kinds {
-    fn add(&mut self, kind: Kind) {
+    /// All rows of one kind.
+    fn of(kind: RowKind, rows: usize) -> Self {
         match kind {
-            Kind::Text => self.text += 1,
-            Kind::Conversation => self.conversation += 1,
-            Kind::Tokens => self.tokens += 1,
+            RowKind::Text => Self { text: rows, ..Self::default() },
+            RowKind::Messages | RowKind::Transcript => Self { conversation: rows, ..Self::default() },
+            RowKind::Tokens => Self { tokens: rows, ..Self::default() },
         }
     }
 }

@@ -86,7 +86,7 @@ impl<R: BufRead> JsonListReader<R> {
     }
 
     fn wrong(&self, line: usize, problem: RowError) -> DataError {
-        DataError::Row { place: Place::new(&self.path, Numbering::Lines, line), problem }
+        DataError::Row { place: Place::new(&self.path, Numbering::Lines, line), problem: Box::new(problem) }
     }
 
     fn next_row(&mut self) -> Result<Option<Row>, DataError> {
@@ -132,8 +132,7 @@ impl<R: BufRead> JsonListReader<R> {
         let (line, column) = (self.line, self.column);
         self.element.clear();
         let mut end = ElementEnd::default();
-        loop {
-            let Some(_) = self.peek()? else { break };
+        while self.peek()?.is_some() {
             let bytes = self.input.fill_buf().map_err(|error| broken_off(&self.path, line, error))?;
             let (length, ended) = end.find(bytes);
             let start = self.element.len();

@@ -46,11 +46,8 @@ impl ParquetReader {
             let rows = reader.metadata().file_metadata().num_rows();
             Ok((RowIter::from_file_into(Box::new(reader)), rows))
         });
-        let (records, rows) = opened.map_err(|problem| DataError::Parquet {
-            path: path.to_owned(),
-            row: None,
-            problem: problem.into(),
-        })?;
+        let (records, rows) =
+            opened.map_err(|problem| DataError::Parquet { path: path.to_owned(), row: None, problem })?;
         let rows = usize::try_from(rows).unwrap_or(0);
         Ok(Self { records: Some(records), path: path.to_owned(), rows, index: 0 })
     }
@@ -81,7 +78,7 @@ impl Iterator for ParquetReader {
             Err(problem) => {
                 self.records = None;
                 let path = self.path.clone();
-                Some(Err(DataError::Parquet { path, row: Some(line), problem: problem.into() }))
+                Some(Err(DataError::Parquet { path, row: Some(line), problem }))
             }
         }
     }

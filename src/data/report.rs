@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::encode::{Notes, Reason};
 use super::group::Group;
 use super::place::{Numbering, Place};
+use super::shape::FileShape;
 
 /// Rows of each reason that are named.
 const SHOWN: usize = 5;
@@ -33,8 +34,10 @@ pub struct LoadReport {
     pub truncated_answers: usize,
     /// Answers that lost their end token by it.
     pub lost_ends: usize,
-    /// Rows whose two answers have the same tokens; they are kept.
+    /// Usable rows whose two answers have the same tokens.
     pub identical_answers: usize,
+    /// Special tokens written in the text of usable rows.
+    pub special_tokens: usize,
     /// Tokens of the longest prompt + answer, after truncation.
     pub longest: usize,
 }
@@ -61,6 +64,8 @@ pub struct FileRows {
     pub first_row: usize,
     /// The 1-based line of each of its rows.
     pub lines: Vec<u32>,
+    /// How they were read; `None` where there are none.
+    pub shape: Option<FileShape>,
     /// Rows that can be used.
     pub usable: usize,
     /// Share of them that was asked for.
@@ -83,6 +88,7 @@ pub struct Skipped {
 impl LoadReport {
     /// Logs what was loaded from where, and what was dropped, cut or changed, so that nothing is silently.
     pub fn log(&self, what: &str, pairs: usize) {
+        self.log_shapes();
         let kinds = [
             (self.kinds.conversation, "conversations"),
             (self.kinds.text, "plain text"),
@@ -104,13 +110,29 @@ impl LoadReport {
         self.warn(what);
     }
 
+    /// Logs how each file is read: its columns, and which of them are not used.
+    pub fn log_shapes(&self) {
+        for file in &self.files {
+            if let Some(shape) = &file.shape {
+                tracing::info!("{}: {shape}", file.path.display());
+            }
+        }
+    }
+
     /// Logs what was cut or changed.
     pub fn warn(&self, what: &str) {
         for (count, text) in [
             (self.truncated_answers, "answers cut by --max-length"),
             (self.lost_ends, "answers lost their end token by it"),
             (self.moved_splits, "prompts end in tokens that merge with an answer; the split moved back"),
-            (self.identical_answers, "pairs have two answers of the same tokens; kept"),
+            (
+                self.identical_answers,
+                "pairs have two answers of the same tokens; --drop-identical drops them",
+            ),
+            (
+                self.special_tokens,
+                "special tokens are written in the data's text, each encoded as what it names",
+            ),
         ] {
             if count > 0 {
                 tracing::warn!("{what}: {count} {text}");
@@ -177,6 +199,7 @@ impl LoadReport {
         self.truncated_answers += notes.truncated;
         self.lost_ends += notes.lost_end;
         self.identical_answers += usize::from(notes.identical);
+        self.special_tokens += notes.special_tokens;
         let longest = group.answers.iter().map(|answer| group.prompt.len() + answer.ids.len()).max();
         self.longest = self.longest.max(longest.unwrap_or(0));
     }
@@ -193,6 +216,7 @@ impl LoadReport {
             truncated_answers,
             lost_ends,
             identical_answers,
+            special_tokens,
             longest,
         } = other;
         let first_row = self.rows;
@@ -208,6 +232,7 @@ impl LoadReport {
         self.truncated_answers += truncated_answers;
         self.lost_ends += lost_ends;
         self.identical_answers += identical_answers;
+        self.special_tokens += special_tokens;
         self.longest = self.longest.max(longest);
     }
 

@@ -92,7 +92,11 @@ impl Roles {
 }
 
 /// One value for each role.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(
+    transparent,
+    bound(serialize = "T: serde::Serialize", deserialize = "T: serde::de::DeserializeOwned")
+)]
 pub struct ByRole<T>([T; Role::ALL.len()]);
 
 impl<T> ByRole<T> {

@@ -67,7 +67,10 @@ impl<R: BufRead> JsonlReader<R> {
     }
 
     fn wrong(&self, problem: RowError) -> DataError {
-        DataError::Row { place: Place::new(&self.path, Numbering::Lines, self.line), problem }
+        DataError::Row {
+            place: Place::new(&self.path, Numbering::Lines, self.line),
+            problem: Box::new(problem),
+        }
     }
 }
 
@@ -138,10 +141,13 @@ pub(super) fn kind(value: &Value) -> &'static str {
 }
 
 /// The error of a file that could be read up to the end of a line and no further.
-pub(crate) fn broken_off(path: &Path, line: usize, source: std::io::Error) -> DataError {
-    let path = path.to_owned();
+pub(super) fn broken_off(path: &Path, line: usize, source: std::io::Error) -> DataError {
     match line {
-        0 => DataError::Read { path, source },
-        line => DataError::BrokenOff { path, line, source },
+        0 => read_error(path, source),
+        line => DataError::BrokenOff { path: path.to_owned(), line, source },
     }
+}
+
+pub(crate) fn read_error(path: &Path, source: std::io::Error) -> DataError {
+    DataError::Read { path: path.to_owned(), source }
 }

@@ -180,8 +180,11 @@ impl Iterator for Rows {
     }
 }
 
+/// An input whose first bytes have been read.
+type LookedAt<R> = Chain<Cursor<Vec<u8>>, R>;
+
 /// The first bytes of an input, and the input as if they had not been read.
-fn look<R: BufRead>(mut input: R) -> io::Result<(Vec<u8>, Chain<Cursor<Vec<u8>>, R>)> {
+fn look<R: BufRead>(mut input: R) -> io::Result<(Vec<u8>, LookedAt<R>)> {
     let mut start = Vec::with_capacity(LOOK);
     input.by_ref().take(LOOK as u64).read_to_end(&mut start)?;
     Ok((start.clone(), Cursor::new(start).chain(input)))

@@ -14,8 +14,8 @@ use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value, context};
 use serde_json::{Map, Value as Json};
 
-use super::columns::Message;
 use super::error::DataError;
+use super::message::Message;
 use super::template_date::TemplateDate;
 use super::template_source::{Origin, TemplateText};
 use super::tojson::tojson;

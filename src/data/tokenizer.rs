@@ -4,8 +4,10 @@
 //! Boundary: text <-> token ids. Which text is encoded, and what is added to it, is [`super::encode`]'s business.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::DecodeStream;
 use tokenizers::{
@@ -27,6 +29,8 @@ pub struct Tokenizer {
     special_tokens: Vec<(String, String)>,
     /// Ids of every token marked special, whatever its role.
     special_ids: HashSet<u32>,
+    /// Finds their contents in a text.
+    special_words: AhoCorasick,
     bos: Option<u32>,
     eos: Option<u32>,
     adds_bos: bool,
@@ -80,7 +84,7 @@ impl Tokenizer {
 
     /// `adds_bos` as tokenizer_config.json says it, else what the post-processor does.
     fn assemble(
-        inner: tokenizers::Tokenizer,
+        mut inner: tokenizers::Tokenizer,
         special_tokens: Vec<(String, String)>,
         adds_bos: Option<bool>,
         file: u128,
@@ -98,10 +102,18 @@ impl Tokenizer {
                 added.get_ids().first() == Some(&bos)
             }
         };
+        // All it could add is added by hand, and it would take the white space out of the ranges of tokens.
+        inner.with_post_processor(None::<PostProcessorWrapper>);
         let added = inner.get_added_tokens_decoder();
-        let special_ids = added.iter().filter(|(_, token)| token.special).map(|(id, _)| *id).collect();
+        let special: Vec<_> = added.iter().filter(|(_, token)| token.special).collect();
+        let special_ids = special.iter().map(|(id, _)| **id).collect();
+        let words = special.iter().map(|(_, token)| &token.content).filter(|word| !word.is_empty());
+        let special_words = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(words)
+            .map_err(|error| error.to_string())?;
         let fingerprint = xxh3_128(format!("{file:x} {special_tokens:?} {adds_bos}").as_bytes());
-        Ok(Self { inner, special_tokens, special_ids, bos, eos, adds_bos, fingerprint })
+        Ok(Self { inner, special_tokens, special_ids, special_words, bos, eos, adds_bos, fingerprint })
     }
 
     /// xxh3 of tokenizer.json and of what the other files say that decides token ids.
@@ -153,16 +165,36 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// [`Self::encode`], with the bytes of the text that each token stands for.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_ranges(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), String> {
+        let encoding = self.inner.encode(text, false).map_err(|error| error.to_string())?;
+        let ranges = encoding.get_offsets().iter().map(|(start, end)| *start..*end);
+        Ok((encoding.get_ids().to_vec(), ranges.collect()))
+    }
+
+    /// How many special tokens are written in a text: each becomes its id when the text is encoded.
+    pub fn special_tokens_in(&self, text: &str) -> usize {
+        self.special_words.find_iter(text).count()
+    }
+
     /// [`Self::encode`], with BOS before it if the tokenizer adds one and the text does not begin with it.
     ///
     /// # Errors
     /// As [`Self::encode`].
     pub fn encode_with_bos(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut ids = self.encode(text)?;
-        if let Some(bos) = self.bos.filter(|bos| self.adds_bos && ids.first() != Some(bos)) {
+        if let Some(bos) = self.bos_before(&ids) {
             ids.insert(0, bos);
         }
         Ok(ids)
+    }
+
+    /// BOS, if plain text of these ids is to begin with it and does not.
+    pub fn bos_before(&self, ids: &[u32]) -> Option<u32> {
+        self.bos.filter(|bos| self.adds_bos && ids.first() != Some(bos))
     }
 
     /// A decoder of tokens that come one by one; special tokens are left out.
@@ -176,6 +208,32 @@ impl Tokenizer {
     /// The library's message.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, String> {
         self.inner.decode(ids, skip_special_tokens).map_err(|error| error.to_string())
+    }
+}
+
+impl Tokenizer {
+    /// The text of each of `ids`, which follow `context`; special tokens are written. Where several tokens make one
+    /// character, the last of them has its text and the others none; ids that the vocabulary lacks have none.
+    pub fn texts(&self, context: &[u32], ids: &[u32]) -> Vec<String> {
+        // Bytes of a character at most, and so tokens that one can be spread over.
+        const LONGEST: usize = 4;
+        let decode = |ids: &[u32]| self.decode(ids, false).unwrap_or_default();
+        // Decoded with what stands before it: some tokenizers leave out the space of the first token.
+        let mut before = context[context.len().saturating_sub(1)..].to_vec();
+        let mut texts = vec![String::new(); ids.len()];
+        let mut start = 0;
+        for end in 1..=ids.len() {
+            let group = &ids[start..end];
+            let whole = decode(&[&before, group].concat());
+            let text = whole.strip_prefix(&decode(&before)).map_or_else(|| decode(group), str::to_owned);
+            let unfinished = text.ends_with(char::REPLACEMENT_CHARACTER) && group.len() < LONGEST;
+            if !unfinished || end == ids.len() {
+                texts[end - 1] = text;
+                before = group.to_vec();
+                start = end;
+            }
+        }
+        texts
     }
 }
 

@@ -2,10 +2,10 @@
 
 use crate::backend::{Backend, BackendError};
 use crate::data::{BatchGroup, ByRole, Group, Reference, Roles, Spans, StepTotals, pack};
-use crate::model::{Activations, Llama};
-use crate::objective::{Metrics, Objective, ReferenceNeed};
+use crate::model::{Activations, Detail, Llama};
+use crate::objective::{Metrics, Objective, ReferenceNeed, RowScores};
 use crate::progress::Progress;
-use crate::train::{Evaluation, score};
+use crate::train::{Evaluation, score_in_detail};
 
 /// A planned model that scores.
 pub struct Scorer<'a, B: Backend> {
@@ -29,6 +29,19 @@ impl<B: Backend> Scorer<'_, B> {
         spans: Spans,
         mut take: impl FnMut(&[BatchGroup], Vec<f32>),
     ) -> Result<(), BackendError> {
+        self.each_in_detail(what, groups, (spans, Detail::LogProbs), |groups, scores| {
+            take(groups, scores.logp);
+        })
+    }
+
+    /// The same with whatever else is wanted of the rows.
+    fn each_in_detail(
+        &mut self,
+        what: &str,
+        groups: &[Group],
+        (spans, detail): (Spans, Detail),
+        mut take: impl FnMut(&[BatchGroup], RowScores),
+    ) -> Result<(), BackendError> {
         let budget = self.activations.budget;
         self.progress.begin(what, groups.len());
         let mut first = 0;
@@ -46,8 +59,8 @@ impl<B: Backend> Scorer<'_, B> {
             for group in &mut batch.groups {
                 group.group += first as u32;
             }
-            let log_probs = score(self.backend, self.model, self.activations, &batch)?;
-            take(&batch.groups, log_probs);
+            let scores = score_in_detail(self.backend, self.model, self.activations, &batch, detail)?;
+            take(&batch.groups, scores);
             first = next;
             self.progress.advance(first, "");
         }
@@ -65,7 +78,8 @@ impl<B: Backend> Scorer<'_, B> {
         let spans = objective.spans();
         let spans = Spans { answers: spans.answers.union(Roles::PAIR), ..spans };
         let mut evaluation = Evaluation::new(objective, StepTotals::of(groups));
-        self.each("evaluating", groups, spans, |groups, log_probs| evaluation.add(groups, log_probs))?;
+        let wanted = (spans, Detail::of(objective));
+        self.each_in_detail("evaluating", groups, wanted, |groups, scores| evaluation.add(groups, scores))?;
         Ok(evaluation.finish())
     }
 

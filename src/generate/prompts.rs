@@ -1,6 +1,6 @@
 //! Prompts: text, conversations or token ids, typed or from a file, to the tokens that an answer begins after.
 //!
-//! A file of prompts holds JSON lines if it is named `.jsonl` or `.json`, else one prompt per line. A JSON line is an object
+//! A file of prompts that is named `.txt` holds one prompt per line, any other the rows of a data file. A row is an object
 //! with `prompt` (a string or a list of messages), or `messages`, or `prompt_input_ids`; a file of preference pairs will do.
 //! A string is what the user says, in the chat template; with `raw`, and where the folder has no template, it is the text to
 //! be continued. A file of ids holds one JSON list per line, or objects with `ids` or `prompt_input_ids`.
@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::GenerateError;
-use crate::data::columns::{Content, text_or_messages, token_ids};
+use crate::data::columns::{ColumnMap, Columns, Content};
 use crate::data::template::RenderError;
-use crate::data::template_source::TemplateText;
-use crate::data::{ChatTemplate, DataError, Message, Numbering, Place, RowError, Rows, Tokenizer};
+use crate::data::{
+    DataError, EncodeConfig, Encoder, Message, Numbering, Place, RowError, Rows, TemplateConfig, Tokenizer,
+};
 
 /// What an answer follows.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,42 +34,39 @@ pub struct Prompt {
 #[derive(Debug)]
 pub struct PromptEncoder {
     folder: PathBuf,
-    tokenizer: Option<Tokenizer>,
-    template: Option<ChatTemplate>,
+    encoder: Encoder,
     /// What the system says first, where a conversation does not say it itself.
     pub system: Option<String>,
     /// Text that every answer begins with.
     pub prefix: String,
     /// Strings are continued as they are.
     pub raw: bool,
-    /// The model's vocabulary: ids lie below it.
-    vocabulary: usize,
 }
 
 impl PromptEncoder {
-    /// An encoder with the tokenizer and the chat template of a model folder, as far as it has them.
+    /// An encoder with the tokenizer of a model folder and the chat template: the one that `template` asks for, else the
+    /// folder's.
     ///
     /// # Errors
     /// Files that are there but cannot be read or make no sense.
-    pub fn from_folder(folder: &Path, vocabulary: usize) -> Result<Self, GenerateError> {
-        let tokenizer = Tokenizer::from_folder(folder)?;
-        let template = match (&tokenizer, TemplateText::of_folder(folder)?) {
-            (Some(tokenizer), Some(text)) => Some(ChatTemplate::new(text, tokenizer, None)?),
-            _ => None,
-        };
-        let folder = folder.to_owned();
-        let (system, prefix, raw) = (None, String::new(), false);
-        Ok(Self { folder, tokenizer, template, system, prefix, raw, vocabulary })
+    pub fn from_folder(
+        folder: &Path,
+        vocab_size: usize,
+        template: TemplateConfig,
+    ) -> Result<Self, GenerateError> {
+        let config = EncodeConfig { vocab_size, template, ..EncodeConfig::default() };
+        let encoder = Encoder::from_folder(folder, config)?;
+        Ok(Self { folder: folder.to_owned(), encoder, system: None, prefix: String::new(), raw: false })
     }
 
     /// The folder's tokenizer.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.tokenizer.as_ref()
+        self.encoder.tokenizer()
     }
 
     /// Whether strings are put into a chat template.
     pub fn is_chat(&self) -> bool {
-        self.template.is_some() && !self.raw
+        self.encoder.template().is_some() && !self.raw
     }
 
     /// A prompt that was typed.
@@ -88,18 +86,22 @@ impl PromptEncoder {
         self.encode(Content::Messages(messages.to_vec())).map_err(|problem| self.named(problem))
     }
 
-    /// The prompts of a file: JSON lines, or lines of text.
+    /// The prompts of a file: rows of a data file, or lines of text.
     ///
     /// # Errors
     /// The first line that is not what it must be.
     pub fn file(&self, path: &Path) -> Result<Vec<Prompt>, GenerateError> {
-        let json = path.extension().is_some_and(|extension| extension == "jsonl" || extension == "json");
         let mut prompts = Vec::new();
-        if json {
-            for row in Rows::open(path)? {
+        if path.extension().is_none_or(|extension| extension != "txt") {
+            let rows = Rows::open(path)?;
+            let numbering = rows.numbering();
+            for row in rows {
                 let row = row?;
-                let (ids, shown) = self.row(&row.columns).map_err(|problem| at(path, row.line, problem))?;
-                prompts.push(Prompt { index: row.index, place: place(path, row.line), ids, shown });
+                let place = Place::new(path, numbering, row.line);
+                let (ids, shown) = self
+                    .row(&row.columns)
+                    .map_err(|problem| DataError::Row { place: place.clone(), problem: Box::new(problem) })?;
+                prompts.push(Prompt { index: row.index, place: place.to_string(), ids, shown });
             }
         } else {
             for (line, text) in lines(path)? {
@@ -136,10 +138,10 @@ impl PromptEncoder {
             list => Map::from_iter([("ids".to_owned(), list)]),
         };
         let name = if columns.contains_key("prompt_input_ids") { "prompt_input_ids" } else { "ids" };
-        let mut ids = token_ids(&columns, name)?;
+        let mut ids = Columns::new(&columns, &ColumnMap::default()).token_ids(name)?;
         self.in_vocabulary(name, &ids)?;
         if !self.prefix.is_empty() {
-            let tokenizer = self.tokenizer.as_ref().ok_or(RowError::NoTokenizer)?;
+            let tokenizer = self.tokenizer().ok_or(RowError::NoTokenizer)?;
             ids.extend(encoded(tokenizer.encode(&self.prefix))?);
         }
         Ok(ids)
@@ -153,7 +155,7 @@ impl PromptEncoder {
         }
         let has_messages = columns.contains_key("messages") && !columns.contains_key("prompt");
         let name = if has_messages { "messages" } else { "prompt" };
-        let ids = self.encode(text_or_messages(columns, name)?)?;
+        let ids = self.encode(Columns::new(columns, &ColumnMap::default()).content(name)?)?;
         Ok((ids, columns[name].clone()))
     }
 
@@ -165,7 +167,7 @@ impl PromptEncoder {
     }
 
     fn encode_any(&self, content: Content) -> Result<Vec<u32>, RowError> {
-        let tokenizer = self.tokenizer.as_ref().ok_or(RowError::NoTokenizer)?;
+        let tokenizer = self.tokenizer().ok_or(RowError::NoTokenizer)?;
         let messages = match content {
             Content::Text(text) if !self.is_chat() => {
                 return encoded(tokenizer.encode_with_bos(&(text + &self.prefix)));
@@ -173,28 +175,31 @@ impl PromptEncoder {
             Content::Text(text) => vec![Message::new("user", &text)],
             Content::Messages(messages) => messages,
         };
-        let template = self.template.as_ref().ok_or(RowError::NoTemplate)?;
+        let template = self.encoder.template().ok_or(RowError::NoTemplate)?;
         let silent = messages.first().is_none_or(|message| message.role() != "system");
         let system = self.system.as_ref().filter(|_| silent).map(|text| Message::new("system", text));
         let messages: Vec<&Message> = system.iter().chain(&messages).collect();
         let text = template.render(&messages, true).map_err(|error| match error {
             RenderError::Raised { message, line } => {
-                RowError::TemplateRaised { column: "prompt", message, line }
+                RowError::TemplateRaised { column: "prompt".to_owned(), message, line }
             }
             RenderError::Failed { message, line } => {
-                RowError::TemplateFailed { column: "prompt", message, line }
+                RowError::TemplateFailed { column: "prompt".to_owned(), message, line }
             }
         })?;
         encoded(tokenizer.encode(&(text + &self.prefix)))
     }
 
     fn in_vocabulary(&self, column: &'static str, ids: &[u32]) -> Result<(), RowError> {
-        let vocab_size = self.vocabulary;
+        let vocab_size = self.encoder.config().vocab_size;
         match ids.iter().position(|&id| id as usize >= vocab_size) {
             None => Ok(()),
-            Some(position) => {
-                Err(RowError::BeyondVocabulary { column, id: ids[position], position, vocab_size })
-            }
+            Some(position) => Err(RowError::BeyondVocabulary {
+                column: column.to_owned(),
+                id: ids[position],
+                position,
+                vocab_size,
+            }),
         }
     }
 
@@ -224,11 +229,11 @@ pub fn check(prompts: &[Prompt], positions: usize) -> Result<(), GenerateError> 
 }
 
 fn encoded(ids: Result<Vec<u32>, String>) -> Result<Vec<u32>, RowError> {
-    ids.map_err(|message| RowError::Tokenize { column: "prompt", message })
+    ids.map_err(|message| RowError::Tokenize { column: "prompt".to_owned(), message })
 }
 
 fn at(path: &Path, line: usize, problem: RowError) -> GenerateError {
-    DataError::Row { place: Place::new(path, Numbering::Lines, line), problem }.into()
+    DataError::Row { place: Place::new(path, Numbering::Lines, line), problem: Box::new(problem) }.into()
 }
 
 fn place(path: &Path, line: usize) -> String {

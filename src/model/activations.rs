@@ -3,7 +3,7 @@
 use super::{LlamaConfig, Precision};
 use crate::backend::{
     Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_OTHER, SPAN_PROMPT, SPAN_REJECTED,
-    SPAN_WORDS, TILE_WORDS, View, key_tiles, query_tiles,
+    SPAN_WORDS, StatisticsViews, TILE_WORDS, View, key_tiles, query_tiles,
 };
 use crate::data::{Batch, BatchGroup, Role};
 use crate::plan::{Arena, MemoryPlan};
@@ -147,6 +147,8 @@ pub struct HeadActivations {
     pub argmax: View,
     /// `[R]`: g, d loss / d log-prob.
     pub coefficients: View,
+    /// `[R]` each: what is known of the distributions, where somebody asks.
+    pub statistics: StatisticsViews,
 }
 
 /// What only the backward pass uses.
@@ -433,6 +435,11 @@ fn plan_head(
         lse: add(Arena::Saved, "head log-sum-exp", Element::F32, &[r]),
         argmax: add(Arena::Saved, "argmax", Element::U32, &[r]),
         coefficients: add(Arena::Saved, "coefficients", Element::F32, &[r]),
+        statistics: StatisticsViews {
+            log_sum_squares: add(Arena::Saved, "log of summed squares", Element::F32, &[r]),
+            entropy: add(Arena::Saved, "entropy", Element::F32, &[r]),
+            mean_logit: add(Arena::Saved, "mean logit", Element::F32, &[r]),
+        },
         scaled: add(Arena::Head, "scaled head input rows", stored, &[scaled_rows, h]),
     }
 }

@@ -15,7 +15,9 @@ use std::ops::Range;
 
 use super::activations::{Activations, DeviceBatch};
 use super::llama::Llama;
-use crate::backend::{Backend, GatherRows, HeadRows, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View};
+use crate::backend::{
+    Backend, GatherRows, HeadRows, HeadStatistics, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View,
+};
 use crate::data::{BatchGroup, ByRole, StepTotals};
 use crate::objective::{Coupling, Objective};
 
@@ -32,6 +34,30 @@ pub struct HeadStep<'a> {
     pub state: View,
     /// Add to the head's weight gradient instead of replacing it.
     pub accumulate: bool,
+}
+
+/// What is found out about each row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// The log-prob of its target.
+    LogProbs,
+    /// Also [`HeadStatistics`], for one more read of the logits.
+    Statistics,
+}
+
+impl Detail {
+    /// What an objective asks for.
+    pub fn of(objective: &dyn Objective) -> Self {
+        if objective.statistics() { Detail::Statistics } else { Detail::LogProbs }
+    }
+}
+
+/// One pass over the logits of some rows.
+#[derive(Clone, Copy)]
+struct Pass {
+    detail: Detail,
+    /// Whether unit gradients are left in place of the logits.
+    write_gradient: bool,
 }
 
 /// Rows whose units are complete, in the order in which the head works.
@@ -116,9 +142,20 @@ impl Llama {
 
     /// Log-probs (`logp`, `lse`, `argmax` of `activations.head`) of every response row, without gradients.
     pub fn score<B: Backend>(&self, backend: &mut B, activations: &Activations, batch: &DeviceBatch) {
+        self.score_in_detail(backend, activations, batch, Detail::LogProbs);
+    }
+
+    /// The same with whatever else is wanted of the rows.
+    pub fn score_in_detail<B: Backend>(
+        &self,
+        backend: &mut B,
+        activations: &Activations,
+        batch: &DeviceBatch,
+        detail: Detail,
+    ) {
         self.gather_head_rows(backend, activations, batch);
         for rows in Self::parts(activations, 0..batch.rows) {
-            self.head_logits(backend, activations, batch, rows, false);
+            self.head_logits(backend, activations, batch, rows, Pass { detail, write_gradient: false });
         }
     }
 
@@ -155,13 +192,16 @@ impl Llama {
             return self.head_with_coefficients(backend, activations, batch, given, step.accumulate);
         }
         let capacity = activations.budget.head_capacity();
+        let detail = Detail::of(step.objective);
+        let statistics =
+            (detail == Detail::Statistics).then(|| activations.head.statistics.map(|v| v.first(batch.rows)));
         let mut accumulate = step.accumulate;
         let mut first_span = 0;
         for chunk in chunks(groups, step.objective.coupling(), capacity) {
             let fits = chunk.rows.len() <= capacity;
             let parts = Self::parts(activations, chunk.rows.clone());
             for part in parts.clone() {
-                self.head_logits(backend, activations, batch, part, fits);
+                self.head_logits(backend, activations, batch, part, Pass { detail, write_gradient: fits });
             }
             let span_count = chunk.units.iter().flat_map(BatchGroup::spans).count();
             let chunk_spans = batch.spans.rows(first_span..first_span + span_count, SPAN_WORDS);
@@ -172,12 +212,19 @@ impl Llama {
                 spans: chunk_spans,
                 totals: step.totals,
                 logp,
+                statistics,
                 coefficients,
                 state: step.state,
             });
             for part in parts {
                 if !fits {
-                    self.head_logits(backend, activations, batch, part.clone(), true);
+                    self.head_logits(
+                        backend,
+                        activations,
+                        batch,
+                        part.clone(),
+                        Pass { detail: Detail::LogProbs, write_gradient: true },
+                    );
                 }
                 self.head_gradients(backend, activations, batch, part, accumulate);
                 accumulate = true;
@@ -198,7 +245,13 @@ impl Llama {
             // Only those of the part itself: the rows that pad it come again, and count then.
             let own = part.start..(part.start + activations.budget.head_capacity()).min(batch.rows);
             backend.write(activations.head.coefficients.slice(own.clone()), &given[own]);
-            self.head_logits(backend, activations, batch, part.clone(), true);
+            self.head_logits(
+                backend,
+                activations,
+                batch,
+                part.clone(),
+                Pass { detail: Detail::LogProbs, write_gradient: true },
+            );
             self.head_gradients(backend, activations, batch, part, accumulate);
             accumulate = true;
         }
@@ -211,7 +264,7 @@ impl Llama {
         activations: &Activations,
         batch: &DeviceBatch,
         rows: Range<usize>,
-        write_gradient: bool,
+        Pass { detail, write_gradient }: Pass,
     ) {
         let (head, h, v) = (activations.head, self.config.hidden_size, self.config.vocab_size);
         for start in rows.clone().step_by(head.logit_rows) {
@@ -227,6 +280,10 @@ impl Llama {
                 out: cut(head.target_logits),
                 hidden: h,
             });
+            if detail == Detail::Statistics {
+                let out = head.statistics.map(cut);
+                backend.head_statistics(HeadStatistics { logits, out, vocabulary: v });
+            }
             let in_chunk = part.start - rows.start..part.end - rows.start;
             backend.head_rows(HeadRows {
                 logits,

@@ -21,7 +21,7 @@ pub use activations::{
 };
 pub use config::{ConfigError, LlamaConfig, Rope};
 pub use flops::Flops;
-pub use head::{Chunk, HeadStep, chunks};
+pub use head::{Chunk, Detail, HeadStep, chunks};
 pub use linear::Linear;
 pub use llama::{Layer, Llama, Norm, Use};
 pub use parameters::{Parameter, ParameterTable};

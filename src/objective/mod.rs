@@ -40,7 +40,7 @@ pub use nll::{NllOn, NllReduction};
 pub use parameters::Parameters;
 pub use pointwise::{Pointwise, PointwiseWeights};
 pub use registry::{Selection, build, select};
-pub use scored::{GroupLogps, Scored, Statistics};
+pub use scored::{GroupLogps, RowScores, Rows, Scored, Statistics};
 pub use units::coefficients_of_units;
 
 use crate::data::{Roles, Spans, StepTotals};

@@ -1,6 +1,8 @@
 //! What an objective sees: log-probs of the scored spans of a group, with everything else that is known of them.
 
-use crate::data::{Annotations, AnswerAnnotations, BatchGroup, ByRole, Reference, Role};
+use std::ops::Range;
+
+use crate::data::{Annotations, AnswerAnnotations, BatchGroup, ByRole, Reference, Role, Span};
 
 /// The log-probs of one span.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +24,59 @@ pub struct Statistics<'a> {
     pub entropy: &'a [f32],
     /// Mean logit over the vocabulary.
     pub mean_logit: &'a [f32],
+}
+
+impl<'a> Statistics<'a> {
+    /// Those of some rows.
+    fn slice(self, rows: Range<usize>) -> Self {
+        Self {
+            log_sum_squares: &self.log_sum_squares[rows.clone()],
+            entropy: &self.entropy[rows.clone()],
+            mean_logit: &self.mean_logit[rows],
+        }
+    }
+}
+
+/// What the head found of the response rows of a micro-batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// `[R]`: log-probs of the targets.
+    pub logp: &'a [f32],
+    /// `[R]` each, where they were asked for.
+    pub statistics: Option<Statistics<'a>>,
+}
+
+impl<'a> From<&'a [f32]> for Rows<'a> {
+    fn from(logp: &'a [f32]) -> Self {
+        Self { logp, statistics: None }
+    }
+}
+
+/// The same, kept.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RowScores {
+    /// `[R]`: log-probs of the targets.
+    pub logp: Vec<f32>,
+    /// `[R]` each, in the order of the fields of [`Statistics`].
+    pub statistics: Option<[Vec<f32>; 3]>,
+}
+
+impl From<Vec<f32>> for RowScores {
+    fn from(logp: Vec<f32>) -> Self {
+        Self { logp, statistics: None }
+    }
+}
+
+impl RowScores {
+    /// A view of them.
+    pub fn rows(&self) -> Rows<'_> {
+        let statistics = self.statistics.as_ref().map(|[log_sum_squares, entropy, mean_logit]| Statistics {
+            log_sum_squares,
+            entropy,
+            mean_logit,
+        });
+        Rows { logp: &self.logp, statistics }
+    }
 }
 
 impl<'a> Scored<'a> {
@@ -114,15 +169,16 @@ impl<'a> GroupLogps<'a> {
         self
     }
 
-    /// The log-probs of a unit's spans out of those of a micro-batch.
-    pub fn of(unit: &'a BatchGroup, logp: &'a [f32]) -> Self {
+    /// The spans of a unit out of the rows of a micro-batch.
+    pub fn of(unit: &'a BatchGroup, rows: Rows<'a>) -> Self {
         let given = unit.annotations();
-        let scored = ByRole::from_fn(|role| {
-            let span = unit.answers[role]?;
-            Some(Scored::new(&logp[span.range()]).with(&given.answers[role]))
-        });
-        let prompt = unit.prompt.map(|span| Scored::new(&logp[span.range()]));
-        Self { prompt, answers: scored, given }
+        let scored = |span: Span| Scored {
+            logps: &rows.logp[span.range()],
+            given: AnswerAnnotations::NONE,
+            statistics: rows.statistics.map(|statistics| statistics.slice(span.range())),
+        };
+        let answers = ByRole::from_fn(|role| Some(scored(unit.answers[role]?).with(&given.answers[role])));
+        Self { prompt: unit.prompt.map(scored), answers, given }
     }
 
     /// The chosen answer.

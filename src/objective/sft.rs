@@ -22,6 +22,7 @@ static NLL_ON: Choice<NllOn> = nll::on_parameter(NllOn::Response);
 /// SFT in the registry.
 pub static ENTRY: Entry = Entry {
     name: "sft",
+    answers: Roles::CHOSEN,
     formula: "L = NLL(chosen)",
     when: "you have good answers only, or want the stage before a preference stage",
     parameters: &[&NLL_REDUCTION, &NLL_ON],

@@ -143,6 +143,31 @@ pub enum TrainError {
         /// Folders used.
         most: usize,
     },
+    /// Embeddings that cannot be compared.
+    #[error(
+        "{other} has a prompt_embedding of {found} numbers, and {first} one of {expected}; all must be of one length"
+    )]
+    EmbeddingLengths {
+        /// Where the first row stands.
+        first: String,
+        /// Its length.
+        expected: usize,
+        /// Where the other one stands.
+        other: String,
+        /// Its length.
+        found: usize,
+    },
+    /// Reference log-probs of the data that are sums where tokens are needed.
+    #[error(
+        "{what}: {place} brings a summed reference log-prob, but this objective weighs tokens; give a list of one log-prob per \
+         token, or leave the column out"
+    )]
+    ReferenceSums {
+        /// Which data.
+        what: &'static str,
+        /// File and line.
+        place: String,
+    },
     /// A reference cache that is not what its name says.
     #[error("the reference cache {} is damaged ({problem}); delete it, and it will be computed again", path.display())]
     ReferenceCache {

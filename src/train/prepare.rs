@@ -9,10 +9,11 @@ use std::sync::Arc;
 use super::fit::{Demand, Fitted, Fitting};
 use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError};
 use crate::DType;
+use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
 use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
 use crate::data::{
-    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Role, Spans,
+    Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Needs, Role, Spans,
     WeightedFile,
 };
 use crate::model::{Budget, LlamaConfig, Precision};
@@ -106,8 +107,11 @@ impl Prepared {
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
         let references = open_references(&mut config, &selection, &model)?;
-        let encoder = encoder(&config, &model, tokenizer.as_deref())?;
+        let needs = needs(&selection, objective.as_ref());
+        let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), needs)?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
+        let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
+        let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -263,6 +267,24 @@ fn open_source(source: &mut ModelSource) -> Result<Source, TrainError> {
     })
 }
 
+/// The folder of the tokenizer files, and the model's configuration unless the folder has none: what data need of a model.
+pub(super) fn open_tokenizer(
+    source: &mut ModelSource,
+    has_model: bool,
+) -> Result<(Option<PathBuf>, Option<LlamaConfig>), TrainError> {
+    Ok(match source {
+        ModelSource::Folder(path) => {
+            let folder = hub::locate_and_pin(path)?;
+            let model = has_model.then(|| LlamaConfig::from_file(&folder.join(CONFIG_FILE))).transpose()?;
+            (Some(folder), model)
+        }
+        ModelSource::Init { config, tokenizer, .. } => {
+            let folder = tokenizer.as_mut().map(hub::locate_and_pin).transpose()?;
+            (folder, Some(LlamaConfig::from_file(config)?))
+        }
+    })
+}
+
 fn open_references(
     config: &mut TrainConfig,
     selection: &Selection,
@@ -287,15 +309,28 @@ fn open_references(
     paths.iter_mut().map(open).collect()
 }
 
-fn encoder(
+/// What an objective needs of every row.
+pub(super) fn needs(selection: &Selection, objective: &dyn Objective) -> Needs {
+    // What has no weight is not read, and a mismatched completion is another row's.
+    let answers = objective.spans().answers.with(Role::Mismatched, false);
+    Needs { answers, annotations: selection.annotations(), reference: objective.needs_reference() }
+}
+
+/// What turns rows into tokens. Without a model, nothing bounds its vocabulary.
+pub(super) fn encoder(
     config: &TrainConfig,
-    model: &LlamaConfig,
+    model: Option<&LlamaConfig>,
     tokenizer: Option<&Path>,
+    needs: Needs,
 ) -> Result<Encoder, TrainError> {
     let settings = EncodeConfig {
-        vocab_size: model.vocab_size,
+        vocab_size: model.map_or(usize::MAX, |model| model.vocab_size),
         max_length: Some(config.data.max_length),
-        eos_ids: model.eos_token_ids.clone(),
+        truncation: config.data.truncation,
+        drop_identical: config.data.drop_identical,
+        needs,
+        columns: config.data.columns.clone(),
+        eos_ids: model.map(|model| model.eos_token_ids.clone()).unwrap_or_default(),
         keep_text: false,
         template: config.data.template.clone(),
     };
@@ -305,18 +340,23 @@ fn encoder(
     })
 }
 
-fn load_data(
-    config: &TrainConfig,
-    encoder: &Encoder,
-    progress: &mut dyn Progress,
-) -> Result<(Dataset, Option<Dataset>), TrainError> {
-    let load = LoadConfig {
+/// How the training data are loaded.
+pub(super) fn load_config(config: &TrainConfig) -> LoadConfig {
+    LoadConfig {
         sources: config.data.files.clone(),
         max_rows: config.data.max_samples,
         strict: config.data.strict,
         seed: config.run.seed,
         cache: config.data.cache.clone(),
-    };
+    }
+}
+
+fn load_data(
+    config: &TrainConfig,
+    encoder: &Encoder,
+    progress: &mut dyn Progress,
+) -> Result<(Dataset, Option<Dataset>), TrainError> {
+    let load = load_config(config);
     let data = load.load(encoder, progress)?;
     data.report.log("training data", data.groups.len());
     Ok(match &config.evaluation.source {
@@ -335,6 +375,25 @@ fn load_data(
             (train, Some(eval))
         }
     })
+}
+
+/// What only the whole of a data set can be given or asked.
+fn finish(data: Dataset, selection: &Selection, max_length: usize) -> Result<Dataset, TrainError> {
+    let length = |group: &Group| group.annotations().prompt_embedding.as_ref().map(|e| e.len());
+    if let Some((first, expected)) = data.groups.first().and_then(|group| Some((group, length(group)?)))
+        && let Some(other) = data.groups.iter().find(|group| length(group) != Some(expected))
+    {
+        let place = |group: &Group| match data.report.locate(group.row) {
+            Some(place) => place.to_string(),
+            None => format!("row {}", group.row),
+        };
+        let (first, other, found) = (place(first), place(other), length(other).unwrap_or(0));
+        return Err(TrainError::EmbeddingLengths { first, expected, other, found });
+    }
+    if selection.answers().contains(Role::Mismatched) {
+        return Ok(data.with_mismatched(Some(max_length)));
+    }
+    Ok(data)
 }
 
 /// Tokens that a sampled answer may have.

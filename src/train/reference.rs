@@ -108,6 +108,9 @@ pub fn fill<B: Backend>(
         Source::all(&prepared.references, prepared.folder.as_ref(), &prepared.model, &prepared.config.model);
     let mut datasets = vec![("reference log-probs", std::sync::Arc::make_mut(&mut prepared.train))];
     datasets.extend(prepared.eval.as_mut().map(|eval| ("reference log-probs (evaluation)", eval)));
+    for (what, data) in &datasets {
+        check_given(what, data, need)?;
+    }
     datasets.retain(|(what, data)| {
         let given = data.groups.iter().all(brings_references);
         if given {
@@ -147,6 +150,22 @@ pub fn fill<B: Backend>(
         }
     }
     Ok(())
+}
+
+/// Sums that the data bring are no use where every token's log-prob is asked for.
+fn check_given(what: &'static str, data: &Dataset, need: ReferenceNeed) -> Result<(), TrainError> {
+    let is_sum = |group: &&Group| {
+        let mut answers = group.annotations().answers.iter();
+        answers.any(|(_, given)| matches!(given.references.first(), Some(Reference::Sum(_))))
+    };
+    match data.groups.iter().find(is_sum).filter(|_| need == ReferenceNeed::Tokens) {
+        Some(group) => {
+            let place = data.report.locate(group.row).map(|place| place.to_string());
+            let place = place.unwrap_or_else(|| format!("row {}", group.row));
+            Err(TrainError::ReferenceSums { what, place })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Whether every answer has its log-probs from the data.

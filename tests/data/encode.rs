@@ -2,38 +2,38 @@
 
 use asft::data::template_source::Origin;
 use asft::data::{
-    ChatTemplate, EncodeConfig, Encoded, Encoder, Group, Message, Notes, PreferenceRow, Reason, Role,
-    TemplateText,
+    ChatTemplate, Conversation, EncodeConfig, Encoded, Encoder, Example, Group, Message, Notes, Parts,
+    Reason, Role, TemplateText,
 };
 
 use crate::fixture::{bare_encoder, config, encoder, folder, tokenizer};
 
-fn text(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
+fn text(prompt: &str, chosen: &str, rejected: &str) -> Example {
     let [prompt, chosen, rejected] = [prompt, chosen, rejected].map(str::to_owned);
-    PreferenceRow::Text { prompt, chosen, rejected }
+    Example::Text(Parts::new(prompt, chosen, Some(rejected)))
 }
 
-fn chat(prompt: &str, chosen: &str, rejected: &str) -> PreferenceRow {
+fn conversation(prompt: Vec<Message>, chosen: Vec<Message>, rejected: Vec<Message>) -> Example {
+    Example::Conversation(Box::new(Conversation::new(Parts::new(prompt, chosen, Some(rejected)))))
+}
+
+fn chat(prompt: &str, chosen: &str, rejected: &str) -> Example {
     let message = |role, content: &str| vec![Message::new(role, content)];
-    PreferenceRow::Conversation {
-        prompt: message("user", prompt),
-        chosen: message("assistant", chosen),
-        rejected: message("assistant", rejected),
-    }
+    conversation(message("user", prompt), message("assistant", chosen), message("assistant", rejected))
 }
 
-fn tokens(prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> PreferenceRow {
-    PreferenceRow::Tokens { prompt: prompt.to_vec(), chosen: chosen.to_vec(), rejected: rejected.to_vec() }
+fn tokens(prompt: &[u32], chosen: &[u32], rejected: &[u32]) -> Example {
+    Example::Tokens(Parts::new(prompt.to_vec(), chosen.to_vec(), Some(rejected.to_vec())))
 }
 
-fn used(encoder: &Encoder, row: PreferenceRow) -> (Group, Notes) {
+fn used(encoder: &Encoder, row: Example) -> (Group, Notes) {
     match encoder.encode(5, row).unwrap() {
         Encoded::Group(group, notes) => (group, notes),
         Encoded::Unusable(reason) => panic!("unusable: {reason}"),
     }
 }
 
-fn unusable(encoder: &Encoder, row: PreferenceRow) -> Reason {
+fn unusable(encoder: &Encoder, row: Example) -> Reason {
     match encoder.encode(0, row).unwrap() {
         Encoded::Group(group, _) => panic!("usable: {group:?}"),
         Encoded::Unusable(reason) => reason,
@@ -142,12 +142,12 @@ fn ids_beyond_the_vocabulary_are_refused() {
     let refused = |row| bare_encoder(config()).encode(0, row).unwrap_err().to_string();
     assert_eq!(
         refused(tokens(&[1], &[1, 2, 420], &[1])),
-        "column \"chosen_input_ids\" has token id 420 at position 2, \
+        "column \"chosen\" has token id 420 at position 2, \
          but the model's vocabulary has 420 tokens (0 to 419)"
     );
     assert_eq!(
         refused(tokens(&[1], &[1], &[u32::MAX])),
-        "column \"rejected_input_ids\" has token id 4294967295 at position 0, \
+        "column \"rejected\" has token id 4294967295 at position 0, \
          but the model's vocabulary has 420 tokens (0 to 419)"
     );
     // A tokenizer larger than the model is the same mistake.
@@ -207,8 +207,10 @@ fn unusable_rows_say_why() {
     assert_eq!(said(tokens(&[1], &[], &[1])), "empty chosen");
     assert_eq!(said(tokens(&[], &[1], &[1])), "empty prompt");
     let message = vec![Message::new("assistant", "x")];
-    let nobody = PreferenceRow::Conversation { prompt: vec![], chosen: message.clone(), rejected: message };
-    assert_eq!(said(nobody), "empty prompt");
+    assert_eq!(said(conversation(vec![], message.clone(), message)), "empty prompt");
+    let turns = |roles: &[&str]| roles.iter().map(|role| Message::new(role, "x")).collect::<Vec<_>>();
+    let open = conversation(turns(&["user"]), turns(&["assistant"]), turns(&["assistant", "user"]));
+    assert_eq!(said(open), "not a conversation: the last turn of rejected is not the assistant's");
 }
 
 #[test]
@@ -238,14 +240,12 @@ fn rows_that_need_what_the_folder_lacks_are_refused() {
          (chat_template.jinja, or chat_template in tokenizer_config.json); \
          give one with --chat-template: llama3, chatml or a file"
     );
-    let twice = PreferenceRow::Conversation {
-        prompt: vec![Message::new("user", "a")],
-        chosen: vec![Message::new("user", "b")],
-        rejected: vec![Message::new("assistant", "b")],
-    };
+    let user = Message::new("user", "a");
+    let answer = vec![Message::new("assistant", "b")];
+    let twice = conversation(vec![user.clone(), user], answer.clone(), answer);
     assert_eq!(
         refused(&encoder("instruct", config()), twice),
-        "the chat template refuses column \"chosen\": Conversation roles must alternate user/assistant/user/assistant/... \
+        "the chat template refuses column \"prompt\": Conversation roles must alternate user/assistant/user/assistant/... \
          (line 4 of the template)"
     );
 }

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use asft::data::{
-    Answer, ChatTemplate, EncodeConfig, Encoder, Group, Role, TemplateChoice, TemplateConfig, TemplateDate,
-    Tokenizer,
+    Answer, ChatTemplate, ColumnMap, EncodeConfig, Encoder, Example, FileShape, Group, Numbering, Role,
+    TemplateChoice, TemplateDate, Tokenizer,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The folder that `make_golden.py` made.
@@ -22,13 +23,7 @@ pub fn tokenizer() -> Tokenizer {
 }
 
 pub fn config() -> EncodeConfig {
-    EncodeConfig {
-        vocab_size: 420,
-        max_length: None,
-        eos_ids: Vec::new(),
-        keep_text: false,
-        template: TemplateConfig::default(),
-    }
+    EncodeConfig { vocab_size: 420, ..EncodeConfig::default() }
 }
 
 /// An encoder with one of the golden templates.
@@ -36,6 +31,13 @@ pub fn encoder(name: &str, config: EncodeConfig) -> Encoder {
     let tokenizer = tokenizer();
     let template = template(name, &tokenizer);
     Encoder::new(Some(tokenizer), Some(template), config)
+}
+
+/// A row as it is read by itself, or the words of the error.
+pub fn read(row: &Value) -> Result<Example, String> {
+    let (columns, map) = (row.as_object().unwrap(), ColumnMap::default());
+    let shape = FileShape::of(columns, (Numbering::Lines, 1), &map, false);
+    shape.and_then(|shape| shape.read(columns, &map)).map_err(|error| error.to_string())
 }
 
 /// One of the golden templates, or a built-in one as `built-in NAME`.

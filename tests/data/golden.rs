@@ -1,10 +1,10 @@
 //! Against transformers: the same text, ids and splits for every case of `golden/cases.json`.
 
 use asft::data::template::{RenderError, Variables};
-use asft::data::{ChatTemplate, Encoded, Message, PreferenceRow, Role};
+use asft::data::{ChatTemplate, Encoded, Encoder, Message, Role};
 use serde_json::Value;
 
-use crate::fixture::{config, dated_template, encoder, golden, template, tokenizer};
+use crate::fixture::{config, dated_template, encoder, golden, read, template, tokenizer};
 
 fn cases(list: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(golden().join("cases.json")).unwrap();
@@ -116,7 +116,7 @@ fn rows_split_where_the_token_prefix_ends() {
     assert_eq!(cases.len(), 11);
     for case in cases {
         let encoder = encoder(case["template"].as_str().unwrap_or("llama3"), config());
-        let row = PreferenceRow::from_columns(case["row"].as_object().unwrap()).unwrap();
+        let row = read(&case["row"]).unwrap();
         let Encoded::Group(group, notes) = encoder.encode(0, row).unwrap() else {
             panic!("unusable: {}", case["row"]);
         };
@@ -128,4 +128,35 @@ fn rows_split_where_the_token_prefix_ends() {
         moved += usize::from(notes.moved_split);
     }
     assert_eq!(moved, 3);
+}
+
+/// Of every shape, by TRL's own splitting and transformers' own masks (see `golden/make_shapes.py`).
+#[test]
+fn shapes_have_the_tokens_and_masks_of_trl_and_transformers() {
+    let text = std::fs::read_to_string(golden().join("shapes.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(cases.len(), 29);
+    let mut masked = 0;
+    for case in cases {
+        let (name, row) = (&case["template"], &case["row"]);
+        let encoder = match name.as_str() {
+            Some(name) => encoder(name, config()),
+            None => Encoder::new(Some(tokenizer()), None, config()),
+        };
+        let Encoded::Group(group, _) = encoder.encode(0, read(row).unwrap()).unwrap() else {
+            panic!("unusable: {name} {row}");
+        };
+        assert_eq!(group.prompt, ids(&case["prompt"]), "{name} {row}");
+        let answers = case["answers"].as_array().unwrap();
+        assert_eq!(group.answers.len(), answers.len());
+        for (answer, expected) in group.answers.iter().zip(answers) {
+            assert_eq!(answer.role.name(), expected["role"]);
+            assert_eq!(answer.ids, ids(&expected["ids"]), "{name} {row}");
+            let scored = expected["scored"].is_array().then(|| ids(&expected["scored"]));
+            let scored = scored.map(|scored| scored.iter().map(|scored| *scored == 1).collect::<Vec<_>>());
+            assert_eq!(answer.scored, scored, "{name} {row}");
+            masked += usize::from(scored.is_some());
+        }
+    }
+    assert_eq!(masked, 16);
 }

@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 
-use asft::data::{ChatTemplate, Message, PreferenceRow, TemplateText, Tokenizer};
-use serde_json::{Map, Value};
+use asft::data::{ChatTemplate, EncodeConfig, Encoded, Encoder, Message, TemplateText, Tokenizer};
+use serde_json::Value;
 
 use super::skip;
-use crate::fixture::template;
+use crate::fixture::{read, template};
 
 /// The tokenizer's folder, where there is one.
 fn folder(test: &str) -> Option<PathBuf> {
@@ -59,15 +59,8 @@ fn conversations_render_to_llama_3s_text_and_ids() {
     let cases = json(folder.join("cases/chat_cases.json"));
     assert!(cases.len() >= 20, "{}", cases.len());
     for case in cases {
-        let columns: Map<String, Value> = ["prompt", "chosen", "rejected"]
-            .into_iter()
-            .map(|name| (name.to_owned(), case["messages"].clone()))
-            .collect();
-        let PreferenceRow::Conversation { prompt, .. } = PreferenceRow::from_columns(&columns).unwrap()
-        else {
-            panic!("not a conversation");
-        };
-        let messages: Vec<&Message> = prompt.iter().collect();
+        let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
+        let messages: Vec<&Message> = messages.iter().collect();
         let text = of_folder.render(&messages, false).unwrap();
         assert_eq!(text, case["text"].as_str().unwrap());
         for add_generation_prompt in [false, true] {
@@ -76,4 +69,41 @@ fn conversations_render_to_llama_3s_text_and_ids() {
         }
         assert_eq!(tokenizer.encode(&text).unwrap(), ids(&case["ids"]));
     }
+}
+
+/// Real conversations, by the chat template and as plain text; made by `golden/make_llama3_rows.py`, which see.
+#[test]
+fn real_rows_have_transformers_ids() {
+    const TEST: &str = "real_rows_have_transformers_ids";
+    let Some(folder) = folder(TEST) else { return };
+    let Some(path) = std::env::var_os("ASFT_LLAMA3_ROWS") else {
+        skip::skip(TEST, "rows", "ASFT_LLAMA3_ROWS names no file of golden/make_llama3_rows.py");
+        return;
+    };
+    let config = EncodeConfig { vocab_size: 128_256, ..EncodeConfig::default() };
+    let chat = Encoder::from_folder(&folder, config.clone()).unwrap();
+    let plain = Encoder::new(Tokenizer::from_folder(&folder).unwrap(), None, config);
+    let (mut rows, mut tokens) = (0, 0);
+    for line in std::fs::read_to_string(path).unwrap().lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        rows += 1;
+        for (name, encoder) in [("chat", &chat), ("plain", &plain)] {
+            let group = match encoder.encode(0, read(&case["row"]).unwrap()).unwrap() {
+                Encoded::Group(group, _) => group,
+                Encoded::Unusable(_) => {
+                    assert_eq!(case["dropped"], true, "{line}");
+                    continue;
+                }
+            };
+            let expected = &case[name];
+            assert_eq!(group.prompt, ids(&expected["prompt"]), "{name}: {line}");
+            for answer in &group.answers {
+                assert_eq!(answer.ids, ids(&expected[answer.role.name()]), "{name}: {line}");
+                assert_eq!(answer.scored, None);
+                tokens += answer.ids.len();
+            }
+            tokens += group.prompt.len();
+        }
+    }
+    println!("{rows} rows, {tokens} tokens: all equal");
 }

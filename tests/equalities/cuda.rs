@@ -170,3 +170,27 @@ fn nothing_changes_from_the_first_nan_on() {
         }
     });
 }
+
+/// AOT couples all pairs of a step: in one micro-batch or in one each, its loss has the same bits.
+#[test]
+fn a_coupled_step_has_the_same_loss_however_it_is_cut() {
+    on_cuda("cuda::a_coupled_step_has_the_same_loss_however_it_is_cut", &UNCHECKED, || {
+        for model in MODELS {
+            let groups = groups_for(model, objective("aot").as_ref());
+            let loss = |in_one: bool| {
+                let mut trainer = cuda_trainer(model, budget(&groups), Recompute::Nothing, "aot");
+                trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
+                let mut step = step(&trainer, &groups, 1);
+                if in_one {
+                    let all: Vec<&Group> = groups.iter().collect();
+                    step.batches = vec![pack(&all, trainer.objective.spans())];
+                }
+                let pending = trainer.step(&step, 1e-3).unwrap();
+                let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap();
+                assert!(!outcome.bad && outcome.gradient_norm > 0.0, "{model}");
+                outcome.loss.to_bits()
+            };
+            assert_eq!(loss(true), loss(false), "{model}");
+        }
+    });
+}

@@ -79,7 +79,7 @@ pub fn objective(name: &str) -> Box<dyn Objective> {
         "sft sequence" => ("sft", Parameters { nll_reduction: sequence, ..none }),
         "orpo" => ("orpo", none),
         "dpo" => ("dpo", none),
-        _ => panic!("no objective {name}"),
+        other => (other, none),
     };
     objective::build(kind, &parameters).unwrap()
 }

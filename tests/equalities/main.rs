@@ -6,6 +6,7 @@
 //! - [`step`]: a step cut into micro-batches; threads; seeds; what is not finite.
 //! - [`objectives`]: ASFT without its align term = SFT; DPO's first loss.
 //! - [`coupling`]: objectives on whole steps, however those are cut.
+//! - [`every`]: every objective's coefficients, on the CPU and on CUDA.
 //! - [`memory`]: recomputing and padding change no bit; [`cuda`]: nor on a GPU in bf16.
 //! - [`masks`]: tokens that are only context; a mask of every token.
 //! - [`twin`]: the whole model's gradients = the f64 twin's.
@@ -15,6 +16,7 @@ mod reference;
 
 mod coupling;
 mod cuda;
+mod every;
 mod fixture;
 
 mod head;

@@ -6,9 +6,8 @@ logits processors leave.
 
 (the environment of make_golden.py). Greedy continuations of 256 tokens, end tokens ignored, with and without a repetition
 penalty, of every checkpoint in this folder, and with --oracle of those in DIR/checkpoints, which a test compares where
-it finds them. Each is computed in float64 over the whole sequence again and again, so that there is no cache to be wrong
-about, and with `generate` in float32, which must agree; prompts are drawn until the two best logits are never closer than
-MARGIN, so that rounding cannot change the answer.
+it finds them. Each is computed in float64 token by token, and with `generate` in float32, which must agree; prompts are
+drawn until the two best logits are never closer than MARGIN, so that rounding cannot change the answer.
 
 The processors are those that `generate` puts into its LogitsProcessorList, in its order, taken from it and not listed here.
 """
@@ -32,16 +31,18 @@ PENALTIES = [1.0, 1.3]
 
 def continued(model, prompt, penalty):
     """256 tokens and the smallest gap between the two best logits; None where it is below MARGIN."""
-    ids, gap = list(prompt), math.inf
+    ids, gap, cache, new = list(prompt), math.inf, None, prompt
     processor = RepetitionPenaltyLogitsProcessor(penalty)
     with torch.no_grad(), float64_model():
         for _ in range(NEW_TOKENS):
-            tokens = torch.tensor([ids])
-            best = processor(tokens, model(tokens, use_cache=False).logits[:, -1])[0].topk(2)
+            out = model(torch.tensor([new]), past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            best = processor(torch.tensor([ids]), out.logits[:, -1])[0].topk(2)
             gap = min(gap, (best.values[0] - best.values[1]).item())
             if gap < MARGIN:
                 return None
             ids.append(best.indices[0].item())
+            new = ids[-1:]
     return ids[len(prompt):], gap
 
 
@@ -57,8 +58,10 @@ def generations(folder, origin):
             answer = continued(exact, prompt, penalty)
             if answer is None:
                 continue
-            hf = plain.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False,
-                                repetition_penalty=penalty, pad_token_id=0)[0].tolist()
+            # A mask of its own, or a 0 of the prompt would count as padding.
+            hf = plain.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                                max_new_tokens=NEW_TOKENS, do_sample=False, repetition_penalty=penalty,
+                                pad_token_id=0)[0].tolist()
             assert hf == prompt + answer[0], folder
             entries.append({"origin": origin, "checkpoint": folder.name, "repetition_penalty": penalty,
                             "prompt": prompt, "continuation": answer[0], "smallest_logit_gap": answer[1]})
@@ -122,11 +125,12 @@ def main():
     folders = [(folder, "golden") for folder in sorted((out / "checkpoints").iterdir())]
     if oracle:
         folders += [(folder, "oracle") for folder in sorted((oracle / "checkpoints").iterdir())]
-    entries = [entry for folder, origin in folders for entry in generations(folder, origin)]
-    compact = [json.dumps(entry) for entry in entries]
-    (out / "generations.json").write_text("[\n" + ",\n".join(compact) + "\n]\n")
     cases = [json.dumps(case) for case in sampling()]
     (out / "sampling.json").write_text("[\n" + ",\n".join(cases) + "\n]\n")
+    entries = []
+    for folder, origin in folders:
+        entries += [json.dumps(entry) for entry in generations(folder, origin)]
+        (out / "generations.json").write_text("[\n" + ",\n".join(entries) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ use asft::backend::probe;
 
 use crate::device::Storage;
 use crate::{
-    adamw, adamw_formats, attention, embedding, gather, gradient_norm, head, matmul, objective, rmsnorm,
-    rope, simulator, swiglu,
+    adamw, adamw_formats, attention, embedding, gather, gradient_norm, head, head_statistics, matmul,
+    objective, rmsnorm, rope, simulator, swiglu,
 };
 
 /// How a child says what came out.
@@ -99,6 +99,7 @@ stored_checks! {
     head_rows_of_what_is_not_finite: head::check_not_finite;
     head_rows_of_an_infinite_target: head::check_infinite_target;
     target_logits: head::check_target_logits;
+    head_statistics: head_statistics::check;
     rope_both_ways: rope::check;
     swiglu_both_ways: swiglu::check;
     swiglu_of_nan: swiglu::check_nan;

@@ -25,6 +25,7 @@ mod embedding;
 mod gather;
 mod gradient_norm;
 mod head;
+mod head_statistics;
 mod matmul;
 mod objective;
 mod rmsnorm;

@@ -83,6 +83,7 @@ fn run<B: Backend>(
         spans: device.put(words),
         totals: TOTALS,
         logp: device.put(log_probs),
+        statistics: None,
         coefficients,
         state,
     };
@@ -99,7 +100,13 @@ pub fn check<B: Backend>(backend: &mut B) -> Vec<u32> {
         let (groups, words, logp) = batch(objective.as_ref());
         let (got, bad, bits) = run(backend, objective.as_ref(), &groups, &words, &logp);
         let mut exact = vec![0.0f32; logp.len()];
-        assert!(coefficients_of_units(objective.as_ref(), &groups, &TOTALS, &logp, &mut exact));
+        assert!(coefficients_of_units(
+            objective.as_ref(),
+            &groups,
+            &TOTALS,
+            logp.as_slice().into(),
+            &mut exact
+        ));
         assert!(!bad, "{objective:?}");
         for (row, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
             let off = (f64::from(got) - f64::from(exact)).abs();
@@ -122,7 +129,13 @@ pub fn check_not_finite<B: Backend>(backend: &mut B) -> Vec<u32> {
             let mut logp = logp.clone();
             logp[span.unwrap().range().end - 1] = value;
             let mut exact = vec![0.0f32; logp.len()];
-            let finite = coefficients_of_units(objective.as_ref(), &groups, &TOTALS, &logp, &mut exact);
+            let finite = coefficients_of_units(
+                objective.as_ref(),
+                &groups,
+                &TOTALS,
+                logp.as_slice().into(),
+                &mut exact,
+            );
             let (_, bad, _) = run(backend, objective.as_ref(), &groups, &words, &logp);
             assert_eq!(bad, !finite, "{value} in {span:?}");
         }

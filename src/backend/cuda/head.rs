@@ -1,4 +1,4 @@
-//! Launches of `kernels/head.cu`.
+//! Launches of `kernels/head.cu` and `kernels/head_statistics.cu`.
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use cudarc::driver::{CudaFunction, DriverError};
@@ -6,7 +6,7 @@ use cudarc::driver::{CudaFunction, DriverError};
 use super::CudaBackend;
 use super::kernels::Kernels;
 use super::launch::{arguments, row_threads, stored};
-use crate::backend::{Element, HeadRows, TargetLogits, View};
+use crate::backend::{Element, HeadRows, HeadStatistics, TargetLogits, View};
 
 /// The parts of a row: blocks of a cluster where there are clusters, else quarters of one block.
 const QUARTERS: usize = 4;
@@ -26,6 +26,28 @@ pub fn target_logits(backend: &mut CudaBackend, a: TargetLogits) {
             (a.targets.len, 1),
             (row_threads(element, a.hidden), 1),
             arguments![x, weight, targets, out, a.hidden],
+        );
+    }
+}
+
+/// Threads of the statistics of a row.
+const STATISTICS_THREADS: u32 = 512;
+
+/// The operation [`HeadStatistics`].
+pub fn statistics(backend: &mut CudaBackend, a: HeadStatistics) {
+    let rows = a.out.entropy.len;
+    assert_eq!((a.logits.len, a.out.log_sum_squares.len), (rows * a.vocabulary, rows));
+    assert_eq!(a.out.mean_logit.len, rows);
+    let element = a.logits.element;
+    let (logits, squares) = (backend.at(a.logits), backend.at(a.out.log_sum_squares));
+    let (entropy, mean) = (backend.at(a.out.entropy), backend.at(a.out.mean_logit));
+    // SAFETY: one block per row; the sizes are asserted.
+    unsafe {
+        backend.launch(
+            |k| k.head_statistics.of(element),
+            (rows, 1),
+            (STATISTICS_THREADS, 1),
+            arguments![logits, squares, entropy, mean, a.vocabulary],
         );
     }
 }

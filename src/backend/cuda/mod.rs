@@ -342,6 +342,10 @@ impl Backend for CudaBackend {
         head::target_logits(self, arguments);
     }
 
+    fn head_statistics(&mut self, arguments: HeadStatistics) {
+        head::statistics(self, arguments);
+    }
+
     fn head_rows(&mut self, arguments: HeadRows) {
         head::rows(self, arguments);
     }

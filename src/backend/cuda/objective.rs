@@ -3,9 +3,9 @@
 
 use super::CudaBackend;
 use super::launch::arguments;
-use crate::backend::{BAD, Backend, ObjectiveCoefficients, SPAN_WORDS};
+use crate::backend::{BAD, Backend, ObjectiveCoefficients, SPAN_WORDS, View};
 use crate::data::BatchGroup;
-use crate::objective::{Coupling, PointwiseWeights, coefficients_of_units};
+use crate::objective::{Coupling, PointwiseWeights, Rows, Statistics, coefficients_of_units};
 
 /// Threads for a span.
 const THREADS: u32 = 128;
@@ -58,7 +58,22 @@ fn on_the_host(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>) {
         backend.error.get_or_insert(error);
         return;
     }
-    if !coefficients_of_units(a.objective, a.units, &a.totals, &logp, &mut coefficients) {
+    let mut read = |view: View| {
+        let mut values = vec![0.0f32; view.len];
+        if let Err(error) = backend.read(view.slice(first..last), &mut values[first..last]) {
+            backend.error.get_or_insert(error);
+        }
+        values
+    };
+    let statistics =
+        a.statistics.map(|views| [views.log_sum_squares, views.entropy, views.mean_logit].map(&mut read));
+    let statistics = statistics.as_ref().map(|[log_sum_squares, entropy, mean_logit]| Statistics {
+        log_sum_squares,
+        entropy,
+        mean_logit,
+    });
+    let rows = Rows { logp: &logp, statistics };
+    if !coefficients_of_units(a.objective, a.units, &a.totals, rows, &mut coefficients) {
         backend.write(a.state.slice(BAD..BAD + 1), &[1.0f64]);
     }
     backend.write(a.coefficients.slice(first..last), &coefficients[first..last]);

@@ -128,6 +128,7 @@ fn whole_head<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
         spans: batch.device.spans.first(batch.device.spans.len / SPAN_WORDS * SPAN_WORDS),
         totals: batch.totals,
         logp: activations.head.logp.first(rows),
+        statistics: None,
         coefficients: activations.head.coefficients.first(rows),
         state,
     };
