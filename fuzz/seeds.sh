@@ -13,9 +13,9 @@ printf '{"prompt":"a","chosen":"b","rejected":"c"}\n{"prompt":[{"role":"user","c
 printf '\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d\0\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: e' \
     >"$corpus/transcripts/later"
 printf '\n\nHuman: a\n\nAssistant: b\0\n\nHuman: a\n\nHuman: b\n\nAssistant: c' >"$corpus/transcripts/twice"
-printf '[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]' >"$corpus/template/messages"
-printf '[{"role":"user","content":"a"}]\0{%% for m in messages %%}{{ m.content }}{%% endfor %%}' >"$corpus/template/own"
-printf '[{"role":"user","content":"a"}]\0{%% generation %%}{{ messages[0].content | tojson }}{%% endgeneration %%}' \
+printf '[["user","a"],["assistant","b"]]' >"$corpus/template/messages"
+printf '[["user","a"]]\0{%% for m in messages %%}{{ m.content }}{%% endfor %%}' >"$corpus/template/own"
+printf '[["user","a"]]\0{%% generation %%}{{ messages[0].content | tojson }}{%% endgeneration %%}' \
     >"$corpus/template/generation"
 cp examples/*.toml "$corpus/settings/"
 printf 'model = "m"\ndata = "d"\nobjective = "dpo"\nbeta = 0.1\neval_split = 0.1\nmax_steps = 3\nwarmup_ratio = 0.1\n' \
