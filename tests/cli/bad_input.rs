@@ -277,7 +277,7 @@ fn what_may_not_be_read_or_written() {
         ),
         ("--model model --data data.jsonl --output run".to_owned(), "error: cannot read data.jsonl"),
         ("--config settings.toml".to_owned(), "error: cannot read the configuration file settings.toml"),
-        (format!("--model model --data {data} --output closed/run"), "error: cannot create closed/run: "),
+        (format!("--model model --data {data} --output closed/run"), "error: cannot write to closed: "),
         (format!("--model model --data {data} --output closed"), "error: cannot write to closed: "),
     ] {
         let Some(ran) = without_privileges(&shell, &format!("train {words}")) else {

@@ -64,6 +64,7 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("device", "cpu", "\"cpu\""),
         ("threads", "2", "2"),
         ("dtype", "f32", "\"f32\""),
+        ("skip_nonfinite", "true", "true"),
         ("optimizer_state", "f32", "\"f32\""),
         ("head_logits", "f32", "\"f32\""),
         ("recompute", "blocks", "\"blocks\""),

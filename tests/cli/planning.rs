@@ -91,11 +91,12 @@ fn smaller_batches_and_shorter_sequences_need_less() {
     let model = checkpoint("gqa-llama3");
     let total = |more: &str| assert_adds_up(&plan(&shell, &format!("--model {model} {more}")));
     let whole = total("");
-    assert!(total("--max-tokens-per-batch 2048") < whole);
+    let short = "--max-length 128";
+    assert!(total(&format!("{short} --max-tokens-per-batch 1024")) < total(short));
     let head =
         |more: &str| number(&plan(&shell, &format!("--model {model} {more}"))["arenas"]["head scratch"]);
     assert!(head("--head-rows 64") < head(""));
-    assert!(total("--max-length 128 --max-tokens-per-batch 256") < total("--max-tokens-per-batch 2048"));
+    assert!(total(&format!("{short} --max-tokens-per-batch 256")) < whole);
 }
 
 /// Lengths of prompt, chosen and rejected answer of every row of a file of token ids.
