@@ -78,5 +78,5 @@ fn losses_slopes_and_metrics_are_those_of_trl() {
             }
         }
     }
-    assert!(seen.len() >= 27, "{seen:?}");
+    assert!(seen.len() >= 25, "{seen:?}");
 }
