@@ -41,9 +41,9 @@ fn one_is_explained_and_an_unknown_one_refused() {
     {
         assert!(kto.stdout.contains(words), "no {words} in\n{}", kto.stdout);
     }
-    let unknown = shell.asft(&["objectives", "ktoo"]);
+    let unknown = shell.asft(&["objectives", "simppo"]);
     assert_eq!(unknown.code, 2);
-    assert!(unknown.stderr.contains("did you mean `kto`?"), "{}", unknown.stderr);
+    assert!(unknown.stderr.contains("did you mean `simpo`?"), "{}", unknown.stderr);
 }
 
 /// Six rows of token ids with these columns.
