@@ -9,7 +9,7 @@ use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use asft::data::{Dataset, EncodeConfig, Encoder, Group, LoadConfig, Rows};
+use asft::data::{Dataset, EncodeConfig, Encoder, Group, LoadConfig, Needs, Rows};
 use asft::progress::Silent;
 use tempfile::TempDir;
 
@@ -73,7 +73,7 @@ fn encoder(folder: &Path) -> Encoder {
         vocab_size: usize::MAX,
         max_length: Some(1024),
         eos_ids: vec![0],
-        needs_rejected: true,
+        needs: Needs::pairs(),
         ..EncodeConfig::default()
     };
     Encoder::from_folder(folder, settings).expect("a folder with a tokenizer")

@@ -18,6 +18,8 @@ pub mod probe;
 mod tiles;
 mod view;
 
+use serde::Serialize;
+
 pub use operations::*;
 pub use tiles::{KEY_TILE, NOBODY, QUERY_TILE, TILE_WORDS, key_tiles, query_tiles};
 pub use view::{ArenaId, Element, Scalar, View};
@@ -62,6 +64,19 @@ pub enum DeviceKind {
     Cuda,
 }
 
+/// The time that all calls of one operation took.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperationTime {
+    /// The operation, and of a product its layout and the shape of the weight.
+    pub name: String,
+    /// How often it was called.
+    pub calls: usize,
+    /// Wall-clock seconds of all calls.
+    pub seconds: f64,
+    /// Operations (a multiplication or an addition is one) of all calls, where it is a product.
+    pub flops: Option<f64>,
+}
+
 /// The arena that a backend may use as the workspace of matrix products, where the plan has one.
 pub const WORKSPACE: ArenaId = ArenaId(8);
 
@@ -79,6 +94,11 @@ pub trait Backend {
     fn available_memory(&self) -> Option<u64>;
     /// The most bytes that this process has held at a time, if the system tells.
     fn peak_memory(&self) -> Option<u64>;
+
+    /// Where the time went since this was last asked, the longest first; nothing where operations are only enqueued.
+    fn operation_times(&mut self) -> Vec<OperationTime> {
+        Vec::new()
+    }
 
     /// Takes `bytes` of zeroed memory under the number `arena`, replacing what that number named before.
     fn allocate(&mut self, arena: ArenaId, bytes: usize) -> Result<(), BackendError>;

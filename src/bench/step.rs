@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::facts::Facts;
 use super::timing::{bounds, median};
 use super::{BenchError, Request, Setup};
-use crate::backend::{Backend, DeviceKind};
+use crate::backend::{Backend, DeviceKind, OperationTime};
 use crate::data::{Step, Work};
 use crate::model::Flops;
 
@@ -63,7 +63,7 @@ pub struct StepReport {
     pub head_rows: usize,
     /// What the backward pass computed again.
     pub recompute: &'static str,
-    /// Format of weights and activations.
+    /// Format of what is multiplied: weights and activations.
     pub dtype: &'static str,
     /// Format of logits.
     pub head_logits: &'static str,
@@ -85,6 +85,9 @@ pub struct StepReport {
     pub device_taken_bytes: Option<u64>,
     /// What the memory plan said.
     pub plan_bytes: u64,
+    /// Where the time of a step went, by operation: calls, seconds and operations of one step; on the CPU only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<OperationTime>,
     /// Loss of the last step.
     pub loss: f64,
     /// Its gradient norm before clipping.
@@ -104,6 +107,9 @@ pub fn run<B: Backend>(request: &Request, warmup: usize, backend: B) -> Result<S
     let mut times = Vec::with_capacity(request.steps.saturating_sub(warmup));
     let mut last = None;
     for (index, step) in setup.loader()?.enumerate() {
+        if index == warmup {
+            setup.trainer.backend.operation_times();
+        }
         let (seconds, loss, norm) = timed_step(&mut setup, &step)?;
         tracing::debug!("step {}: {seconds:.4} s, loss {loss:.4}", step.index);
         if index >= warmup {
@@ -112,7 +118,8 @@ pub fn run<B: Backend>(request: &Request, warmup: usize, backend: B) -> Result<S
         last = Some((step, loss, norm));
     }
     let Some((step, loss, norm)) = last else { unreachable!("a run has at least one step") };
-    Ok(report(request, &setup, &Steps { step, warmup, times, loss, norm }))
+    let operations = per_step(setup.trainer.backend.operation_times(), times.len());
+    Ok(report(request, &setup, Steps { step, warmup, times, operations, loss, norm }))
 }
 
 /// Seconds, loss and gradient norm of one step.
@@ -132,16 +139,28 @@ pub fn timed_step<B: Backend>(setup: &mut Setup<B>, step: &Step) -> Result<(f64,
     Ok((seconds, loss, norm))
 }
 
+/// The mean of so many steps, which are alike.
+fn per_step(operations: Vec<OperationTime>, steps: usize) -> Vec<OperationTime> {
+    let mean = |OperationTime { name, calls, seconds, flops }| OperationTime {
+        name,
+        calls: calls / steps.max(1),
+        seconds: seconds / steps.max(1) as f64,
+        flops: flops.map(|flops: f64| flops / steps.max(1) as f64),
+    };
+    operations.into_iter().map(mean).collect()
+}
+
 struct Steps {
     /// All are alike.
     step: Step,
     warmup: usize,
     times: Vec<f64>,
+    operations: Vec<OperationTime>,
     loss: f64,
     norm: f64,
 }
 
-fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: &Steps) -> StepReport {
+fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: Steps) -> StepReport {
     let Setup { prepared, trainer, .. } = setup;
     let batches = &steps.step.batches;
     let work: Work = batches.iter().map(Work::of_batch).sum();
@@ -167,7 +186,8 @@ fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: &Steps) -> Ste
         step_s,
         min_s,
         max_s,
-        step_times_s: steps.times.clone(),
+        step_times_s: steps.times,
+        operations: steps.operations,
         warmup: steps.warmup,
         pairs_per_s: workload.lengths.len() as f64 / step_s,
         tokens_per_s: tokens as f64 / step_s,
@@ -179,7 +199,7 @@ fn report<B: Backend>(request: &Request, setup: &Setup<B>, steps: &Steps) -> Ste
         tokens_per_batch: activations.budget.tokens,
         head_rows: activations.budget.head_rows,
         recompute: activations.recompute.name(),
-        dtype: prepared.precision.storage.name(),
+        dtype: prepared.precision.operands.name(),
         head_logits: prepared.precision.logits.name(),
         optimizer_state: prepared.precision.optimizer.name(),
         flops,

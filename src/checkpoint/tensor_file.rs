@@ -268,8 +268,12 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
         let mut entries = Vec::new();
+        let mut has_metadata = false;
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
+                if std::mem::replace(&mut has_metadata, true) {
+                    return Err(de::Error::duplicate_field("__metadata__"));
+                }
                 map.next_value::<Option<HashMap<String, String>>>()?;
                 continue;
             }

@@ -91,7 +91,8 @@ impl CommonArguments {
     /// The device that was asked for.
     pub fn choose(&self, request: &Request) -> anyhow::Result<super::device::Chosen> {
         let config = request.config(std::path::Path::new("")).or_usage()?;
-        super::device::choose(config.device.device, config.device.threads)
+        let device = &config.device;
+        super::device::choose(device.device, device.threads, device.formats.dtype)
     }
 }
 

@@ -97,5 +97,28 @@ fn table(report: &StepReport) -> String {
     if report.facts.build == "debug" {
         line("build", "debug: these times say nothing about a release build".to_owned());
     }
+    if !report.operations.is_empty() {
+        text += &operations(report);
+    }
+    text
+}
+
+/// Where the time of a step went, the longest first.
+fn operations(report: &StepReport) -> String {
+    let mut text = format!("\n{:36} {:>5} {:>12} {:>7}\n", "operation", "calls", "a step", "share");
+    let all = report.step_times_s.iter().sum::<f64>() / report.step_times_s.len() as f64;
+    for operation in &report.operations {
+        let rate = operation.flops.map(|count| format!("  {}", flops(count / operation.seconds / 1e12)));
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:36} {:>5} {:>12} {:>6.1}%{}",
+            operation.name,
+            operation.calls,
+            time(operation.seconds),
+            100.0 * operation.seconds / all,
+            rate.unwrap_or_default()
+        );
+    }
     text
 }

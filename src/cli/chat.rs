@@ -10,7 +10,7 @@ use asft::config::GenerateConfig;
 use asft::data::{Message, Tokenizer};
 use asft::generate::{
     Answer, AnswerText, Decoder, Demand, End, GenerateError, GenerationLayout, PromptEncoder, Request,
-    Watcher,
+    Settings, Watcher,
 };
 use asft::train::Target;
 
@@ -41,7 +41,7 @@ pub fn run(
         );
         return Err(anyhow::Error::msg(message)).or_usage();
     }
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     on_device!(backend, backend => talk(config, folder, encoder, backend))?;
     Ok(ExitStatus::Success)
 }
@@ -49,7 +49,7 @@ pub fn run(
 fn talk<B: Backend>(
     config: &GenerateConfig,
     folder: &ModelFolder,
-    mut encoder: PromptEncoder,
+    encoder: PromptEncoder,
     mut backend: B,
 ) -> anyhow::Result<()> {
     let positions = config.context.unwrap_or(CONTEXT).min(folder.config().max_position_embeddings);
@@ -66,11 +66,11 @@ fn talk<B: Backend>(
         GenerationLayout::fit(folder.config(), Target::of(&backend), config.formats, demand).or_usage()?;
     layout.allocate(&mut backend)?;
     layout.model.load(&mut backend, folder)?;
-    let settings = generate::settings(config, folder, encoder.tokenizer());
     let mut decoder = Decoder::new(&mut backend, &layout.model, &layout.activations, &layout.cache);
     decoder.remember();
-    let mut messages: Vec<Message> = Vec::new();
-    let mut turn = 0;
+    let settings = generate::settings(config, folder, encoder.tokenizer());
+    let mut conversation =
+        Conversation { config, settings, encoder, positions, messages: Vec::new(), turns: 0 };
     eprintln!("{HELP}.");
     let mut lines = io::stdin().lock().lines();
     loop {
@@ -80,43 +80,61 @@ fn talk<B: Backend>(
             eprintln!();
             return Ok(());
         };
-        let line = line.context("cannot read from stdin")?;
-        match Typed::of(&line) {
-            Typed::Nothing => continue,
+        match Typed::of(&line.context("cannot read from stdin")?) {
+            Typed::Nothing => {}
             Typed::Exit => return Ok(()),
-            Typed::Reset => messages.clear(),
+            Typed::Reset => conversation.messages.clear(),
             Typed::System(text) => {
-                encoder.system = Some(text.to_owned()).filter(|text| !text.is_empty());
-                messages.clear();
+                conversation.encoder.system = Some(text.to_owned()).filter(|text| !text.is_empty());
+                conversation.messages.clear();
             }
             Typed::Unknown => eprintln!("{HELP}."),
-            Typed::Turn(text) => {
-                messages.push(Message::new("user", text));
-                let ids = match encoder.conversation(&messages) {
-                    Ok(ids) => ids,
-                    Err(error) => {
-                        messages.pop();
-                        tracing::error!("{error}");
-                        continue;
-                    }
-                };
-                if ids.len() >= positions {
-                    messages.pop();
-                    tracing::error!(
-                        "the conversation has {} tokens, and there is room for {positions}: /reset begins a new one, \
-                         --context TOKENS makes room for longer ones",
-                        ids.len()
-                    );
-                    continue;
-                }
-                let tokenizer = encoder.tokenizer().context("the folder's tokenizer is loaded")?;
-                let mut speech = Speech::new(tokenizer, config)?;
-                let requests = [Request { prompt: &ids, key: turn }];
-                decoder.generate(&requests, &settings, &mut speech).context("generating failed")?;
-                messages.push(Message::new("assistant", &speech.close(config)?));
-                turn += 1;
-            }
+            Typed::Turn(text) => conversation.turn(text, &mut decoder)?,
         }
+    }
+}
+
+/// What has been said.
+struct Conversation<'a> {
+    config: &'a GenerateConfig,
+    settings: Settings,
+    encoder: PromptEncoder,
+    /// Tokens that there is room for.
+    positions: usize,
+    messages: Vec<Message>,
+    /// Turns answered, over all conversations.
+    turns: u64,
+}
+
+impl Conversation<'_> {
+    /// The user's words and the answer to them. What cannot be answered is said and forgotten.
+    fn turn<B: Backend>(&mut self, text: &str, decoder: &mut Decoder<'_, B>) -> anyhow::Result<()> {
+        self.messages.push(Message::new("user", text));
+        let ids = match self.encoder.conversation(&self.messages) {
+            Ok(ids) if ids.len() < self.positions => ids,
+            Ok(ids) => {
+                self.messages.pop();
+                tracing::error!(
+                    "the conversation has {} tokens, and there is room for {}: /reset begins a new one, \
+                     --context TOKENS makes room for longer ones",
+                    ids.len(),
+                    self.positions
+                );
+                return Ok(());
+            }
+            Err(error) => {
+                self.messages.pop();
+                tracing::error!("{error}");
+                return Ok(());
+            }
+        };
+        let tokenizer = self.encoder.tokenizer().context("the folder's tokenizer is loaded")?;
+        let mut speech = Speech::new(tokenizer, self.config)?;
+        let requests = [Request { prompt: &ids, key: self.turns }];
+        decoder.generate(&requests, &self.settings, &mut speech).context("generating failed")?;
+        self.messages.push(Message::new("assistant", &speech.close(self.config)?));
+        self.turns += 1;
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Which backend a command runs on.
 
-use asft::backend::cpu::CpuBackend;
+use asft::backend::cpu::{CpuBackend, Level, Operands};
 use asft::backend::cuda::CudaBackend;
-use asft::backend::{Backend, probe};
+use asft::backend::{Backend, Element, probe};
 use asft::config::Device;
 
 use super::exit::OrUsage;
@@ -16,10 +16,15 @@ pub enum Chosen {
 }
 
 /// Takes the device that was asked for, and says which and why.
-pub fn choose(device: Device, threads: Option<usize>) -> anyhow::Result<Chosen> {
+pub fn choose(device: Device, threads: Option<usize>, dtype: Option<Element>) -> anyhow::Result<Chosen> {
     let cpu = |why: &str| -> anyhow::Result<Chosen> {
-        let backend = CpuBackend::new(threads.unwrap_or(0)).or_usage()?;
+        let backend = CpuBackend::new(threads.unwrap_or(0)).or_usage()?.with_operands(operands(dtype));
         tracing::info!("device: {}, {} threads{why}", backend.name(), backend.threads());
+        if backend.operands() == Operands::Bf16 && backend.level() < Level::Avx512Bf16 {
+            tracing::warn!(
+                "this CPU has no products of bf16 (AVX512-BF16): --dtype bf16 is no faster than f32"
+            );
+        }
         Ok(Chosen::Cpu(backend))
     };
     if device == Device::Cpu {
@@ -33,6 +38,11 @@ pub fn choose(device: Device, threads: Option<usize>) -> anyhow::Result<Chosen> 
     let backend = CudaBackend::new(context).or_usage()?;
     tracing::info!("device: {}", backend.name());
     Ok(Chosen::Cuda(Box::new(backend)))
+}
+
+/// What matrix products on the CPU round their operands to.
+pub fn operands(dtype: Option<Element>) -> Operands {
+    if dtype == Some(Element::Bf16) { Operands::Bf16 } else { Operands::F32 }
 }
 
 /// Runs generic code on whichever backend was chosen.

@@ -27,7 +27,7 @@ pub fn run(arguments: &Layers<MtBenchArguments>) -> anyhow::Result<ExitStatus> {
     let questions = mt_bench::questions(&config.questions).or_usage()?;
     let subjects = Subject::all(&config).or_usage()?;
     fs_err::create_dir_all(&config.output).or_usage()?;
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     on_device!(backend, backend => answer_all(&config, &questions, &subjects, backend))?;
     Ok(ExitStatus::Success)
 }

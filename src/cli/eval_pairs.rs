@@ -34,7 +34,8 @@ const SPANS: Spans = Spans { prompt: false, answers: Roles::PAIR };
 pub fn run(arguments: &Layers<EvalPairsArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let evaluation = Evaluation::open(config).or_usage()?;
-    let backend = choose(evaluation.config.device, evaluation.config.threads)?;
+    let config = &evaluation.config;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     let columns = on_device!(backend, backend => evaluation.columns(backend))?;
     if let Some(path) = &evaluation.config.answers {
         evaluation.write_answers(path, &columns)?;
@@ -205,8 +206,11 @@ impl Evaluation {
         let reference = config.reference.as_deref().map(|path| Subject::open(path, &config)).transpose()?;
         if let (Some(reference), Some(path)) = (&reference, &config.reference) {
             for model in &models {
+                let vocabulary = |subject: &Subject| subject.folder.config().vocab_size;
+                let same = model.data.fingerprint == reference.data.fingerprint
+                    && vocabulary(model) == vocabulary(reference);
                 ensure!(
-                    model.data.fingerprint == reference.data.fingerprint,
+                    same,
                     "the reference model in {} reads the data as other tokens than the model in {}; a reference must \
                      share the model's tokenizer and chat template",
                     path.display(),

@@ -36,7 +36,7 @@ pub fn run(arguments: &Layers<GenerateArguments>) -> anyhow::Result<ExitStatus> 
     }
     let prompts = prompts(&config, &encoder).or_usage()?;
     prompts::check(&prompts, folder.config().max_position_embeddings).or_usage()?;
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     on_device!(backend, backend => answer(&config, &folder, &encoder, &prompts, backend))?;
     Ok(ExitStatus::Success)
 }

@@ -66,11 +66,17 @@ pub fn run(arguments: &InspectArguments, messages: &MessageArguments) -> anyhow:
             .or_usage();
     }
     let mut text = if arguments.json { String::new() } else { inspect_text::legend() };
+    let mut file = None;
     for row in &rows {
-        match arguments.json {
-            true => text.push_str(&format!("{}\n", inspect_text::json(row))),
-            false => text.push_str(&inspect_text::text(row, width())),
+        if arguments.json {
+            text.push_str(&format!("{}\n", inspect_text::json(row)));
+            continue;
         }
+        if file != Some(&row.place.path) {
+            text.push_str(&inspect_text::file_heading(row));
+            file = Some(&row.place.path);
+        }
+        text.push_str(&inspect_text::text(row, width()));
     }
     write(&mut stdout, &text)?;
     Ok(ExitStatus::Success)

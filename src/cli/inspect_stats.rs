@@ -24,6 +24,11 @@ pub fn text(figures: &Figures) -> String {
     for (reason, rows) in report.dropped_by_reason() {
         let _ = writeln!(text, "  {:>8}  {reason}: {}", rows.len(), figures.places(&rows));
     }
+    for file in &report.files {
+        if let Some(shape) = &file.shape {
+            let _ = writeln!(text, "  {}: {shape}", file.path.display());
+        }
+    }
     for line in report.table() {
         let _ = writeln!(text, "{line}");
     }
@@ -38,6 +43,7 @@ pub fn text(figures: &Figures) -> String {
         (report.lost_ends, "of them without their end token".to_owned()),
         (report.identical_answers, "rows whose two answers have the same tokens".to_owned()),
         (report.moved_splits, "prompts whose last tokens merge with an answer".to_owned()),
+        (report.special_tokens, "special tokens written in the data's text".to_owned()),
     ];
     for (count, what) in notes {
         let _ = writeln!(text, "  {count:>8}  {what}");
@@ -122,7 +128,15 @@ pub fn json(figures: &Figures) -> Value {
     let mut tokens = Map::from_iter([("prompt".to_owned(), lengths(&stats.prompt))]);
     tokens.extend(stats.answers.iter().map(|(role, of)| (role.name().to_owned(), lengths(of))));
     tokens.insert("sequence".to_owned(), lengths(&stats.sequence));
+    let shapes: Map<String, Value> = report
+        .files
+        .iter()
+        .filter_map(|file| {
+            Some((file.path.display().to_string(), json!(file.shape.as_ref()?.shape.to_string())))
+        })
+        .collect();
     json!({
+        "files": shapes,
         "rows": report.rows,
         "used": report.rows - report.dropped.len(),
         "dropped": dropped,
@@ -131,6 +145,7 @@ pub fn json(figures: &Figures) -> Value {
         "lost_ends": report.lost_ends,
         "identical_answers": report.identical_answers,
         "moved_splits": report.moved_splits,
+        "special_tokens": report.special_tokens,
         "tokens": tokens,
         "histogram": {
             "first": stats.sequences.first * stats.sequences.width,

@@ -38,6 +38,11 @@ pub fn legend() -> String {
     )
 }
 
+/// How a file is read, before the first of its rows.
+pub fn file_heading(row: &InspectedRow) -> String {
+    format!("\n{LABEL}{}{LABEL:#}: {}\n", row.place.path.display(), row.shape)
+}
+
 /// A row as text with colours, in lines of at most `width` columns where tokens allow.
 pub fn text(row: &InspectedRow, width: usize) -> String {
     let mut text = heading(row);
@@ -60,7 +65,7 @@ pub fn text(row: &InspectedRow, width: usize) -> String {
 
 /// Place, number, and what there is to say of the row as a whole.
 fn heading(row: &InspectedRow) -> String {
-    let InspectedRow { place, row, dropped, tokens } = row;
+    let InspectedRow { place, row, dropped, tokens, .. } = row;
     let mut text = format!("\n{LABEL}{place}{LABEL:#} (row {row})");
     let counts = |part: &Part| {
         let all = part.tokens.len();
@@ -153,10 +158,11 @@ fn visible(text: &str) -> String {
 
 /// A row as JSON.
 pub fn json(row: &InspectedRow) -> Value {
-    let InspectedRow { place, row, dropped, tokens } = row;
+    let InspectedRow { place, shape, row, dropped, tokens } = row;
     let mut object = Map::new();
     object.insert("row".to_owned(), json!(row));
     object.insert("place".to_owned(), json!(place.to_string()));
+    object.insert("shape".to_owned(), json!(shape.shape.to_string()));
     if let Some(reason) = dropped {
         object.insert("dropped".to_owned(), json!(reason.to_string()));
     }

@@ -103,7 +103,7 @@ impl Planned {
         let disk_available = disk::available(config);
         if config.data.files.is_empty() {
             let outline = plan_without_data(config, target).or_usage()?;
-            let disk = DiskNeed { folders: outline.folders, written: 0, keep: config.run.keep };
+            let disk = DiskNeed { written: 0, ..DiskNeed::new(outline.folders, config, 0) };
             let (layout, shortfall) = (outline.layout, outline.shortfall);
             return Ok(Self { layout, shortfall, target, whose, run: None, disk, disk_available });
         }

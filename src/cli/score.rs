@@ -28,7 +28,7 @@ pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let folder = ModelFolder::open(&hub::locate(&config.model).or_usage()?.folder).or_usage()?;
     let (rows, groups) = rows(&config, &folder).or_usage()?;
-    let backend = choose(config.device, config.threads)?;
+    let backend = choose(config.device, config.threads, config.formats.dtype)?;
     let scores = on_device!(backend, backend => scores(&config, &folder, &groups, backend))?;
     let mut scores = scores.into_iter();
     let lines = rows.iter().map(|row| match row {

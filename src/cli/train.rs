@@ -31,7 +31,8 @@ pub fn run(arguments: &Layers<TrainArguments>) -> anyhow::Result<ExitStatus> {
     let mut config = arguments.merge().or_usage()?.arguments.resolve(default_learning_rate).or_usage()?;
     let command: Vec<String> = std::env::args().collect();
     let start = asft::train::start(&mut config, &command).or_usage()?;
-    let backend = choose(config.device.device, config.device.threads)?;
+    let device = &config.device;
+    let backend = choose(device.device, device.threads, device.formats.dtype)?;
     match on_device!(backend, backend => train(&config, start, backend, &command))? {
         Ended::Finished(outcome) => {
             output::print(&summary(&outcome))?;

@@ -56,7 +56,7 @@ pub struct TrainArguments {
 #[serde(default)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArguments {
-    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME[@REVISION] of one
+    /// Hugging Face folder of the Llama to train (config.json, safetensors, tokenizer files), or ORG/NAME of one
     /// in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
@@ -318,7 +318,8 @@ pub struct DeviceArguments {
     /// Threads of the CPU backend; the results do not depend on it [default: every core]
     #[arg(long, value_name = "N")]
     pub threads: Option<i64>,
-    /// What weights and activations are stored in [default: bf16 on a GPU, f32 on the CPU]
+    /// What weights and activations are stored in; on the CPU, what matrix products round them to [default: bf16 on a GPU,
+    /// f32 on the CPU]
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
     /// What AdamW keeps of each parameter [default: f32]

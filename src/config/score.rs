@@ -17,7 +17,7 @@ use crate::data::{ColumnMap, TemplateConfig, Truncation};
 #[serde(default)]
 #[command(next_help_heading = "Scoring")]
 pub struct ScoreArguments {
-    /// Hugging Face folder of the Llama that scores, or ORG/NAME[@REVISION] of one in the local Hugging Face cache
+    /// Hugging Face folder of the Llama that scores, or ORG/NAME of one in the local Hugging Face cache
     #[arg(long, value_name = "DIR", visible_alias = "model-name-or-path")]
     pub model: Option<PathBuf>,
     /// Rows to score: JSON lines as for asft train
@@ -50,7 +50,8 @@ pub struct ScoreArguments {
     /// Threads of the CPU backend; the results do not depend on it [default: every core]
     #[arg(long, value_name = "N")]
     pub threads: Option<i64>,
-    /// What weights and activations are stored in [default: bf16 on a GPU, f32 on the CPU]
+    /// What weights and activations are stored in; on the CPU, what matrix products round them to [default: bf16 on a GPU,
+    /// f32 on the CPU]
     #[arg(long, value_name = "DTYPE")]
     pub dtype: Option<Dtype>,
     /// What the head's logits are stored in [default: as --dtype]

@@ -55,7 +55,7 @@ pub struct EncodeConfig {
 impl EncodeConfig {
     /// The same settings without those that cut and drop.
     pub fn unbounded(self) -> Self {
-        Self { max_length: None, ..self }
+        Self { max_length: None, drop_identical: false, ..self }
     }
 }
 

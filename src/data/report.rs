@@ -113,12 +113,9 @@ impl LoadReport {
     /// Logs how each file is read: its columns, and which of them are not used.
     pub fn log_shapes(&self) {
         for file in &self.files {
-            let Some(FileShape { shape, used, ignored, .. }) = &file.shape else { continue };
-            let ignored = match ignored.is_empty() {
-                true => String::new(),
-                false => format!("; ignored: {}", ignored.join(", ")),
-            };
-            tracing::info!("{}: {shape}; columns used: {}{ignored}", file.path.display(), used.join(", "));
+            if let Some(shape) = &file.shape {
+                tracing::info!("{}: {shape}", file.path.display());
+            }
         }
     }
 

@@ -138,6 +138,17 @@ impl fmt::Display for Shape {
     }
 }
 
+impl fmt::Display for FileShape {
+    /// The shape, the columns in use, and those that are not.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; columns used: {}", self.shape, self.used.join(", "))?;
+        match self.ignored.as_slice() {
+            [] => Ok(()),
+            ignored => write!(f, "; ignored: {}", ignored.join(", ")),
+        }
+    }
+}
+
 impl FileShape {
     /// The shape of the file whose first row this is, at this place.
     ///

@@ -267,7 +267,8 @@ fn neutralise_generation_tags(source: &str) -> String {
     let mut output = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}").map(|end| end + 2) else { break };
+        // Behind the opening: "{%}" is no tag.
+        let Some(length) = rest[start + 2..].find("%}").map(|end| end + 4) else { break };
         output.push_str(&rest[..start]);
         let tag = &rest[start..start + length];
         let body = tag[2..tag.len() - 2].trim_matches(['-', '+']).trim();
@@ -361,6 +362,8 @@ mod tests {
         let source = "{% if x %}{%- generation -%}a{% endgeneration %}{%+ generation%}{{ '{% x' }}";
         let expected = "{% if x %}{%- if true -%}a{% endif %}{%+ if true%}{{ '{% x' }}";
         assert_eq!(neutralise_generation_tags(source), expected);
-        assert_eq!(neutralise_generation_tags("{% generation_config %}"), "{% generation_config %}");
+        for other in ["{% generation_config %}", "{%}", "{%%}", "{{ '{%}' }}{% if x %}%}", "{%"] {
+            assert_eq!(neutralise_generation_tags(other), other);
+        }
     }
 }

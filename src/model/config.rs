@@ -191,9 +191,19 @@ impl Rope {
 impl LlamaConfig {
     /// Reads and checks a `config.json`.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
-        Self::from_json(&text, path)
+        let bytes =
+            std::fs::read(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
+        let text = std::str::from_utf8(&bytes).map_err(|error| {
+            let before = &bytes[..error.valid_up_to()];
+            let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+            ConfigError::Json {
+                path: path.to_owned(),
+                line: before.iter().filter(|&&byte| byte == b'\n').count() + 1,
+                column: before.len() - line_start + 1,
+                message: "not UTF-8".to_owned(),
+            }
+        })?;
+        Self::from_json(text, path)
     }
 
     /// Checks the text of a `config.json`; `path` only names it in errors.

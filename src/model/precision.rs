@@ -10,6 +10,8 @@ use crate::backend::Element;
 pub struct Precision {
     /// Weights, activations and gradients of activations: [`Element::F32`] or [`Element::Bf16`].
     pub storage: Element,
+    /// What matrix products take and round to: `storage`, or [`Element::Bf16`] of f32 storage on the CPU. They add in f32.
+    pub operands: Element,
     /// The head's logits: `storage`, or [`Element::F32`].
     pub logits: Element,
     /// What AdamW keeps.
@@ -29,11 +31,21 @@ pub enum OptimizerState {
 
 impl Precision {
     /// Everything in f32: the CPU, and `--dtype f32`.
-    pub const F32: Self =
-        Self { storage: Element::F32, logits: Element::F32, optimizer: OptimizerState::F32 };
+    pub const F32: Self = Self {
+        storage: Element::F32,
+        operands: Element::F32,
+        logits: Element::F32,
+        optimizer: OptimizerState::F32,
+    };
     /// bf16 with f32 master weights: the default of a GPU.
-    pub const BF16: Self =
-        Self { storage: Element::Bf16, logits: Element::Bf16, optimizer: OptimizerState::F32 };
+    pub const BF16: Self = Self {
+        storage: Element::Bf16,
+        operands: Element::Bf16,
+        logits: Element::Bf16,
+        optimizer: OptimizerState::F32,
+    };
+    /// Everything in f32 but the operands of matrix products: `--dtype bf16` on the CPU.
+    pub const BF16_OPERANDS: Self = Self { operands: Element::Bf16, ..Self::F32 };
 
     /// Whether master weights are the stored ones and a remainder.
     pub fn has_remainder(self) -> bool {

@@ -90,7 +90,7 @@ pub(super) fn announce<B: Backend>(prepared: &Prepared, trainer: &Trainer<B>) {
         "{} parameters on {}: weights and activations in {}, optimizer state in {}; the backward pass computes again: {}",
         trainer.model.table.count(),
         trainer.backend.name(),
-        precision.storage.name(),
+        precision.operands.name(),
         precision.optimizer.name(),
         trainer.activations.recompute.name()
     );

@@ -38,6 +38,8 @@ pub struct DiskNeed {
     pub written: usize,
     /// Checkpoints that are kept; none: all.
     pub keep: Option<usize>,
+    /// Whether the best one is kept beyond that.
+    pub best: bool,
 }
 
 impl DiskNeed {
@@ -47,12 +49,13 @@ impl DiskNeed {
             folders,
             written: config.run.save_every.map_or(0, |every| steps / every),
             keep: config.run.keep,
+            best: config.evaluation.best.is_some(),
         }
     }
 
     /// Checkpoints that are there at the end.
     pub fn kept(&self) -> usize {
-        self.keep.map_or(self.written, |keep| self.written.min(keep))
+        self.keep.map_or(self.written, |keep| self.written.min(keep + usize::from(self.best)))
     }
 
     /// Bytes at the worst moment: an old checkpoint goes only once the new one is whole, and the model is written last.
@@ -114,7 +117,7 @@ mod tests {
     use super::*;
 
     fn need(written: usize, keep: Option<usize>) -> DiskNeed {
-        DiskNeed { folders: FolderBytes { model: 10, checkpoint: 100 }, written, keep }
+        DiskNeed { folders: FolderBytes { model: 10, checkpoint: 100 }, written, keep, best: false }
     }
 
     #[test]
@@ -131,6 +134,8 @@ mod tests {
             let need = need(written, keep);
             assert_eq!((need.kept(), need.total()), (kept, total), "{need:?}");
         }
+        let best = DiskNeed { best: true, ..need(5, Some(2)) };
+        assert_eq!((best.kept(), best.total()), (3, 400));
     }
 
     #[test]

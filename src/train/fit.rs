@@ -17,7 +17,7 @@ use crate::model::{Budget, LlamaConfig, Precision, Recompute};
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
-const CPU_TOKENS: usize = 4096;
+const CPU_TOKENS: usize = 2048;
 /// As above. A GPU is at full speed with a quarter of it, but adds every micro-batch to f32 gradients.
 const GPU_TOKENS: usize = 16384;
 /// Tokens of a micro-batch on a GPU below which recomputing costs less than small products do.

@@ -2,11 +2,14 @@
 //!
 //! Boundary: opens and encodes; what is shown of it is the command's, what it means [`crate::inspect`]'s.
 
+use std::sync::Arc;
+
 use super::TrainError;
 use super::prepare::{encoder, load_config, needs, open_tokenizer};
 use crate::config::InspectConfig;
 use crate::data::{
-    DataError, Encoded, Encoder, LoadConfig, LoadReport, Place, Reason, Rows, Skipped, Spans, WeightedFile,
+    DataError, Encoded, Encoder, FileShape, LoadConfig, LoadReport, Place, Reason, Rows, Skipped, Spans,
+    WeightedFile,
 };
 use crate::inspect::{RowTokens, Stats};
 use crate::objective;
@@ -28,6 +31,8 @@ pub struct Inspection {
 pub struct InspectedRow {
     /// File and line.
     pub place: Place,
+    /// How its file is read.
+    pub shape: Arc<FileShape>,
     /// 0-based; rows of a second file go on counting.
     pub row: usize,
     /// Why it is not used.
@@ -86,7 +91,8 @@ impl Inspection {
                 }
                 Encoded::Unusable(_) => None,
             };
-            InspectedRow { place: bounded.place, row: bounded.row, dropped, tokens }
+            let EncodedRow { place, shape, row, .. } = bounded;
+            InspectedRow { place, shape, row, dropped, tokens }
         });
         Ok((both.collect(), read))
     }
@@ -106,6 +112,7 @@ impl Inspection {
 /// A row of a file, encoded.
 struct EncodedRow {
     place: Place,
+    shape: Arc<FileShape>,
     row: usize,
     encoded: Encoded,
 }
@@ -129,11 +136,11 @@ fn encoded(
             // The first row decides, whether or not it is wanted.
             let shape = match &mut shape {
                 Some(shape) => shape,
-                none => none.insert(encoder.shape(&row, numbering).map_err(failed)?),
+                none => none.insert(Arc::new(encoder.shape(&row, numbering).map_err(failed)?)),
             };
             if wanted(number) {
                 let encoded = encoder.encode_row(shape, number, &row).map_err(failed)?;
-                rows.push(EncodedRow { place, row: number, encoded });
+                rows.push(EncodedRow { place, shape: shape.clone(), row: number, encoded });
             }
             number += 1;
         }

@@ -64,6 +64,35 @@ pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
     prepared.objective.needs_reference().then(fingerprints)
 }
 
+/// Reads the cached log-probs that [`fill`] will ask for, so that a damaged file is found before anything is written.
+///
+/// # Errors
+/// [`TrainError::ReferenceCache`].
+pub fn check<B: Backend>(prepared: &Prepared, backend: &B) -> Result<(), TrainError> {
+    let need = prepared.objective.reference();
+    let folder = &prepared.config.objective.reference_cache;
+    if need == ReferenceNeed::None || !folder.is_dir() {
+        return Ok(());
+    }
+    let device = device(backend, prepared.precision);
+    for source in
+        Source::all(&prepared.references, prepared.folder.as_ref(), &prepared.model, &prepared.config.model)
+    {
+        let weights = weights_fingerprint(&source);
+        for data in std::iter::once(&*prepared.train).chain(&prepared.eval) {
+            if !data.groups.iter().all(brings_references) {
+                Cache::new(folder, fingerprint(weights, data, &device)).read(need, &data.groups)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What of the device decides the bits of log-probs.
+fn device<B: Backend>(backend: &B, precision: Precision) -> String {
+    format!("{} {:?} {:?}", backend.name(), precision.storage, precision.logits)
+}
+
 /// Fills in the reference log-probs of training and evaluation data, as far as the objective needs them and the data do
 /// not bring them.
 pub fn fill<B: Backend>(
@@ -91,7 +120,7 @@ pub fn fill<B: Backend>(
     });
     let (precision, workspace) = (prepared.precision, prepared.target.workspace());
     let budget = prepared.layout.activations.budget;
-    let device = format!("{} {:?} {:?}", backend.name(), precision.storage, precision.logits);
+    let device = device(backend, precision);
     for source in &sources {
         let mut model = Loaded { source, precision, workspace, layout: None };
         let weights = weights_fingerprint(source);

@@ -116,6 +116,7 @@ pub fn run<B: Backend>(
     begin::check_best(&prepared, &start)?;
     best::check_metric(&prepared)?;
     disk::check(&prepared)?;
+    reference::check(&prepared, &backend)?;
     let existing = resume::existing(&prepared.config);
     prepare_folder(&folder, existing, &paths_read(&prepared), command).map_err(TrainError::Output)?;
     reference::fill(&mut prepared, &mut backend, progress)?;
@@ -142,7 +143,7 @@ pub fn run<B: Backend>(
         progress,
         interrupts,
     };
-    run.to_the_end(first)
+    run.complete(first)
 }
 
 /// What the run in the folder has to say if it has nothing left to do: nothing is computed and nothing written.
@@ -233,7 +234,7 @@ struct InFlight<T> {
 
 impl<B: Backend> Run<'_, B> {
     /// All that is left of the run: steps `first` to the last, and the result.
-    fn to_the_end(mut self, first: usize) -> Result<Ended, TrainError> {
+    fn complete(mut self, first: usize) -> Result<Ended, TrainError> {
         let started = Instant::now();
         if let Some(stopped) = self.steps(first)? {
             return Ok(Ended::Stopped(stopped));

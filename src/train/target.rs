@@ -45,26 +45,25 @@ impl Target {
         Self::new(B::KIND, backend.available_memory())
     }
 
-    /// The number formats: as asked for, else bf16 with f32 master weights on a GPU and f32 on the CPU.
+    /// The number formats: as asked for, else bf16 with f32 master weights on a GPU and f32 on the CPU, which in bf16 rounds
+    /// the operands of products and keeps everything in f32.
     pub fn precision(self, formats: FormatConfig) -> Result<Precision, TrainError> {
         let default = match self.kind {
             DeviceKind::Cpu => Precision::F32,
             DeviceKind::Cuda => Precision::BF16,
         };
-        let storage = formats.dtype.unwrap_or(default.storage);
+        let operands = formats.dtype.unwrap_or(default.operands);
+        let storage = if self.kind == DeviceKind::Cpu { Element::F32 } else { operands };
         let optimizer = formats.optimizer_state.unwrap_or(default.optimizer);
         let logits = formats.head_logits.unwrap_or(storage);
         let refuse = |setting, problem| Err(TrainError::Format { setting, problem });
-        if self.kind == DeviceKind::Cpu && storage == Element::Bf16 {
-            return refuse("--dtype bf16", "is for --device cuda; the CPU computes in f32");
-        }
         if storage == Element::F32 && optimizer != OptimizerState::F32 {
             return refuse("--optimizer-state", "below f32 goes with --dtype bf16 on --device cuda");
         }
         if storage == Element::F32 && logits == Element::Bf16 {
             return refuse("--head-logits bf16", "goes with --dtype bf16 on --device cuda");
         }
-        Ok(Precision { storage, logits, optimizer })
+        Ok(Precision { storage, operands, logits, optimizer })
     }
 
     /// What sizes are rounded up to. The CPU needs no padding: its products have the same bits at any size.

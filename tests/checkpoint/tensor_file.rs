@@ -59,6 +59,11 @@ fn lying_headers_are_refused_by_tensor() {
     let twice = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"w":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
     let error = TensorFile::open(&file(dir.path(), twice, 8)).unwrap_err().to_string();
     assert!(error.contains("\"w\": is described twice"), "{error}");
+    let twice = r#"{"__metadata__":{"format":"pt"},"__metadata__":{"format":"pt"}}"#;
+    let path = file(dir.path(), twice, 0);
+    let error = TensorFile::open(&path).unwrap_err().to_string();
+    assert!(error.contains("its header is damaged: duplicate field `__metadata__`"), "{error}");
+    assert!(safetensors::SafeTensors::deserialize(&fs::read(&path).unwrap()).is_err());
 }
 
 #[test]

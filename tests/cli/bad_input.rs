@@ -7,7 +7,7 @@ use crate::shell::Shell;
 
 /// Exit code 2, nothing on stdout, no run folder, and these words in the last line that begins with `error:`.
 #[track_caller]
-fn refused(shell: &Shell, line: &str, message: &str) {
+pub fn refused(shell: &Shell, line: &str, message: &str) {
     let ran = typed(shell, line);
     assert_eq!((ran.code, &*ran.stdout), (2, ""), "{line}\n{}", ran.stderr);
     let error = ran.stderr.lines().find_map(|line| line.strip_prefix("error: "));
@@ -37,7 +37,7 @@ fn data_refused(text: impl AsRef<[u8]>, scores: bool, message: &str) {
 
 /// Every command refuses this model folder.
 #[track_caller]
-fn model_refused(shell: &Shell, model: &str, message: &str) {
+pub fn model_refused(shell: &Shell, model: &str, message: &str) {
     let input = format!("--model {model} --data {}", batch("train12"));
     for line in [format!("train {input} --output run"), format!("plan {input}"), format!("score {input}")] {
         refused(shell, &line, message);
@@ -45,7 +45,7 @@ fn model_refused(shell: &Shell, model: &str, message: &str) {
 }
 
 /// A copy of a golden checkpoint to be damaged.
-fn copied(shell: &Shell, name: &str) -> PathBuf {
+pub fn copied(shell: &Shell, name: &str) -> PathBuf {
     copy_folder(checkpoint(name).as_ref(), &shell.path().join("model"))
 }
 
@@ -191,6 +191,170 @@ fn references_that_do_not_fit() {
         "the reference model in small has a vocabulary of 50 tokens and the model one of 96; a reference must share the \
          model's tokenizer",
     );
+}
+
+#[test]
+fn a_model_that_is_larger_than_the_memory() {
+    let shell = Shell::new();
+    let mut config = json(format!("{}/config.json", checkpoint("mqa-linear-tied")));
+    for (key, value) in [
+        ("hidden_size", 32768),
+        ("intermediate_size", 131_072),
+        ("num_hidden_layers", 200),
+        ("num_attention_heads", 256),
+        ("num_key_value_heads", 256),
+        ("head_dim", 128),
+    ] {
+        config[key] = json!(value);
+    }
+    shell.write("huge.json", config.to_string());
+    let input = format!("--init huge.json --data {} --device cpu", batch("train12"));
+    let ran = typed(&shell, &format!("train {input} --output run"));
+    assert_eq!((ran.code, &*ran.stdout), (2, ""), "{}", ran.stderr);
+    assert!(!shell.path().join("run").exists());
+    for words in [
+        "error: the run needs ",
+        " GiB of memory and ",
+        "No setting makes it fit: with all of them at their smallest it takes ",
+        "`asft plan` shows what takes how much",
+    ] {
+        assert!(ran.stderr.contains(words), "no {words}: {}", ran.stderr);
+    }
+    let table = done(&shell, &format!("plan {input}")).stdout;
+    assert!(table.contains("\ndoes not fit: ") && table.contains("No setting makes it fit"), "{table}");
+}
+
+/// Runs `asft` so that permissions count, as they do not for root: without its capabilities. None where that cannot be.
+#[cfg(unix)]
+fn without_privileges(shell: &Shell, line: &str) -> Option<crate::shell::Ran> {
+    let secret = shell.path().join("secret");
+    if !secret.exists() {
+        std::fs::write(&secret, "").unwrap();
+        forbid(&secret);
+    }
+    if std::fs::read(&secret).is_err() {
+        return Some(typed(shell, line));
+    }
+    let unshared = |words: &[&str]| {
+        let mut command = assert_cmd::Command::new("unshare");
+        command.arg("--user").args(words).current_dir(shell.path()).output().ok()
+    };
+    let unreadable = unshared(&["cat", "secret"]).is_some_and(|tried| tried.status.code() == Some(1));
+    let words: Vec<&str> =
+        std::iter::once(env!("CARGO_BIN_EXE_asft")).chain(line.split_whitespace()).collect();
+    unreadable.then(|| unshared(&words).unwrap().into())
+}
+
+#[cfg(unix)]
+fn forbid(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn what_may_not_be_read_or_written() {
+    use std::os::unix::fs::PermissionsExt;
+    let shell = Shell::new();
+    let copy = |name: &str| copy_folder(checkpoint("gqa-llama3").as_ref(), &shell.path().join(name));
+    forbid(&copy("no-weights").join("model.safetensors"));
+    forbid(&copy("no-config").join("config.json"));
+    copy("model");
+    forbid(&shell.write("data.jsonl", "{}"));
+    forbid(&shell.write("settings.toml", ""));
+    let closed = shell.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o555)).unwrap();
+    let data = batch("train12");
+    for (words, says) in [
+        (
+            format!("--model no-weights --data {data} --output run"),
+            "error: cannot open no-weights/model.safetensors: ",
+        ),
+        (
+            format!("--model no-config --data {data} --output run"),
+            "error: cannot read no-config/config.json: ",
+        ),
+        ("--model model --data data.jsonl --output run".to_owned(), "error: cannot read data.jsonl"),
+        ("--config settings.toml".to_owned(), "error: cannot read the configuration file settings.toml"),
+        (format!("--model model --data {data} --output closed/run"), "error: cannot write to closed: "),
+        (format!("--model model --data {data} --output closed"), "error: cannot write to closed: "),
+    ] {
+        let Some(ran) = without_privileges(&shell, &format!("train {words}")) else {
+            return crate::skip::skip(
+                "cli::what_may_not_be_read_or_written",
+                "user namespaces",
+                "root may do everything, and unshare does not work",
+            );
+        };
+        assert_eq!((ran.code, &*ran.stdout), (2, ""), "{words}\n{}", ran.stderr);
+        assert!(ran.stderr.contains(says), "{words}: no {says}\n{}", ran.stderr);
+        assert!(ran.stderr.contains("Permission denied"), "{words}\n{}", ran.stderr);
+        assert!(!shell.path().join("run").exists() && contents(&closed).is_empty(), "{words}");
+    }
+}
+
+/// The message holds both commands that go on, and they do.
+#[test]
+fn a_run_folder_that_exists() {
+    let shell = Shell::new();
+    let line = train12("gqa-llama3", "run", "--max-steps 1 --save-steps 1");
+    done(&shell, &line);
+    let before = contents(&shell.path().join("run"));
+    let longer = line.replace("--max-steps 1", "--max-steps 2");
+    let ran = typed(&shell, &longer);
+    assert_eq!((ran.code, &*ran.stdout), (2, ""), "{}", ran.stderr);
+    assert_eq!(contents(&shell.path().join("run")), before, "nothing was touched");
+    let program = env!("CARGO_BIN_EXE_asft");
+    for flag in ["--resume", "--overwrite-output-dir"] {
+        let command = format!("{program} {longer} {flag}");
+        let printed = ran.stderr.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(printed.into_iter().any(|line| line == command), "no {command}:\n{}", ran.stderr);
+        done(&shell, &format!("{longer} {flag}"));
+    }
+    // Another program's folder is left alone even then.
+    std::fs::create_dir(shell.path().join("other")).unwrap();
+    std::fs::write(shell.path().join("other/thesis.txt"), "years").unwrap();
+    let ran = typed(&shell, &train12("gqa-llama3", "other", "--overwrite-output-dir"));
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("other exists, is not empty and holds no run.toml of an asft run"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(contents(&shell.path().join("other")).len(), 1);
+}
+
+/// A cache is found by the fingerprint of what decides it; one that holds something else under that name is refused.
+#[test]
+fn reference_caches_that_do_not_match() {
+    let shell = Shell::new();
+    let line = |run: &str| train12("gqa-llama3", run, "--max-steps 1 --objective dpo");
+    done(&shell, &line("first"));
+    let cache = shell.path().join("cache");
+    let name = files(&cache).into_iter().next().unwrap();
+    let good = std::fs::read(cache.join(&name)).unwrap();
+    let file = |name: &str, pairs: usize| {
+        let bytes = vec![0u8; 8 * pairs];
+        let view =
+            || safetensors::tensor::TensorView::new(safetensors::Dtype::F64, vec![pairs], &bytes).unwrap();
+        safetensors::serialize([(name, view()), ("rejected", view())], None).unwrap()
+    };
+    for (bytes, problem) in [
+        (file("chosen", 11), "chosen is not 12 numbers"),
+        (file("preferred", 12), "chosen"),
+        (good[..good.len() - 1].to_vec(), ""),
+        (Vec::new(), ""),
+    ] {
+        std::fs::write(cache.join(&name), bytes).unwrap();
+        refused(&shell, &line("run"), &format!("the reference cache cache/{name} is damaged ("));
+        refused(&shell, &line("run"), problem);
+        refused(&shell, &line("run"), "delete it, and it will be computed again");
+    }
+    std::fs::remove_file(cache.join(&name)).unwrap();
+    done(&shell, &line("again"));
+    assert_eq!(std::fs::read(cache.join(&name)).unwrap(), good);
 }
 
 fn small_vocabulary() -> String {

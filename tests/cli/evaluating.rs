@@ -40,7 +40,10 @@ fn metrics_are_those_of_transformers_log_probs() {
         ),
     )[0];
     let mean = |of: &dyn Fn(usize) -> f64| (0..n).map(of).sum::<f64>() / n as f64;
-    let share = |of: &dyn Fn(usize) -> bool| mean(&|i| f64::from(u8::from(of(i))));
+    // One pair has the same answer twice: a tie counts as a half.
+    let share = |of: &dyn Fn(usize) -> f64| {
+        mean(&|i| if of(i).abs() < 1e-9 { 0.5 } else { f64::from(u8::from(of(i) > 0.0)) })
+    };
     let odds = |a: f64| a - (1.0 - a.exp()).ln();
     let total = |values: &[f64]| values.iter().sum::<f64>();
     let margin = |i: usize| (sums[i] - reference[i]) - (sums[n + i] - reference[n + i]);
@@ -49,11 +52,11 @@ fn metrics_are_those_of_transformers_log_probs() {
         ("logps/chosen", mean(&|i| sums[i])),
         ("logps/rejected", mean(&|i| sums[n + i])),
         ("logps/margins", mean(&|i| sums[i] - sums[n + i])),
-        ("logps/accuracies", share(&|i| sums[i] > sums[n + i])),
+        ("logps/accuracies", share(&|i| sums[i] - sums[n + i])),
         ("mean_logps/chosen", mean(&|i| means[i])),
         ("mean_logps/rejected", mean(&|i| means[n + i])),
         ("mean_logps/margins", mean(&|i| means[i] - means[n + i])),
-        ("mean_logps/accuracies", share(&|i| means[i] > means[n + i])),
+        ("mean_logps/accuracies", share(&|i| means[i] - means[n + i])),
         ("log_odds/chosen", mean(&|i| odds(means[i]))),
         ("log_odds/rejected", mean(&|i| odds(means[n + i]))),
         ("perplexity/chosen", (-total(&sums[..n]) / total(&lengths[..n])).exp()),
@@ -61,8 +64,8 @@ fn metrics_are_those_of_transformers_log_probs() {
         ("rewards/chosen", mean(&|i| sums[i] - reference[i])),
         ("rewards/rejected", mean(&|i| sums[n + i] - reference[n + i])),
         ("rewards/margins", mean(&margin)),
-        ("rewards/accuracies", share(&|i| margin(i) > 0.0)),
-        ("reference/wins", share(&|i| means[i] - means[n + i] > reference_mean(i) - reference_mean(n + i))),
+        ("rewards/accuracies", share(&margin)),
+        ("reference/wins", share(&|i| means[i] - means[n + i] - (reference_mean(i) - reference_mean(n + i)))),
     ];
     for (name, theirs) in expected {
         let ours = value(line, name);

@@ -3,39 +3,57 @@ use serde_json::{Value, json};
 use crate::golden::{done, repository, typed};
 use crate::shell::Shell;
 
-/// Plain text, a conversation that `--max-length 20` cuts, a row without an answer, a prompt that is too long, token ids.
+/// Plain text, a row without an answer, a prompt that is too long; in a second file a conversation that
+/// `--max-length 20` cuts.
 fn folder() -> Shell {
     let shell = Shell::new();
     let message = |role: &str, content: &str| json!([{ "role": role, "content": content }]);
-    let conversation = json!({
-        "prompt": message("user", "What is the capital of France?"),
-        "chosen": message("assistant", "Paris.\n\nIt is"),
-        "rejected": message("assistant", "The dog"),
-    });
     let rows = [
         json!({ "prompt": "Hello", "chosen": " world", "rejected": "\t\u{1b}[31m🦙" }),
-        conversation,
         json!({ "prompt": "Hello", "chosen": "", "rejected": " world" }),
         json!({ "prompt": "Hello".repeat(20), "chosen": "a", "rejected": "b" }),
     ];
     shell.write("pairs.jsonl", rows.map(|row| row.to_string() + "\n").concat());
+    let conversation = json!({
+        "prompt": message("user", "What is the capital of France?"),
+        "chosen": message("assistant", "Paris.\n\nIt is"),
+        "rejected": message("assistant", "The dog"),
+        "source": "made up",
+    });
+    shell.write("chat.jsonl", conversation.to_string());
     shell
 }
 
 fn inspect(more: &str) -> String {
-    format!("inspect --tokenizer {} --data pairs.jsonl {more}", repository("tests/data/golden/folder"))
+    let tokenizer = repository("tests/data/golden/folder");
+    format!("inspect --tokenizer {tokenizer} --data pairs.jsonl --data chat.jsonl --no-cache {more}")
 }
 
 const ROWS: &str = "\
 │ border of two tokens   «...» special token   ↵ line break   ⇥ tab   … part of the next character
 scored: the model learns to write it   unscored: it only reads it   cut: beyond --max-length
 
+pairs.jsonl: prompt, chosen, rejected as strings; columns used: prompt, chosen, rejected
+
 pairs.jsonl:1 (row 0): tokens: prompt 2, chosen 2, rejected 11
   prompt     unscored  «<|begin_of_text|>»│Hello
   chosen     scored     world│«<|eot_id|>»
   rejected   scored    ⇥│\\u{1b}│[│3│1│m│…│…│…│🦙│«<|eot_id|>»
 
-pairs.jsonl:2 (row 1): tokens: prompt 17, chosen 8 (5 cut), rejected 3
+pairs.jsonl:2 (row 1)
+  dropped: empty chosen
+
+pairs.jsonl:3 (row 2): tokens: prompt 21 (1 cut), chosen 2 (2 cut), rejected 2 (2 cut)
+  dropped: prompt of max-length or more
+  prompt     unscored  «<|begin_of_text|>»│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│
+                       Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello
+             cut       Hello
+  chosen     cut       a│«<|eot_id|>»
+  rejected   cut       b│«<|eot_id|>»
+
+chat.jsonl: prompt, chosen, rejected as message lists; columns used: prompt, chosen, rejected; ignored: source
+
+chat.jsonl:1 (row 3): tokens: prompt 17, chosen 8 (5 cut), rejected 3
   prompt     unscored  «<|begin_of_text|>»│«<|start_header_id|>»│user│«<|end_header_id|>»│↵↵│
                        What│ is│ the│ capital│ of│ France│?│«<|eot_id|>»│«<|start_header_id|>»│
                        assistant│«<|end_header_id|>»│↵↵
@@ -43,17 +61,6 @@ pairs.jsonl:2 (row 1): tokens: prompt 17, chosen 8 (5 cut), rejected 3
              cut       ↵↵│
                        I│t│ is│«<|eot_id|>»
   rejected   scored    The│ dog│«<|eot_id|>»
-
-pairs.jsonl:3 (row 2)
-  dropped: empty chosen
-
-pairs.jsonl:4 (row 3): tokens: prompt 21 (1 cut), chosen 2 (2 cut), rejected 2 (2 cut)
-  dropped: prompt of max-length or more
-  prompt     unscored  «<|begin_of_text|>»│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│
-                       Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello│Hello
-             cut       Hello
-  chosen     cut       a│«<|eot_id|>»
-  rejected   cut       b│«<|eot_id|>»
 ";
 
 #[test]
@@ -61,16 +68,16 @@ fn rows_are_shown_token_by_token() {
     let shell = folder();
     assert_eq!(done(&shell, &inspect("--max-length 20 --rows 9")).stdout, ROWS);
     let blocks: Vec<&str> = ROWS.split("\n\n").collect();
-    let some = done(&shell, &inspect("--max-length 20 --row 2 --row 1")).stdout;
-    assert_eq!(some, [blocks[0], blocks[2], blocks[3]].join("\n\n") + "\n");
+    let some = done(&shell, &inspect("--max-length 20 --row 3 --row 1")).stdout;
+    assert_eq!(some, [blocks[0], blocks[1], blocks[3], blocks[5], blocks[6]].join("\n\n"));
     // Three rows by themselves; a prompt that is scored as well; no bound that cuts.
     let three = done(&shell, &inspect("--objective sft --nll-on prompt-and-response")).stdout;
-    assert_eq!(three.matches("pairs.jsonl:").count(), 3);
+    assert!(three.contains("(row 2)") && !three.contains("(row 3)"), "{three}");
     assert!(
         three.contains("  prompt     unscored  «<|begin_of_text|>»\n             scored    Hello\n"),
         "{three}"
     );
-    assert!(three.contains("chosen 8, rejected 3"), "{three}");
+    assert!(three.contains("prompt 21, chosen 2, rejected 2"), "{three}");
     let ran = typed(&shell, &inspect("--row 4"));
     assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
     assert!(ran.stderr.contains("there is no row 4: the data has 4 rows, counted from 0"), "{}", ran.stderr);
@@ -109,21 +116,28 @@ fn rows_as_json() {
         json!({ "ids": [396, 417], "texts": [" world", "<|eot_id|>"], "uses": ["scored", "scored"],
                 "special": [false, true] })
     );
-    assert_eq!((&rows[1]["row"], &rows[1]["place"]), (&json!(1), &json!("pairs.jsonl:2")));
+    let dropped = json!({ "row": 1, "place": "pairs.jsonl:2", "dropped": "empty chosen",
+                          "shape": "prompt, chosen, rejected as strings" });
+    assert_eq!(rows[1], dropped);
+    assert_eq!(rows[2]["dropped"], "prompt of max-length or more");
+    assert_eq!((&rows[3]["row"], &rows[3]["place"]), (&json!(3), &json!("chat.jsonl:1")));
     assert_eq!(
-        rows[1]["chosen"]["uses"],
+        rows[3]["chosen"]["uses"],
         json!(["scored", "scored", "scored", "cut", "cut", "cut", "cut", "cut"])
     );
-    assert_eq!(rows[2], json!({ "row": 2, "place": "pairs.jsonl:3", "dropped": "empty chosen" }));
-    assert_eq!(rows[3]["dropped"], "prompt of max-length or more");
 }
 
-// By hand, with --max-length 20: row 0 has 2 + 2 and 2 + 11 tokens, row 1 17 + 3 (5 cut) and 17 + 3; two are dropped.
+// By hand, with --max-length 20: row 0 has 2 + 2 and 2 + 11 tokens, row 3 17 + 3 (5 cut) and 17 + 3; two are dropped.
 // Packed: 2 + 2 + 11 + 17 + 3 + 3 = 38; with a copy of the prompt for each answer 2 + 17 more.
 const STATS: &str = "\
 4 rows, 2 used, 2 dropped
-         1  empty chosen: pairs.jsonl:3
-         1  prompt of max-length or more: pairs.jsonl:4
+         1  empty chosen: pairs.jsonl:2
+         1  prompt of max-length or more: pairs.jsonl:3
+  pairs.jsonl: prompt, chosen, rejected as strings; columns used: prompt, chosen, rejected
+  chat.jsonl: prompt, chosen, rejected as message lists; columns used: prompt, chosen, rejected; ignored: source
+  rows  usable  weight  per epoch  file
+     3       1       1          1  pairs.jsonl
+     1       1       1          1  chat.jsonl
 
 tokens                         min  median     p90     p99     max         total
   prompt                         2       2      17      17      17            19
@@ -146,6 +160,7 @@ notes
          1  of them without their end token
          0  rows whose two answers have the same tokens
          0  prompts whose last tokens merge with an answer
+         0  special tokens written in the data's text
 
 an epoch
               19  scored tokens
@@ -161,7 +176,7 @@ fn figures_are_those_counted_by_hand() {
     let figures: Value =
         serde_json::from_str(&done(&shell, &inspect("--max-length 20 --stats --json")).stdout).unwrap();
     assert_eq!((&figures["rows"], &figures["used"]), (&json!(4), &json!(2)));
-    assert_eq!(figures["dropped"], json!({ "empty chosen": [2], "prompt of max-length or more": [3] }));
+    assert_eq!(figures["dropped"], json!({ "empty chosen": [1], "prompt of max-length or more": [2] }));
     assert_eq!(figures["histogram"], json!({ "first": 13, "width": 1, "counts": [1, 0, 0, 0, 0, 0, 0, 1] }));
     assert_eq!((&figures["packed_tokens"], &figures["separate_tokens"]), (&json!(38), &json!(57)));
     assert_eq!(figures["tokens"]["prompt"]["total"], 19);
@@ -169,6 +184,49 @@ fn figures_are_those_counted_by_hand() {
     let chosen_only = done(&shell, &inspect("--max-length 20 --stats --objective sft")).stdout;
     assert!(chosen_only.contains("              24  tokens as packed, each prompt once\n"), "{chosen_only}");
     assert!(chosen_only.contains("            0.0%  saved by sharing prompts\n"), "{chosen_only}");
+}
+
+/// Turns of the assistant's are scored, what the user says between them is not.
+const TURNS: &str = "\
+  chosen     scored    Pa│ris│.│«<|eot_id|>»
+             unscored  «<|start_header_id|>»│user│«<|end_header_id|>»│↵↵│
+                       A│n│d│ the│ dog│?│«<|eot_id|>»│«<|start_header_id|>»│assistant│
+                       «<|end_header_id|>»│↵↵
+             scored    The│ dog│.│«<|eot_id|>»
+";
+
+#[test]
+fn turns_that_are_not_scored_are_told_from_those_that_are() {
+    let shell = Shell::new();
+    let tokenizer = repository("tests/data/golden/folder");
+    let say = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let conversation = [
+        say("user", "What is the capital of France?"),
+        say("assistant", "Paris."),
+        say("user", "And the dog?"),
+        say("assistant", "The dog."),
+    ];
+    let transcript = |first: &str, turns: &str| {
+        format!("\n\nHuman: What is the capital of France?\n\nAssistant: {first}\n\nHuman: {turns}")
+    };
+    let chosen = transcript("Paris.", "And the dog?\n\nAssistant: The dog.");
+    let rows = [
+        json!({ "chosen": chosen, "rejected": transcript("The fox.", "Which?\n\nAssistant: That.") }),
+        json!({ "chosen": chosen, "rejected": transcript("The fox.", "bye") }),
+    ];
+    shell.write("hh.jsonl", rows.map(|row| row.to_string() + "\n").concat());
+    shell.write("messages.jsonl", json!({ "messages": conversation }).to_string());
+    let pairs = done(&shell, &format!("inspect --tokenizer {tokenizer} --data hh.jsonl")).stdout;
+    assert!(pairs.contains("hh.jsonl: chosen, rejected as Human/Assistant transcripts; columns"), "{pairs}");
+    assert!(pairs.contains("(row 0): tokens: prompt 17, chosen 23 (15 unscored), rejected "), "{pairs}");
+    assert!(pairs.contains(TURNS), "{pairs}");
+    let dropped = "  dropped: not a conversation: the last turn of rejected is not the assistant's\n";
+    assert!(pairs.ends_with(dropped), "{pairs}");
+    let one = format!("inspect --tokenizer {tokenizer} --data messages.jsonl --objective sft");
+    let shown = done(&shell, &one).stdout;
+    assert!(shown.ends_with(TURNS), "{shown}");
+    let figures = done(&shell, &format!("{one} --stats --no-cache")).stdout;
+    assert!(figures.contains("               8  scored tokens\n"), "{figures}");
 }
 
 #[test]

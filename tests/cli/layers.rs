@@ -64,6 +64,7 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("device", "cpu", "\"cpu\""),
         ("threads", "2", "2"),
         ("dtype", "f32", "\"f32\""),
+        ("skip_nonfinite", "true", "true"),
         ("optimizer_state", "f32", "\"f32\""),
         ("head_logits", "f32", "\"f32\""),
         ("recompute", "blocks", "\"blocks\""),
@@ -127,6 +128,65 @@ fn the_list_above_is_complete() {
         let key = argument.get_id().as_str();
         assert!(listed.contains(&key) || not_recorded.contains(&key), "{key}");
     }
+}
+
+/// With nothing given at all: every setting stands there once, with its value and "default", or as a comment.
+#[test]
+fn everything_is_shown_where_nothing_is_given() {
+    use clap::Args;
+    let shell = Shell::new();
+    let ran = shell.asft(&["config"]);
+    assert_eq!((ran.code, &*ran.stderr), (0, ""));
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    let command = asft::config::TrainArguments::augment_args(clap::Command::new("asft"));
+    for argument in command.get_arguments() {
+        let key = argument.get_id().as_str();
+        let starts = [format!("{key} = "), format!("# {key}: ")];
+        let found: Vec<&&str> =
+            lines.iter().filter(|line| starts.iter().any(|start| line.starts_with(start))).collect();
+        let [line] = found[..] else { panic!("{key}: {found:?}") };
+        let expected = match key {
+            "model" => "# a placeholder: asft train needs --model or --init",
+            "output" => "# a placeholder: asft train needs --output",
+            "data" => "# data: missing; asft train needs --data",
+            _ => "default",
+        };
+        assert!(line.contains(expected), "{line}");
+    }
+    let has = |line: &str| assert!(lines.contains(&line), "no {line}:\n{}", ran.stdout);
+    has("batch_size = 128  # default");
+    has("# threads: every core (default)");
+    has("# tokenizer: not set (default)");
+    // The objective's own defaults.
+    has("lambda = 1.0  # default");
+
+    let given =
+        shell.asft(&["config", "--tokenizer", "t", "--resume", "--objective", "sft", "--lambda", "1"]);
+    assert_eq!(given.code, 0, "{}", given.stderr);
+    assert!(given.stderr.contains("(--lambda is not a parameter of sft)"), "{}", given.stderr);
+    for line in [
+        "init = \"CONFIG.json\"  # a placeholder: asft train needs --model or --init",
+        "tokenizer = \"t\"  # flag",
+        "lambda = 1.0  # flag",
+        "# resume: given (flag), but how a run starts is not recorded",
+    ] {
+        assert!(given.stdout.lines().any(|found| found == line), "no {line}:\n{}", given.stdout);
+    }
+}
+
+/// What is printed is a file of settings that gives the same settings.
+#[test]
+fn what_is_printed_is_a_file_of_settings() {
+    let shell = Shell::new();
+    let flags = ["--model", "m", "--objective", "dpo", "--beta", "0.3", "--threads", "3", "--max-steps", "7"];
+    let first = shell.asft(&[&["config"], &flags[..]].concat()).stdout;
+    shell.write("first.toml", &first);
+    let second = shell.asft(&["config", "--config", "first.toml"]).stdout;
+    let settings = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split("  # ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(settings(&first), settings(&second));
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 /// Data, models and references that are refused, and losses that are no numbers.
 mod bad_input;
+/// Weights, indices and configurations that lie.
+mod bad_models;
 /// `asft bench`.
 mod bench;
 /// The best model of a run, and stopping when nothing gets better.
@@ -33,6 +35,8 @@ mod libraries;
 /// `--log-command`.
 #[cfg(unix)]
 mod log_command;
+/// Completions and the manual.
+mod manual;
 /// stdout, stderr, colours, JSON lines.
 mod messages;
 /// Losses and gradients that are no numbers: the state that is saved, and `--skip-nonfinite`.
@@ -51,6 +55,8 @@ mod run_toml;
 mod runs;
 /// `asft score`.
 mod scoring;
+/// The shapes of data, end to end.
+mod shapes;
 /// Running the binary.
 mod shell;
 /// Signals: the state is saved first.

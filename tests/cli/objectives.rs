@@ -41,7 +41,7 @@ fn one_is_explained_and_an_unknown_one_refused() {
     {
         assert!(kto.stdout.contains(words), "no {words} in\n{}", kto.stdout);
     }
-    let unknown = shell.asft(&["objectives", "simppo"]);
+    let unknown = shell.asft(&["objectives", "simpoo"]);
     assert_eq!(unknown.code, 2);
     assert!(unknown.stderr.contains("did you mean `simpo`?"), "{}", unknown.stderr);
 }

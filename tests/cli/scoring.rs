@@ -120,38 +120,35 @@ fn messages_and_strings_are_the_tokens_that_their_format_says() {
         )
     };
     let message = |role: &str, text: &str| json!([{ "role": role, "content": text }]);
-    let rows = [
-        json!({
-            "prompt": message("user", "copy: cow oak cat"),
-            "chosen": message("assistant", "cow oak cat"),
-            "rejected": message("assistant", "oak cow cat"),
-        }),
-        json!({
-            "prompt_input_ids": ids(&chat("copy: cow oak cat")),
-            "chosen_input_ids": ids("cow oak cat<|eot_id|>"),
-            "rejected_input_ids": ids("oak cow cat<|eot_id|>"),
-        }),
-        json!({ "prompt": "copy: cow oak", "chosen": " cow oak", "rejected": " oak cow" }),
-        json!({
-            "prompt_input_ids": ids("<|begin_of_text|>copy: cow oak"),
-            "chosen_input_ids": ended(" cow oak"),
-            "rejected_input_ids": ended(" oak cow"),
-        }),
-    ];
-    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
-    shell.write("rows.jsonl", text);
+    let pair = |names: [&str; 3], values: [Value; 3]| {
+        Value::Object(names.map(str::to_owned).into_iter().zip(values).collect()).to_string() + "\n"
+    };
+    const NAMES: [&str; 3] = ["prompt", "chosen", "rejected"];
+    const IDS: [&str; 3] = ["prompt_input_ids", "chosen_input_ids", "rejected_input_ids"];
+    let texts = ["copy: cow oak cat", "cow oak cat", "oak cow cat"];
+    let answered =
+        [message("user", texts[0]), message("assistant", texts[1]), message("assistant", texts[2])];
+    shell.write("messages.jsonl", pair(NAMES, answered));
+    shell.write("strings.jsonl", pair(NAMES, ["copy: cow oak", " cow oak", " oak cow"].map(Value::from)));
+    let of_messages =
+        [ids(&chat(texts[0])), ids("cow oak cat<|eot_id|>"), ids("oak cow cat<|eot_id|>")].map(Value::from);
+    let of_strings =
+        [ids("<|begin_of_text|>copy: cow oak"), ended(" cow oak"), ended(" oak cow")].map(Value::from);
+    shell.write("tokens.jsonl", pair(IDS, of_messages) + &pair(IDS, of_strings));
     done(
         &shell,
         &format!(
-            "train --init {folder}/config.json --tokenizer {folder} --data rows.jsonl --batch-size 2 --max-steps 1 \
-             --output model"
+            "train --init {folder}/config.json --tokenizer {folder} --data messages.jsonl --data strings.jsonl \
+             --data tokens.jsonl --batch-size 2 --max-steps 1 --output model"
         ),
     );
-    let lines = scored(&shell, "--model model --data rows.jsonl --tokens");
-    for (text, tokens) in [(0, 1), (2, 3)] {
+    let lines = ["messages", "strings", "tokens"]
+        .map(|name| scored(&shell, &format!("--model model --data {name}.jsonl --tokens")))
+        .concat();
+    for (text, tokens) in [(0, 2), (1, 3)] {
         for answer in ["chosen", "rejected"] {
             assert_eq!(lines[text][answer], lines[tokens][answer], "row {text}, {answer}");
         }
     }
-    assert_ne!(lines[0]["chosen"], lines[2]["chosen"]);
+    assert_ne!(lines[0]["chosen"], lines[1]["chosen"]);
 }

@@ -151,7 +151,7 @@ fn a_file_without_permission() {
     let folder = TempDir::new().unwrap();
     let file = folder.path().join("a.jsonl");
     std::fs::write(&file, ROW).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o0)).unwrap();
     if std::fs::read(&file).is_ok() {
         let why = "permissions do not bind the user who runs the tests";
         crate::skip::skip("data::bad_files::a_file_without_permission", "an ordinary user", why);

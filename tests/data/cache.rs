@@ -19,15 +19,13 @@ impl Cached {
 
     /// A file large enough to be kept, with something to report.
     fn file(&self, name: &str, word: &str) -> PathBuf {
-        let row = |n: usize| {
-            match n % 100 {
+        let row = |n: usize| match n % 100 {
             7 => "{\"prompt\":\"p\",\"chosen\":\"\",\"rejected\":\"r\"}\n".to_owned(),
             8 => "{\"prompt\":\"p\",\"chosen\":\"same\",\"rejected\":\"same\"}\n\n".to_owned(),
-            9 => "{\"prompt\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"chosen\":[{\"role\":\"assistant\",\"content\":\"a\"}],\
-                  \"rejected\":[{\"role\":\"assistant\",\"content\":\"b\"}]}\n"
-                .to_owned(),
-            _ => format!("{{\"prompt\":\"Hello {word} {n}\",\"chosen\":\" {}\",\"rejected\":\" dog\"}}\n", "a b ".repeat(n % 9)),
-        }
+            _ => format!(
+                "{{\"prompt\":\"Hello {word} {n}\",\"chosen\":\" {}\",\"rejected\":\" dog\"}}\n",
+                "a b ".repeat(n % 9)
+            ),
         };
         let path = self.folder.path().join(name);
         std::fs::write(&path, (0..1000).map(row).collect::<String>()).unwrap();
@@ -71,7 +69,7 @@ fn a_hit_gives_the_groups_and_the_report() {
     let encoder = bounded(16);
     let plain = asft::data::load(std::slice::from_ref(&path), &encoder).unwrap();
     assert!(!plain.report.dropped.is_empty() && plain.report.truncated_answers > 0);
-    assert!(plain.report.identical_answers > 0 && plain.report.kinds.conversation > 0);
+    assert!(plain.report.identical_answers > 0 && plain.report.kinds.text > 0);
     assert_same(&cached.load(&path, &encoder), &plain);
     assert_eq!(cached.entries().len(), 1);
     assert_same(&cached.load(&path, &encoder), &plain);

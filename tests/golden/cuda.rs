@@ -36,7 +36,7 @@ fn bf16_of_pytorch() -> Value {
 
 /// Log-probs, losses and gradients of every case. `judge` gets the case's index and file, the distance of log-probs, and per
 /// objective its name and distance.
-fn every_case<B: Backend>(
+pub fn every_case<B: Backend>(
     engine: &Engine<B>,
     judge: impl Fn(usize, &str, f64, &[(String, super::step::Distance)]),
 ) {

@@ -5,8 +5,9 @@ use std::path::Path;
 use asft::backend::Backend;
 use asft::checkpoint::ModelFolder;
 use asft::config::FormatConfig;
+use asft::data::Tokenizer;
 use asft::generate::{
-    Answer, Decoder, Demand, End, GenerationLayout, Request, Sampling, Settings, Unwatched,
+    Answer, AnswerText, Decoder, Demand, End, GenerationLayout, Request, Sampling, Settings, Unwatched,
 };
 use asft::train::Target;
 use serde_json::Value;
@@ -323,4 +324,42 @@ fn processors_are_those_of_transformers() {
     }
     assert_eq!(cases.len(), 28);
     assert_eq!(names.len(), 5, "{names:?}");
+}
+
+/// Characters that are spread over tokens come when they are whole, stop strings that are spread over tokens end the text
+/// before them, and what is shown piece by piece is the text of the whole.
+#[test]
+fn text_comes_in_whole_characters_and_ends_before_stop_strings() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/folder");
+    let tokenizer = Tokenizer::from_folder(&folder).unwrap().unwrap();
+    let text = "naïve 北京 👍🏽 привет, END of it";
+    let tokens = tokenizer.encode(text).unwrap();
+    assert!(tokens.len() > text.chars().count(), "a character is spread over tokens");
+    let run = |tokens: &[u32], stops: &[String]| {
+        let mut answer = AnswerText::new(&tokenizer, stops);
+        let mut shown = String::new();
+        let mut stopped = false;
+        for &token in tokens {
+            let piece = answer.push(token).unwrap();
+            assert!(!piece.text.contains('\u{fffd}'), "half a character: {:?}", piece.text);
+            shown += &piece.text;
+            stopped = piece.stopped;
+            if stopped {
+                break;
+            }
+        }
+        shown += &answer.finish().unwrap();
+        assert_eq!(shown, answer.text());
+        (shown, stopped)
+    };
+    assert_eq!(run(&tokens, &[]), (text.to_owned(), false));
+    let stops = ["never".to_owned(), "京 👍".to_owned(), "END".to_owned()];
+    assert_eq!(run(&tokens, &stops), ("naïve 北".to_owned(), true));
+    // The end of the text begins like a stop string, and is no more than that.
+    assert_eq!(run(&tokens, &["of it at all".to_owned()]), (text.to_owned(), false));
+    // Cut inside a character, only the end says so.
+    let cut =
+        (1..tokens.len()).find(|&end| tokenizer.decode(&tokens[..end], true).unwrap().ends_with('\u{fffd}'));
+    let (shown, _) = run(&tokens[..cut.unwrap()], &[]);
+    assert!(shown.ends_with('\u{fffd}'), "{shown:?}");
 }

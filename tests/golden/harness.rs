@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use asft::backend::cpu::CpuBackend;
+use asft::backend::cpu::{CpuBackend, Operands};
 use asft::backend::{Backend, STEP_STATE_LEN};
 use asft::checkpoint::ModelFolder;
 use asft::data::{Answer, Batch, EncodeConfig, Encoder, Group, Role, StepTotals, load, pack};
@@ -106,6 +106,12 @@ pub struct Engine<B> {
 /// The CPU, as it always computes.
 pub const CPU: Engine<CpuBackend> =
     Engine { backend: || CpuBackend::new(2).unwrap(), precision: Precision::F32 };
+
+/// The CPU with products of bf16: `--dtype bf16`.
+pub const CPU_BF16: Engine<CpuBackend> = Engine {
+    backend: || CpuBackend::new(2).unwrap().with_operands(Operands::Bf16),
+    precision: Precision::BF16_OPERANDS,
+};
 
 impl<B: Backend> Engine<B> {
     /// A budget as the engine's device pads it.

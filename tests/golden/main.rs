@@ -4,6 +4,7 @@
 //! Tolerances are those of the project's requirements for f32; PyTorch's own f32 reaches 5e-6 (log-probs),
 //! 6e-6 (gradients), 2e-6 (curves) and 2e-7 (final weights) on such cases.
 
+mod cpu_bf16;
 mod cuda;
 mod generation;
 mod harness;

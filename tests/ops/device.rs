@@ -1,7 +1,7 @@
 //! A backend as the tests use it: every tensor in an arena of its own between guard words, and the drivers that run a
 //! check on every CPU level and number of threads.
 
-use asft::backend::cpu::{CpuBackend, Level, Simd};
+use asft::backend::cpu::{CpuBackend, Level, Operands, Simd};
 use asft::backend::{ArenaId, Backend, Element, STEP_STATE_LEN, Scalar, View};
 use half::bf16;
 
@@ -15,6 +15,8 @@ const FILLER: [u8; 3] = [0xde, 0xad, 0xbe];
 pub enum Storage {
     F32,
     Bf16,
+    /// f32, of which products take bf16: the CPU's `--dtype bf16`. A check's values are such as bf16 can hold.
+    Operands,
 }
 
 impl Storage {
@@ -22,8 +24,15 @@ impl Storage {
     pub fn rounded(self, values: &[f32]) -> Vec<f32> {
         match self {
             Storage::F32 => values.to_vec(),
-            Storage::Bf16 => values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect(),
+            Storage::Bf16 | Storage::Operands => {
+                values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect()
+            }
         }
+    }
+
+    /// What is left of a result that is kept so.
+    pub fn kept(self, values: &[f32]) -> Vec<f32> {
+        if self == Storage::Bf16 { self.rounded(values) } else { values.to_vec() }
     }
 
     /// `len` standard normal numbers that can be stored.
@@ -64,7 +73,7 @@ impl<'b, B: Backend> Device<'b, B> {
         let stored = self.storage.rounded(values);
         assert!(bits(&stored) == bits(values), "values that cannot be stored as {:?}", self.storage);
         match self.storage {
-            Storage::F32 => self.put(values),
+            Storage::F32 | Storage::Operands => self.put(values),
             Storage::Bf16 => self.put(&values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>()),
         }
     }
@@ -77,7 +86,7 @@ impl<'b, B: Backend> Device<'b, B> {
     /// What the operation left in a tensor of stored values.
     pub fn stored(&mut self, view: View) -> Vec<f32> {
         match self.storage {
-            Storage::F32 => self.result(view),
+            Storage::F32 | Storage::Operands => self.result(view),
             Storage::Bf16 => self.result::<bf16>(view).into_iter().map(bf16::to_f32).collect(),
         }
     }
@@ -168,14 +177,23 @@ pub enum Levels {
 
 /// Runs a check on every level this machine has, with 1, 2 and 3 threads, which must give the same bits.
 pub fn on_every_cpu(levels: Levels, check: impl Fn(&mut CpuBackend) -> Vec<u32>) {
+    on_every_cpu_with(Operands::F32, levels, check);
+}
+
+/// The same with products of bf16.
+pub fn on_every_cpu_in_bf16(check: impl Fn(&mut CpuBackend) -> Vec<u32>) {
+    on_every_cpu_with(Operands::Bf16, Levels::OwnBits, check);
+}
+
+fn on_every_cpu_with(operands: Operands, levels: Levels, check: impl Fn(&mut CpuBackend) -> Vec<u32>) {
     let mut all: Vec<(Level, Vec<u32>)> = Vec::new();
-    for limit in [Level::Portable, Level::Avx2, Level::Avx512] {
+    for limit in [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16] {
         let simd = Simd::at_most(limit);
         if simd.level() != limit {
             println!("this machine has no {limit:?}: not run");
             continue;
         }
-        let run = |threads| check(&mut CpuBackend::with_simd(threads, simd).unwrap());
+        let run = |threads| check(&mut CpuBackend::with_simd(threads, simd).unwrap().with_operands(operands));
         let one = run(1);
         assert!(!one.is_empty(), "the check computed nothing");
         for threads in [2, 3] {

@@ -2,14 +2,14 @@
 
 use asft::backend::{Backend, Layout, Matmul};
 
-use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, wide};
+use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, on_every_cpu_in_bf16, wide};
 use crate::naive;
 use crate::reference::matmul;
 use crate::tolerance::{Comparison, MATMUL};
 
-/// m, n, k: smaller than a tile, one beyond tiles (4 to 12 rows, 8 to 32 columns), tasks (480 rows, 512 columns), packed
-/// blocks (240 rows, 256 deep); one row, one column, no reduction at all.
-const CASES: [[usize; 3]; 13] = [
+/// m, n, k: smaller than a tile, one beyond tiles (4 to 12 rows, 8 to 32 columns), packed blocks of A (240 rows, 256 deep)
+/// and of B (8 tiles across, 4,096 columns); an odd number of pairs; one row, one column, no reduction at all.
+const CASES: [[usize; 3]; 16] = [
     [1, 1, 1],
     [1, 5, 7],
     [3, 512, 33],
@@ -23,6 +23,9 @@ const CASES: [[usize; 3]; 13] = [
     [130, 1, 64],
     [1, 96, 512],
     [5, 6, 0],
+    [3, 4097, 5],
+    [26, 40, 513],
+    [1, 4096, 1030],
 ];
 
 const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
@@ -55,10 +58,14 @@ fn check_case<B: Backend>(
     let mut device = Device::storing(backend, factors);
     let c = match result {
         Storage::Bf16 => device.store_out(m * n),
-        Storage::F32 if accumulate => device.put(&before),
-        Storage::F32 => device.out(m * n),
+        _ if accumulate => device.put(&before),
+        _ => device.out(m * n),
     };
-    let (a_view, b_view) = (device.store(&a), device.store(&b));
+    let (a_view, b_view) = match factors {
+        // What bf16 cannot hold is rounded by the product itself.
+        Storage::Operands => (device.put(&normal(1, m * k)), device.put(&normal(2, n * k))),
+        _ => (device.store(&a), device.store(&b)),
+    };
     device.backend.matmul(Matmul { layout, a: a_view, b: b_view, c, m, n, k, accumulate });
     let got: Vec<f32> = if result == Storage::Bf16 { device.stored(c) } else { device.result(c) };
 
@@ -108,6 +115,11 @@ fn equals_the_twin_with_the_same_bits_on_any_number_of_threads() {
     on_every_cpu(Levels::OwnBits, |backend| check(backend, Storage::F32));
 }
 
+#[test]
+fn products_of_bf16_equal_the_twin_of_rounded_operands() {
+    on_every_cpu_in_bf16(|backend| check(backend, Storage::Operands));
+}
+
 /// A row of C does not depend on how many rows there are, nor on where it is among them.
 pub fn check_rows_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let (m, n, k) = (131, 77, 301);
@@ -133,4 +145,5 @@ pub fn check_rows_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u3
 #[test]
 fn a_row_has_the_same_bits_whatever_the_other_rows_are() {
     on_every_cpu(Levels::OwnBits, |backend| check_rows_alone(backend, Storage::F32));
+    on_every_cpu_in_bf16(|backend| check_rows_alone(backend, Storage::Operands));
 }

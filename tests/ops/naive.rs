@@ -112,7 +112,7 @@ impl Attention<'_> {
                 }
             }
         });
-        (self.storage.rounded(&out), all)
+        (self.storage.kept(&out), all)
     }
 
     /// (dq, dk, dv).
@@ -128,7 +128,7 @@ impl Attention<'_> {
             // The same number in exact arithmetic; out is what there is of a stored result.
             let mean = match self.storage {
                 Storage::F32 => dot(softmax, &dp),
-                Storage::Bf16 => dot(dout, &out[q..q + size]),
+                Storage::Bf16 | Storage::Operands => dot(dout, &out[q..q + size]),
             };
             let ds: Vec<f32> = softmax.iter().zip(dp).map(|(p, dp)| p * (dp - mean)).collect();
             let (softmax, ds) = (self.storage.rounded(softmax), self.storage.rounded(&ds));

@@ -126,7 +126,7 @@ impl Rule {
             let error = (f64::from(got[i]) - exact[i]).abs();
             let before = limit * scale[i];
             let limit = match storage {
-                Storage::F32 => before,
+                Storage::F32 | Storage::Operands => before,
                 Storage::Bf16 => before + BF16_ROUNDING * (exact[i].abs() + before),
             };
             assert!(
@@ -142,7 +142,7 @@ impl Rule {
         let Some(naive) = naive.filter(|naive| naive.len() >= FEW) else {
             return println!("{name} {case}: {worst:.2} of the limit");
         };
-        let naive = storage.rounded(naive);
+        let naive = storage.kept(naive);
         let (ours, theirs) = (spread(got, exact, scale), spread(&naive, exact, scale));
         // Two samples of the same spread differ a little; and where naive happens to be exact, a rounding is allowed.
         let chance = 1.0 + 3.0 / (got.len() as f64).sqrt();

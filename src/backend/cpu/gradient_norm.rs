@@ -3,8 +3,14 @@
 use rayon::prelude::*;
 
 use super::memory::Memory;
-use super::simd::{self, Simd};
+use super::simd::{self, Simd, vectorised};
 use crate::backend::{BAD, CLIP_FACTOR, GRADIENT_NORM, GradientNorm, NORM_BLOCK};
+
+vectorised! {
+    fn square(block: &[f32]) -> f64 {
+        simd::dot(block, block)
+    }
+}
 
 /// The operation [`GradientNorm`].
 pub fn gradient_norm(simd: Simd, memory: &mut Memory, arguments: GradientNorm) {
@@ -13,7 +19,7 @@ pub fn gradient_norm(simd: Simd, memory: &mut Memory, arguments: GradientNorm) {
     let state = access.write::<f64>(arguments.state);
     let partial = access.write::<f64>(arguments.partial);
     let blocks = partial.par_iter_mut().zip_eq(gradients.par_chunks(NORM_BLOCK));
-    blocks.for_each(|(sum, block)| *sum = simd.run(|| simd::dot(block, block)));
+    blocks.for_each(|(sum, block)| *sum = square(simd, block));
     let norm = partial.iter().sum::<f64>().sqrt();
     state[GRADIENT_NORM] = norm;
     state[CLIP_FACTOR] = arguments.max_norm.map_or(1.0, |max_norm| (max_norm / (norm + 1e-6)).min(1.0));

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::memory::Memory;
-use super::simd::{self, Simd};
+use super::simd::{self, Simd, vectorised};
 use crate::backend::{HeadRows, HeadStatistics, TargetLogits};
 
 /// The operation [`TargetLogits`].
@@ -14,7 +14,7 @@ pub fn target_logits(simd: Simd, memory: &mut Memory, arguments: TargetLogits) {
     let targets = access.read::<u32>(arguments.targets);
     let out = access.write::<f32>(arguments.out);
     out.par_iter_mut().zip(x.par_chunks_exact(h)).zip(targets).for_each(|((out, x), &target)| {
-        *out = simd.run(|| simd::dot(x, &weight[target as usize * h..][..h])) as f32;
+        *out = dot(simd, x, &weight[target as usize * h..][..h]) as f32;
     });
 }
 
@@ -36,7 +36,7 @@ pub fn rows(simd: Simd, memory: &mut Memory, arguments: HeadRows) {
     let inputs = logits.par_chunks_exact_mut(v).zip(target_logits).zip(targets);
     let outputs = logp.par_iter_mut().zip(lse).zip(argmax);
     inputs.zip(outputs).for_each(|(((row, &z_y), &target), ((logp, lse), argmax))| {
-        let result = simd.run(|| row_kernel(row, z_y, target as usize, write_gradient));
+        let result = row_kernel(simd, row, z_y, target as usize, write_gradient);
         (*logp, *lse, *argmax) = (result.logp, result.lse, result.argmax);
     });
 }
@@ -51,25 +51,8 @@ pub fn statistics(simd: Simd, memory: &mut Memory, arguments: HeadStatistics) {
     let mean = access.write::<f32>(arguments.out.mean_logit);
     let outputs = squares.par_iter_mut().zip(entropy).zip(mean);
     logits.par_chunks_exact(v).zip(outputs).for_each(|(row, ((squares, entropy), mean))| {
-        (*squares, *entropy, *mean) = simd.run(|| row_statistics(row));
+        (*squares, *entropy, *mean) = row_statistics(simd, row);
     });
-}
-
-/// One row: the formulas stand at [`HeadStatistics`].
-#[inline(always)]
-fn row_statistics(row: &[f32]) -> (f32, f32, f32) {
-    let m = simd::maximum(row);
-    let power = |v: usize| simd::exp(row[v] - m);
-    let sum = simd::sum(row.len(), power);
-    let squares = simd::sum(row.len(), |v| power(v) * power(v));
-    // A probability of 0 adds nothing, however low its logit.
-    let weighted = simd::sum(row.len(), |v| {
-        let power = power(v);
-        if power > 0.0 { (row[v] - m) * power } else { 0.0 }
-    });
-    let total = simd::sum(row.len(), |v| row[v]);
-    let entropy = sum.ln() - weighted / sum;
-    ((squares.ln() - 2.0 * sum.ln()) as f32, entropy as f32, (total / row.len() as f64) as f32)
 }
 
 struct RowStats {
@@ -78,35 +61,57 @@ struct RowStats {
     argmax: u32,
 }
 
-/// One row: the formula stands at [`HeadRows`].
-#[inline(always)]
-fn row_kernel(row: &mut [f32], z_y: f32, target: usize, write_gradient: bool) -> RowStats {
-    // The logit from the product beside is the exact one; the row's own copy of it must not enter the sum.
-    row[target] = f32::NEG_INFINITY;
-    let others = simd::maximum(row);
-    let m = z_y.max(others);
-    let sum = simd::sum(row.len(), |v| simd::exp(row[v] - m));
-    let e = f64::from(simd::exp(z_y - m));
-    // An overflowed target would look certain: infinity minus infinity is nobody's probability.
-    let logp = if z_y == f32::INFINITY {
-        f64::NAN
-    } else if z_y == m {
-        -sum.ln_1p()
-    } else {
-        f64::from(z_y - m) - (sum + e).ln()
-    };
-    let first_other = || row.iter().position(|&z| z == others).unwrap_or(target);
-    let argmax = match z_y.partial_cmp(&others) {
-        Some(std::cmp::Ordering::Greater) => target,
-        Some(std::cmp::Ordering::Equal) => first_other().min(target),
-        _ => first_other(),
-    };
-    if write_gradient {
-        let inverse = (1.0 / (sum + e)) as f32;
-        for z in row.iter_mut() {
-            *z = -(simd::exp(*z - m) * inverse);
-        }
-        row[target] = (sum / (sum + e)) as f32;
+vectorised! {
+    /// One row: the formulas stand at [`HeadStatistics`].
+    fn row_statistics(row: &[f32]) -> (f32, f32, f32) {
+        let m = simd::maximum(row);
+        let power = |v: usize| simd::exp(row[v] - m);
+        let sum = simd::sum(row.len(), power);
+        let squares = simd::sum(row.len(), |v| power(v) * power(v));
+        // A probability of 0 adds nothing, however low its logit.
+        let weighted = simd::sum(row.len(), |v| {
+            let power = power(v);
+            if power > 0.0 { (row[v] - m) * power } else { 0.0 }
+        });
+        let total = simd::sum(row.len(), |v| row[v]);
+        let entropy = sum.ln() - weighted / sum;
+        ((squares.ln() - 2.0 * sum.ln()) as f32, entropy as f32, (total / row.len() as f64) as f32)
     }
-    RowStats { logp: logp as f32, lse: (f64::from(m) + (sum + e).ln()) as f32, argmax: argmax as u32 }
+
+    fn dot(x: &[f32], weight: &[f32]) -> f64 {
+        simd::dot(x, weight)
+    }
+
+    /// One row: the formula stands at [`HeadRows`].
+    fn row_kernel(row: &mut [f32], z_y: f32, target: usize, write_gradient: bool) -> RowStats {
+        // The logit from the product beside is the exact one; the row's own copy of it must not enter the sum.
+        row[target] = f32::NEG_INFINITY;
+        let others = simd::maximum(row);
+        let m = z_y.max(others);
+        let first_other = || simd::position(row, others).unwrap_or(target);
+        let argmax = match z_y.partial_cmp(&others) {
+            Some(std::cmp::Ordering::Greater) => target,
+            Some(std::cmp::Ordering::Equal) => first_other().min(target),
+            _ => first_other(),
+        };
+        let sum =
+            if write_gradient { simd::exponentials(row, m) } else { simd::exponential_sum(row, m) };
+        let e = f64::from(simd::exp(z_y - m));
+        // An overflowed target would look certain: infinity minus infinity is nobody's probability.
+        let logp = if z_y == f32::INFINITY {
+            f64::NAN
+        } else if z_y == m {
+            -sum.ln_1p()
+        } else {
+            f64::from(z_y - m) - (sum + e).ln()
+        };
+        if write_gradient {
+            let inverse = (1.0 / (sum + e)) as f32;
+            for z in row.iter_mut() {
+                *z = -(*z * inverse);
+            }
+            row[target] = (sum / (sum + e)) as f32;
+        }
+        RowStats { logp: logp as f32, lse: (f64::from(m) + (sum + e).ln()) as f32, argmax: argmax as u32 }
+    }
 }

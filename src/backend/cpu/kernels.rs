@@ -1,9 +1,20 @@
-//! Register tiles of the matrix product, one for each instruction-set level.
+//! Register tiles of the matrix product, one for each instruction-set level and format of operands.
 //!
-//! A kernel multiplies a panel of A `[depth][rows]` by a panel of B `[depth][columns]` and writes or adds the tile. The
+//! A kernel multiplies a panel of A `[steps][rows]` by a panel of B `[steps][columns]` and writes or adds the tile. The
 //! additions along the depth happen one after another for each element, whatever the level.
 
-use super::simd::Level;
+use super::pack::{self, Format, Pack};
+use super::simd::{Level, Simd};
+
+/// What a product makes of its operands before it multiplies them; it adds in f32 either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Operands {
+    /// Nothing.
+    #[default]
+    F32,
+    /// Rounds each to bf16, to nearest even.
+    Bf16,
+}
 
 /// A register tile.
 pub struct Kernel {
@@ -11,24 +22,64 @@ pub struct Kernel {
     pub rows: usize,
     /// Columns of the tile (width of a panel of B).
     pub columns: usize,
-    /// `(depth, a, b, c, stride of c, accumulate)`.
+    /// Depth of a packed block: C is read and written once for each.
+    pub depth: usize,
+    /// What its panels hold.
+    pub format: Format,
+    /// Makes the panels.
+    pub pack: Pack,
+    /// `(steps, a, b, c, stride of c, accumulate)`.
     ///
-    /// Safety: `a` and `b` must hold `depth` steps of packed panels, `c` a whole tile for exclusive use, and the machine
+    /// Safety: `a` and `b` must hold `steps` steps of packed panels, `c` a whole tile for exclusive use, and the machine
     /// must have the level this kernel was selected for.
     pub run: unsafe fn(usize, *const f32, *const f32, *mut f32, usize, bool),
 }
 
+/// Words of a packed block along k: with it, a panel of B and one of A stay in the first-level cache.
+const DEPTH_WORDS: usize = 256;
+
 /// Elements of the largest tile.
 pub const LARGEST_TILE: usize = 12 * 32;
 
-/// The kernel of a level.
-pub fn select(level: Level) -> &'static Kernel {
-    match level {
+/// The kernel of the machine's level.
+pub fn select(simd: Simd, operands: Operands) -> &'static Kernel {
+    match (simd.level(), operands) {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => &Kernel { rows: 12, columns: 32, run: x86::avx512 },
+        (Level::Avx512Bf16, Operands::Bf16) => {
+            const { &Kernel::new(12, 32, Format::Pairs, pack::avx512_pairs, x86::avx512_bf16) }
+        }
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => &Kernel { rows: 6, columns: 16, run: x86::avx2 },
-        _ => &Kernel { rows: 4, columns: 8, run: portable },
+        (Level::Avx512 | Level::Avx512Bf16, Operands::F32) => {
+            const { &Kernel::new(12, 32, Format::F32, pack::avx2::<false>, x86::avx512) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Operands::Bf16) => {
+            const { &Kernel::new(12, 32, Format::Rounded, pack::avx2::<true>, x86::avx512) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Operands::F32) => {
+            const { &Kernel::new(6, 16, Format::F32, pack::avx2::<false>, x86::avx2) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Operands::Bf16) => {
+            const { &Kernel::new(6, 16, Format::Rounded, pack::avx2::<true>, x86::avx2) }
+        }
+        (_, Operands::F32) => const { &Kernel::new(4, 8, Format::F32, pack::portable::<false>, portable) },
+        (_, Operands::Bf16) => {
+            const { &Kernel::new(4, 8, Format::Rounded, pack::portable::<true>, portable) }
+        }
+    }
+}
+
+type Run = unsafe fn(usize, *const f32, *const f32, *mut f32, usize, bool);
+
+impl Kernel {
+    const fn new(rows: usize, columns: usize, format: Format, pack: Pack, run: Run) -> Self {
+        let depth = match format {
+            Format::F32 | Format::Rounded => DEPTH_WORDS,
+            Format::Pairs => 2 * DEPTH_WORDS,
+        };
+        Self { rows, columns, depth, format, pack, run }
     }
 }
 
@@ -36,9 +87,9 @@ pub fn select(level: Level) -> &'static Kernel {
 ///
 /// # Safety
 /// See [`Kernel::run`].
-unsafe fn portable(depth: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, accumulate: bool) {
+unsafe fn portable(steps: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, accumulate: bool) {
     let mut tile = [[0.0f32; 8]; 4];
-    for p in 0..depth {
+    for p in 0..steps {
         for (i, row) in tile.iter_mut().enumerate() {
             // SAFETY: within the panels, by the contract.
             let left = unsafe { *a.add(p * 4 + i) };
@@ -69,15 +120,16 @@ mod x86 {
     /// See [`super::Kernel::run`].
     #[target_feature(enable = "avx512f")]
     pub unsafe fn avx512(
-        depth: usize,
+        steps: usize,
         a: *const f32,
         b: *const f32,
         c: *mut f32,
         stride: usize,
         accumulate: bool,
     ) {
+        fetch::<12, 2>(c, stride);
         let mut tile = [[_mm512_setzero_ps(); 2]; 12];
-        for p in 0..depth {
+        for p in 0..steps {
             // SAFETY: within the panels, by the contract.
             unsafe {
                 let b = [_mm512_loadu_ps(b.add(p * 32)), _mm512_loadu_ps(b.add(p * 32 + 16))];
@@ -88,6 +140,64 @@ mod x86 {
                 }
             }
         }
+        // SAFETY: a whole tile of C, by the contract.
+        unsafe { store(&tile, c, stride, accumulate) };
+    }
+
+    /// The same with pairs of bf16.
+    ///
+    /// # Safety
+    /// See [`super::Kernel::run`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub unsafe fn avx512_bf16(
+        steps: usize,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        stride: usize,
+        accumulate: bool,
+    ) {
+        fetch::<12, 2>(c, stride);
+        let mut tile = [[_mm512_setzero_ps(); 2]; 12];
+        for p in 0..steps {
+            // SAFETY: within the panels, by the contract.
+            unsafe {
+                let b = [pairs(_mm512_loadu_ps(b.add(p * 32))), pairs(_mm512_loadu_ps(b.add(p * 32 + 16)))];
+                for (i, row) in tile.iter_mut().enumerate() {
+                    let left = pairs(_mm512_set1_ps(*a.add(p * 12 + i)));
+                    row[0] = _mm512_dpbf16_ps(row[0], b[0], left);
+                    row[1] = _mm512_dpbf16_ps(row[1], b[1], left);
+                }
+            }
+        }
+        // SAFETY: a whole tile of C, by the contract.
+        unsafe { store(&tile, c, stride, accumulate) };
+    }
+
+    /// Asks for the cache lines of a tile of C, which will be here when its sums are complete.
+    #[inline(always)]
+    fn fetch<const ROWS: usize, const LINES: usize>(c: *const f32, stride: usize) {
+        for i in 0..ROWS {
+            for line in 0..LINES {
+                // SAFETY: a hint, which faults nowhere.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * stride + 16 * line).cast()) };
+            }
+        }
+    }
+
+    /// 32-bit words as what they are.
+    #[inline(always)]
+    fn pairs(words: __m512) -> __m512bh {
+        // SAFETY: both are 64 bytes that may hold anything.
+        unsafe { std::mem::transmute(words) }
+    }
+
+    /// Writes or adds a tile.
+    ///
+    /// # Safety
+    /// `c` must address 12 rows of 32 elements for exclusive use.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(tile: &[[__m512; 2]; 12], c: *mut f32, stride: usize, accumulate: bool) {
         for (i, row) in tile.iter().enumerate() {
             for (j, &sum) in row.iter().enumerate() {
                 // SAFETY: within the tile of C, by the contract.
@@ -106,15 +216,16 @@ mod x86 {
     /// See [`super::Kernel::run`].
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn avx2(
-        depth: usize,
+        steps: usize,
         a: *const f32,
         b: *const f32,
         c: *mut f32,
         stride: usize,
         accumulate: bool,
     ) {
+        fetch::<6, 1>(c, stride);
         let mut tile = [[_mm256_setzero_ps(); 2]; 6];
-        for p in 0..depth {
+        for p in 0..steps {
             // SAFETY: within the panels, by the contract.
             unsafe {
                 let b = [_mm256_loadu_ps(b.add(p * 16)), _mm256_loadu_ps(b.add(p * 16 + 8))];

@@ -23,7 +23,7 @@ impl Memory {
             self.arenas.resize_with(index + 1, || None);
         }
         self.arenas[index] = None;
-        let map = MmapMut::map_anon(bytes.max(1)).map_err(|error| BackendError::OutOfMemory {
+        let map = pages(bytes).map_err(|error| BackendError::OutOfMemory {
             arena,
             bytes,
             reason: error.to_string(),
@@ -60,6 +60,22 @@ impl Memory {
         assert!(end <= arena.len(), "{view:?} ends beyond its arena of {} bytes", arena.len());
         arena
     }
+}
+
+/// Bytes from which on memory is asked for in huge pages.
+const HUGE: usize = 4 << 20;
+
+/// Zeroed pages, huge ones where the system has them and it is worth it: a product walks through many rows at a time, and
+/// each lies in a page of its own.
+pub fn pages(bytes: usize) -> std::io::Result<MmapMut> {
+    let map = MmapMut::map_anon(bytes.max(1))?;
+    #[cfg(target_os = "linux")]
+    if bytes >= HUGE
+        && let Err(error) = map.advise(memmap2::Advice::HugePage)
+    {
+        tracing::debug!("no huge pages: {error}");
+    }
+    Ok(map)
 }
 
 struct Taken {
@@ -147,17 +163,6 @@ impl<'a> SharedMatrix<'a> {
                 columns.end - columns.start,
             )
         }
-    }
-
-    /// A pointer to an element, for products that write strided blocks.
-    pub fn pointer(&self, row: usize, column: usize) -> *mut f32 {
-        assert!(column < self.stride && (row + 1) * self.stride <= self.len);
-        self.data.wrapping_add(row * self.stride + column)
-    }
-
-    /// Elements from one row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
     }
 }
 

@@ -3,8 +3,23 @@
 use rayon::prelude::*;
 
 use super::memory::Memory;
-use super::simd::Simd;
+use super::simd::{Simd, vectorised};
 use crate::backend::{Rope, Rotation};
+
+vectorised! {
+    /// All heads of a row.
+    fn rotate(row: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+        let half = cos.len();
+        for head in row.chunks_exact_mut(2 * half) {
+            let (low, high) = head.split_at_mut(half);
+            for ((low, high), (&cos, &sin)) in low.iter_mut().zip(high).zip(cos.iter().zip(sin)) {
+                let (x, y, sine) = (*low, *high, sign * sin);
+                *low = x * cos - y * sine;
+                *high = y * cos + x * sine;
+            }
+        }
+    }
+}
 
 /// The operation [`Rope`].
 pub fn rope(simd: Simd, memory: &mut Memory, arguments: Rope) {
@@ -17,15 +32,6 @@ pub fn rope(simd: Simd, memory: &mut Memory, arguments: Rope) {
     let sign = if rotation == Rotation::Forward { 1.0 } else { -1.0 };
     x.par_chunks_exact_mut(stride).zip(positions).for_each(|(row, &position)| {
         let (cos, sin) = (&cos[position as usize * half..][..half], &sin[position as usize * half..][..half]);
-        simd.run(|| {
-            for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
-                let (low, high) = head.split_at_mut(half);
-                for i in 0..half {
-                    let (x, y, sine) = (low[i], high[i], sign * sin[i]);
-                    low[i] = x * cos[i] - y * sine;
-                    high[i] = y * cos[i] + x * sine;
-                }
-            }
-        });
+        rotate(simd, &mut row[..heads * head_dim], cos, sin, sign);
     });
 }

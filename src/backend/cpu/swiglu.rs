@@ -3,8 +3,26 @@
 use rayon::prelude::*;
 
 use super::memory::Memory;
-use super::simd::{self, Simd};
+use super::simd::{self, Simd, vectorised};
 use crate::backend::{SwigluBackward, SwigluForward};
+
+vectorised! {
+    fn gated(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
+            *out = gate / (1.0 + simd::exp(-gate)) * up;
+        }
+    }
+
+    fn gradients(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+        let inputs = gate.iter().zip(up).zip(dout);
+        for ((dgate, dup), ((&gate, &up), &dout)) in dgate.iter_mut().zip(dup).zip(inputs) {
+            let sigmoid = 1.0 / (1.0 + simd::exp(-gate));
+            let silu = gate * sigmoid;
+            *dup = dout * silu;
+            *dgate = dout * up * (sigmoid + silu * (1.0 - sigmoid));
+        }
+    }
+}
 
 /// The operation [`SwigluForward`].
 pub fn forward(simd: Simd, memory: &mut Memory, arguments: SwigluForward) {
@@ -14,11 +32,7 @@ pub fn forward(simd: Simd, memory: &mut Memory, arguments: SwigluForward) {
     let out = access.write::<f32>(arguments.out);
     out.par_chunks_exact_mut(f).zip(gate_up.par_chunks_exact(2 * f)).for_each(|(out, gate_up)| {
         let (gate, up) = gate_up.split_at(f);
-        simd.run(|| {
-            for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
-                *out = gate / (1.0 + simd::exp(-gate)) * up;
-            }
-        });
+        gated(simd, gate, up, out);
     });
 }
 
@@ -36,13 +50,6 @@ pub fn backward(simd: Simd, memory: &mut Memory, arguments: SwigluBackward) {
     rows.for_each(|((dgate_up, gate_up), dout)| {
         let (gate, up) = gate_up.split_at(f);
         let (dgate, dup) = dgate_up.split_at_mut(f);
-        simd.run(|| {
-            for i in 0..f {
-                let sigmoid = 1.0 / (1.0 + simd::exp(-gate[i]));
-                let silu = gate[i] * sigmoid;
-                dup[i] = dout[i] * silu;
-                dgate[i] = dout[i] * up[i] * (sigmoid + silu * (1.0 - sigmoid));
-            }
-        });
+        gradients(simd, gate, up, dout, dgate, dup);
     });
 }

@@ -143,7 +143,7 @@ pub fn run<B: Backend>(
         shape: request.shape.name,
         tokens: batch.device.ids.len,
         response_tokens: batch.device.rows,
-        dtype: precision.storage.name(),
+        dtype: precision.operands.name(),
         head_logits: precision.logits.name(),
         optimizer_state: precision.optimizer.name(),
         rates,

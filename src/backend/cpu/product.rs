@@ -1,0 +1,320 @@
+//! Blocked products of matrices in memory: packed panels and register tiles (the structure of Goto and van de Geijn,
+//! 2008): of large ones by all threads ([`whole`]), of tiles that one thread packs itself ([`Factor`]).
+//!
+//! Each element of C is accumulated along k in one order that depends on k alone: sums over blocks of
+//! [`Kernel::depth`], added block by block. Edge tiles run the same kernel on zero-padded panels. So a row of C has the
+//! same bits whatever the other rows are, and however the work is divided: batch invariance and thread invariance by
+//! construction.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::kernels::{self, Kernel};
+use super::pack::{Operand, Part};
+
+/// 32-bit words of B that are packed at a time, for all threads to read: a share of the last-level cache.
+const SHARED_WORDS: usize = 2 << 20;
+/// Columns of B that are packed at a time, at most.
+const SHARED_COLUMNS: usize = 4096;
+/// Panels of B that one task packs.
+const PACKED_PANELS: usize = 8;
+/// Rows of A packed at a time, at most: with a block's depth they stay in the second-level cache.
+const A_ROWS: usize = 240;
+
+/// Where a block of C goes.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Its first element.
+    pub pointer: *mut f32,
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Add to what is there.
+    pub accumulate: bool,
+}
+
+impl Target {
+    /// The same target from row i, column j on.
+    fn at(self, i: usize, j: usize) -> Self {
+        Self { pointer: self.pointer.wrapping_add(i * self.stride + j), ..self }
+    }
+}
+
+// SAFETY: a plain address; who writes through it asks for exclusive use.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+#[derive(Clone, Copy, Default)]
+#[repr(align(64))]
+struct CacheLine(#[allow(dead_code, reason = "read through the cast to f32")] [f32; 16]);
+
+/// Room for packed panels, as large as the largest product has needed.
+#[derive(Default)]
+pub struct Panels(Vec<CacheLine>);
+
+impl std::fmt::Debug for Panels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Panels({} bytes)", size_of_val(&self.0[..]))
+    }
+}
+
+impl Panels {
+    fn grow(&mut self, words: usize) -> *mut f32 {
+        let lines = words.div_ceil(16);
+        if self.0.len() < lines {
+            self.0.resize(lines, CacheLine::default());
+        }
+        self.0.as_mut_ptr().cast()
+    }
+
+    fn start(&self) -> *const f32 {
+        self.0.as_ptr().cast()
+    }
+}
+
+thread_local! {
+    /// Panels of A.
+    static OWN: RefCell<Panels> = RefCell::default();
+}
+
+/// Packed panels of B that all tasks read.
+#[derive(Clone, Copy)]
+struct SharedPanels(*mut f32);
+
+// SAFETY: a plain address; the tasks that pack write disjoint panels, and those that multiply only read.
+unsafe impl Send for SharedPanels {}
+// SAFETY: as above.
+unsafe impl Sync for SharedPanels {}
+
+impl SharedPanels {
+    fn at(self, word: usize) -> *mut f32 {
+        self.0.wrapping_add(word)
+    }
+}
+
+/// `C (+)= A B` by all threads of the pool that this is called in: `[m, n, k]` is the size.
+///
+/// # Safety
+/// `c` must address `m` rows of `n` elements that nothing else reads or writes meanwhile, and the machine must have the
+/// kernel's level.
+pub unsafe fn whole(
+    kernel: &Kernel,
+    threads: usize,
+    panels: &mut Panels,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    c: Target,
+    [m, n, k]: [usize; 3],
+) {
+    let chunk = Chunk::of(kernel, n, k);
+    let shared = SharedPanels(panels.grow(chunk.words(kernel)));
+    let rows = task_rows(kernel, m, threads);
+    for j in (0..n).step_by(chunk.columns) {
+        let width = chunk.columns.min(n - j);
+        let mut p = 0;
+        // An empty reduction still defines C.
+        while p < k || (k == 0 && p == 0) {
+            let depths = p..k.min(p + chunk.depth);
+            pack_shared(kernel, b.from(j), width, depths.clone(), shared);
+            (0..m.div_ceil(rows)).into_par_iter().with_max_len(1).for_each(|task| {
+                let i = task * rows;
+                let part = Target { accumulate: c.accumulate || p > 0, ..c.at(i, j) };
+                // SAFETY: the tasks' rows are disjoint and lie within C; the panels have just been packed.
+                unsafe { strip(kernel, a.from(i), shared, part, [rows.min(m - i), width], depths.clone()) };
+            });
+            p += chunk.depth;
+        }
+    }
+}
+
+/// How much of B is packed at a time.
+struct Chunk {
+    columns: usize,
+    depth: usize,
+}
+
+impl Chunk {
+    fn of(kernel: &Kernel, n: usize, k: usize) -> Self {
+        let columns = n.min(SHARED_COLUMNS).next_multiple_of(kernel.columns);
+        let steps = kernel.format.steps(kernel.depth);
+        let blocks = (SHARED_WORDS / (columns * steps)).max(1);
+        Self { columns, depth: (blocks * kernel.depth).min(k.max(1).next_multiple_of(kernel.depth)) }
+    }
+
+    fn words(&self, kernel: &Kernel) -> usize {
+        self.columns * kernel.format.steps(self.depth)
+    }
+}
+
+/// Rows of C per task: many, because each task reads all of B; but as many tasks as give every thread the same share, and
+/// two at least. The result does not depend on it.
+fn task_rows(kernel: &Kernel, m: usize, threads: usize) -> usize {
+    let panels = m.div_ceil(kernel.rows);
+    let each = panels.div_ceil(threads * (A_ROWS / kernel.rows)).max(2);
+    panels.div_ceil(threads * each).max(1) * kernel.rows
+}
+
+/// Packs `width` columns of B: blocks of depth one after another, each of all its panels.
+fn pack_shared(kernel: &Kernel, b: Operand<'_>, width: usize, depths: Range<usize>, out: SharedPanels) {
+    let padded = width.next_multiple_of(kernel.columns);
+    let columns = PACKED_PANELS * kernel.columns;
+    let across = width.div_ceil(columns);
+    let blocks = depths.len().div_ceil(kernel.depth);
+    (0..blocks * across).into_par_iter().with_max_len(1).for_each(|task| {
+        let (block, j) = (task / across, task % across * columns);
+        let start = depths.start + block * kernel.depth;
+        let part = Part { count: columns.min(width - j), start, depth: kernel.depth.min(depths.end - start) };
+        let block_start = padded * kernel.format.steps(block * kernel.depth);
+        let to = out.at(block_start + j * kernel.format.steps(part.depth));
+        // SAFETY: tasks write disjoint panels, for which `Chunk::words` made room.
+        unsafe { (kernel.pack)(b.from(j), part, kernel.columns, to) };
+    });
+}
+
+/// The rows of one task against all packed panels of B.
+///
+/// # Safety
+/// As [`whole`]; `b` must hold the panels of `columns` columns at these depths.
+unsafe fn strip(
+    kernel: &Kernel,
+    a: Operand<'_>,
+    b: SharedPanels,
+    c: Target,
+    [rows, columns]: [usize; 2],
+    depths: Range<usize>,
+) {
+    let padded = columns.next_multiple_of(kernel.columns);
+    OWN.with_borrow_mut(|own| {
+        let steps = kernel.format.steps(kernel.depth.min(depths.len()));
+        let a_panels = own.grow(rows.next_multiple_of(kernel.rows) * steps);
+        for start in depths.clone().step_by(kernel.depth) {
+            let depth = kernel.depth.min(depths.end - start);
+            let part = Part { count: rows, start, depth };
+            // SAFETY: `grow` made room for these panels.
+            unsafe { (kernel.pack)(a, part, kernel.rows, a_panels) };
+            let part = Target { accumulate: c.accumulate || start > depths.start, ..c };
+            let b_panels = b.at(padded * kernel.format.steps(start - depths.start));
+            let steps = kernel.format.steps(depth);
+            let panel = |words: *mut f32| Panel { words, steps };
+            // SAFETY: the panels hold these rows and columns at this depth; C by this function's contract.
+            unsafe { tiles(kernel, panel(a_panels), panel(b_panels), part, [rows, columns], steps) };
+        }
+        if depths.is_empty() {
+            let empty = Panel { words: a_panels, steps: 0 };
+            // SAFETY: no panel is read where there are no steps.
+            unsafe { tiles(kernel, empty, empty, c, [rows, columns], 0) };
+        }
+    });
+}
+
+/// Which factor of a product something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Its rows are those of C.
+    A,
+    /// Its columns are those of C.
+    B,
+}
+
+/// A small factor of a product, packed whole: for one thread, and for as many products as it is good for.
+#[derive(Default)]
+pub struct Factor {
+    panels: Panels,
+    side: Option<Side>,
+    width: usize,
+    outer: usize,
+    steps: usize,
+}
+
+impl Factor {
+    /// Packs `outer` rows (columns) of an operand, `depth` deep, over what was packed before.
+    pub fn pack(
+        &mut self,
+        kernel: &'static Kernel,
+        side: Side,
+        operand: Operand<'_>,
+        outer: usize,
+        depth: usize,
+    ) {
+        let width = if side == Side::A { kernel.rows } else { kernel.columns };
+        let steps = kernel.format.steps(depth);
+        let panels = self.panels.grow(outer.next_multiple_of(width) * steps);
+        // SAFETY: `grow` made room for these panels, and kernels are only chosen for the machine's level.
+        unsafe { (kernel.pack)(operand, Part { count: outer, start: 0, depth }, width, panels) };
+        (self.side, self.width, self.outer, self.steps) = (Some(side), width, outer, steps);
+    }
+}
+
+/// `C (+)= A B` on this thread, for the first `columns` columns of B and as deep as A was packed. C has `stride` elements
+/// from one row to the next.
+///
+/// # Panics
+/// If the factors were not packed for these sides by this kernel, B is smaller than said, or C is.
+pub fn multiply(
+    kernel: &'static Kernel,
+    a: &Factor,
+    b: &Factor,
+    columns: usize,
+    c: &mut [f32],
+    stride: usize,
+    accumulate: bool,
+) {
+    assert!(a.side == Some(Side::A) && a.width == kernel.rows, "not a left factor");
+    assert!(b.side == Some(Side::B) && b.width == kernel.columns, "not a right factor");
+    assert!(
+        columns <= b.outer && a.steps <= b.steps && columns <= stride,
+        "a right factor that is too small"
+    );
+    assert!(a.outer == 0 || (a.outer - 1) * stride + columns <= c.len(), "a result that is too small");
+    let c = Target { pointer: c.as_mut_ptr(), stride, accumulate };
+    let [a_panels, b_panels] =
+        [a, b].map(|factor| Panel { words: factor.panels.start(), steps: factor.steps });
+    // SAFETY: the panels hold these rows and columns, C is borrowed exclusively and holds them, as asserted; kernels are
+    // only chosen for the machine's level.
+    unsafe { tiles(kernel, a_panels, b_panels, c, [a.outer, columns], a.steps) };
+}
+
+/// Packed panels, one after another.
+#[derive(Clone, Copy)]
+struct Panel {
+    words: *const f32,
+    /// Steps from one panel to the next.
+    steps: usize,
+}
+
+/// All register tiles of packed panels.
+///
+/// # Safety
+/// As [`whole`]; `a` and `b` must hold packed panels of at least `steps` for `m` rows and `n` columns.
+unsafe fn tiles(kernel: &Kernel, a: Panel, b: Panel, c: Target, [m, n]: [usize; 2], steps: usize) {
+    let (mr, nr) = (kernel.rows, kernel.columns);
+    let mut edge = [CacheLine::default(); kernels::LARGEST_TILE / 16];
+    let edge: *mut f32 = edge.as_mut_ptr().cast();
+    for j in (0..n).step_by(nr) {
+        for i in (0..m).step_by(mr) {
+            // SAFETY: panel j/nr of B and i/mr of A lie within the packed buffers.
+            let (a, b) = unsafe { (a.words.add(i * a.steps), b.words.add(j * b.steps)) };
+            let (height, width) = (mr.min(m - i), nr.min(n - j));
+            let corner = c.at(i, j).pointer;
+            if height == mr && width == nr {
+                // SAFETY: a whole tile of C, by this function's contract.
+                unsafe { (kernel.run)(steps, a, b, corner, c.stride, c.accumulate) };
+                continue;
+            }
+            // SAFETY: `edge` holds the largest tile of any kernel.
+            unsafe { (kernel.run)(steps, a, b, edge, nr, false) };
+            for row in 0..height {
+                for column in 0..width {
+                    // SAFETY: inside the tile and inside C.
+                    unsafe {
+                        let (value, out) =
+                            (*edge.add(row * nr + column), corner.add(row * c.stride + column));
+                        *out = if c.accumulate { *out + value } else { value };
+                    }
+                }
+            }
+        }
+    }
+}
