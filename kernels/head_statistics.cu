@@ -9,8 +9,8 @@
 // Shapes: logits [R,V] stored, not changed; log_sum_squares, entropy, mean_logit [R] f32.
 // Bytes: each logit read twice, the second time from the second-level cache. Not materialised: anything of a row.
 // Launch: one block of 512 per row. A thread takes logits t, t + 512, ... in order; sums are f64 across threads.
-// budget: head_statistics_f32 48 registers 256 bytes shared
-// budget: head_statistics_bf16 48 registers 256 bytes shared
+// budget: head_statistics_f32 32 registers 256 bytes shared
+// budget: head_statistics_bf16 32 registers 256 bytes shared
 
 #include "lib/storage.cuh"
 
