@@ -248,7 +248,7 @@ fn without_privileges(shell: &Shell, line: &str) -> Option<crate::shell::Ran> {
 #[cfg(unix)]
 fn forbid(path: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o0)).unwrap();
 }
 
 #[cfg(unix)]

@@ -27,8 +27,8 @@ const NORM: &str = "model.norm.weight";
 fn weights_that_lie() {
     let shell = Shell::new();
     let file = "model/model.safetensors";
-    let refused_with = |change: &dyn Fn(&mut serde_json::Map<String, serde_json::Value>, &mut Vec<u8>),
-                        says: &str| {
+    type Change<'a> = &'a dyn Fn(&mut serde_json::Map<String, serde_json::Value>, &mut Vec<u8>);
+    let refused_with = |change: Change<'_>, says: &str| {
         with_header(&shell, change);
         model_refused(&shell, "model", &format!("{file}: {says}"));
     };

@@ -58,7 +58,7 @@ fn rows(columns: &[&str]) -> String {
                 "chosen" | "completion" => ("chosen_input_ids", json!(ids(row, 7, 4))),
                 "rejected" => ("rejected_input_ids", json!(ids(row, 11, 2))),
                 "reference_response" => ("reference_response_input_ids", json!(ids(row, 13, 3))),
-                "label" => ("label", json!(row % 2 == 0)),
+                "label" => ("label", json!(row.is_multiple_of(2))),
                 "score" => ("score", json!(0.2 * row as f64)),
                 "soft_label" => ("soft_label", json!(0.9 - 0.05 * row as f64)),
                 "chosen_weights" => ("chosen_weights", json!([1, 0, 0.5, 1])),

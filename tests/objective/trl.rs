@@ -78,10 +78,6 @@ fn losses_slopes_and_metrics_are_those_of_trl() {
             }
         }
     }
-<<<<<<< HEAD
-    assert!(seen.len() >= 25, "{seen:?}");
-=======
     // 23 loss types and two sums.
     assert_eq!(seen.len(), 25, "{seen:?}");
->>>>>>> objectives
 }
