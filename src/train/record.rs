@@ -1,7 +1,7 @@
 //! Records of a run that grow line by line: JSONL files whose lines stand in the order of their steps. A run that goes on from
 //! a checkpoint cuts what lies beyond it; a kill may tear the last line and no other.
 //!
-//! Boundary: lines with a `step` in them. What else they hold is [`super::log`]'s and [`super::sample`]'s.
+//! Boundary: lines with a `step` in them. What else they hold is [`super::log`]'s and `sample`'s.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};

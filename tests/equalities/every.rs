@@ -44,7 +44,7 @@ fn annotate(group: &mut Group, entry: &Entry, index: usize) {
     let given = group.annotations_mut();
     for annotation in entry.annotations {
         match annotation {
-            Annotation::Label => given.label = Some(index % 2 == 0),
+            Annotation::Label => given.label = Some(index.is_multiple_of(2)),
             Annotation::SoftLabel => given.soft_label = Some(0.6 + 0.08 * index as f64),
             Annotation::PromptEmbedding => given.prompt_embedding = Some(numbers(4, 1.0)),
             _ => {}
