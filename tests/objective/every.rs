@@ -105,15 +105,20 @@ fn check(objective: &dyn Objective, rows: &[Row]) -> usize {
                 let what =
                     || format!("{objective:?}: group {group}, {}, token {token}\n{rows:?}", role.name());
                 let close = |numeric: f64| (got - numeric).abs() <= 2e-5 * got.abs() + noise;
-                // A step may reach over a bend nearby (Ada-DPO's, where tau leaves its bound): a smaller one does not.
-                let nearer = || {
-                    let (numeric, noise) = difference(objective, rows, place, got, 1.0 / 4.0)?;
-                    ((got - numeric).abs() <= 2e-5 * got.abs() + noise).then_some(())
+                if close(numeric) {
+                    continue;
+                }
+                // The step may have reached over a bend nearby (Ada-DPO's, where tau leaves its bound); a smaller one does
+                // not, where f32 has numbers that close.
+                let Some((nearer, noise)) = difference(objective, rows, place, got, 1.0 / 4.0) else {
+                    compared -= 1;
+                    continue;
                 };
+                let nearer = (got - nearer).abs() <= 2e-5 * got.abs() + noise;
                 // Where the loss has a corner (DPOP's at the reference), the slope is that of one of its sides.
                 let at_corner =
                     || corner(objective, rows, place).is_some_and(|sides| sides.into_iter().any(close));
-                if !close(numeric) && nearer().is_none() && !at_corner() {
+                if !nearer && !at_corner() {
                     panic!("{}: slope {got:e}, difference {numeric:e} (noise {noise:e})", what());
                 }
             }
@@ -145,7 +150,9 @@ fn coefficients_are_the_derivatives_of_the_loss() {
                     compared += check(objective.as_ref(), &rows[..if entry.name == "bmc" { 1 } else { 3 }]);
                 }
             }
-            assert!(compared >= 30, "{objective:?}: {compared} compared");
+            // One row, and only where the weights are at their bound.
+            let enough = if entry.name == "bmc" { 20 } else { 30 };
+            assert!(compared >= enough, "{objective:?}: {compared} compared");
         }
     }
 }
