@@ -56,7 +56,7 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("max_eval_samples", "60", "60"),
         ("eval_steps", "50", "50"),
         ("load_best_model_at_end", "true", "true"),
-        ("metric_for_best_model", "rewards/accuracies", "\"rewards/accuracies\""),
+        ("metric_for_best_model", "eval_rewards/accuracies", "\"eval_rewards/accuracies\""),
         ("greater_is_better", "true", "true"),
         ("early_stopping_patience", "3", "3"),
         ("early_stopping_threshold", "0.5", "0.5"),
