@@ -92,7 +92,8 @@ fn scores<B: Backend>(
     target.check(folder.config()).or_usage()?;
     let precision = target.precision(config.formats).or_usage()?;
     let (rows, head_rows) = (tokens.max(head_rows), HEAD_ROWS.min(tokens));
-    let budget = Budget { tokens, rows, head_rows, positions, rungs: target.rungs(tokens, head_rows) };
+    let budget =
+        Budget { tokens, rows, head_rows, positions, rungs: target.rungs(tokens, head_rows), mixed: false };
     let layout = InferenceLayout::new(folder.config(), budget, precision, target.workspace());
     let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
     if let Some(available) = free.filter(|&free| free < needed) {

@@ -9,7 +9,7 @@ use super::message::Message;
 use super::rows::kind;
 
 /// The columns of the shapes of data that are known, as `--map` names them.
-pub const CANONICAL: [&str; 26] = [
+pub const CANONICAL: [&str; 27] = [
     "prompt",
     "chosen",
     "rejected",
@@ -33,6 +33,7 @@ pub const CANONICAL: [&str; 26] = [
     "advantages",
     "old_logps",
     "prompt_embedding",
+    "confidence",
     "ref_chosen_logps",
     "ref_rejected_logps",
     "ref_logps",

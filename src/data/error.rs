@@ -172,6 +172,21 @@ pub enum DataError {
         /// What a micro-batch may hold.
         budget: usize,
     },
+    /// Two groups that are mixed and so share a micro-batch, and need more than the budget.
+    #[error(
+        "rows {} and {} of the data (counted from 0) are mixed and must share a micro-batch, which makes {needed} {unit}; the \
+         budget is {budget}; raise it", rows[0], rows[1]
+    )]
+    PairTooLarge {
+        /// [`crate::data::Group::row`] of both.
+        rows: [usize; 2],
+        /// What is counted: tokens, or scored rows.
+        unit: &'static str,
+        /// What both need.
+        needed: usize,
+        /// What a micro-batch may hold.
+        budget: usize,
+    },
     /// A loader setting that makes no sense.
     #[error("{0}")]
     LoaderSetting(&'static str),

@@ -36,6 +36,7 @@ impl Llama {
             source: activations.head.dx.first(rows * h),
             offsets: batch.scatter_offsets,
             rows: batch.scatter_rows,
+            weights: batch.mixed.map(|mixed| mixed.scatter_weights),
             scale: Some(activations.head.coefficients.first(rows)),
             out: scratch.dnormed,
             hidden: h,

@@ -25,6 +25,7 @@ mod pointwise;
 pub mod registry;
 pub mod scored;
 pub mod sft;
+pub mod sftmix;
 pub mod step;
 pub mod unpaired;
 
@@ -43,7 +44,7 @@ pub use registry::{Selection, build, select};
 pub use scored::{GroupLogps, RowScores, Rows, Scored, Statistics};
 pub use units::coefficients_of_units;
 
-use crate::data::{Roles, Spans, StepTotals};
+use crate::data::{Mixing, Roles, Spans, StepTotals};
 
 /// What must be scored before a coefficient is known, from the least to the most: the head may finish one such
 /// unit alone.
@@ -96,6 +97,12 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
     /// gradients.
     fn learns_from(&self) -> Roles {
         self.spans().answers
+    }
+
+    /// How rows are mixed in their final hidden states, if they are: then a step holds whole pairs of rows, and what two have
+    /// in common is scored as [`Role::Mixed`](crate::data::Role::Mixed), beside [`Objective::spans`]. Not in an evaluation.
+    fn mixing(&self) -> Option<Mixing> {
+        None
     }
 
     /// What every answer must come with.

@@ -61,10 +61,12 @@ parameters! {
     gamma: f64 = "NUMBER",
     /// Margin or bound, by objective (slic_hf, bmc)
     delta: f64 = "NUMBER",
-    /// Weight of the NLL term (cpo, tpo), shape of the reward (alphapo)
+    /// Weight of the NLL term (cpo, tpo), shape of the reward (alphapo), of the weights of mixtures (sftmix)
     #[arg(alias = "cpo-alpha", alias = "tpo-alpha")]
     #[serde(alias = "cpo_alpha", alias = "tpo_alpha")]
     alpha: f64 = "NUMBER",
+    /// Weight of the cross-entropy of mixtures (sftmix)
+    mu: f64 = "NUMBER",
     /// Softness, by objective (discopop, relative_po)
     #[arg(alias = "discopop-tau")]
     #[serde(alias = "discopop_tau")]

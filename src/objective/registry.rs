@@ -4,13 +4,14 @@
 
 use super::combination::Combination;
 use super::parameters::{Parameter, Parameters, Range, flag};
-use super::{Objective, ObjectiveError, asft, orpo, pairwise, sft, step, unpaired};
+use super::{Objective, ObjectiveError, asft, orpo, pairwise, sft, sftmix, step, unpaired};
 use crate::data::{Annotation, Role, Roles};
 
 /// Every objective, in the order of listings.
 pub static OBJECTIVES: &[&Entry] = &[
     &asft::ENTRY, // one line each
     &sft::ENTRY,
+    &sftmix::ENTRY,
     &orpo::ENTRY,
     &pairwise::simpo::ENTRY,
     &pairwise::cpo::ENTRY,

@@ -134,6 +134,7 @@ impl Prepared {
             parts: config.batch.parts,
             spans: Spans { answers: objective.learns_from(), ..objective.spans() },
             scored: (objective.learns_from() != objective.spans().answers).then(|| objective.spans()),
+            mixing: objective.mixing(),
         };
         let demand = Demand::Data {
             train: train.clone(),
@@ -422,7 +423,9 @@ pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Outline
     let Source { model, folder, tokenizer } = open_source(&mut config.model.clone())?;
     target.check(&model)?;
     let precision = target.precision(config.device.formats)?;
-    let fitting = Fitting { config, model: &model, target, demand: Demand::Unknown };
+    let objective = objective::build(&config.objective.name, &config.objective.parameters)?;
+    let demand = Demand::Unknown { mixed: objective.mixing().is_some() };
+    let fitting = Fitting { config, model: &model, target, demand };
     let (fitted, shortfall) = fitting.choose(precision)?;
     let dtype = save_dtype(config, folder.as_ref(), &model);
     let folders = FolderBytes::new(&model, dtype, tokenizer.as_deref())?;

@@ -65,6 +65,7 @@ fn rows(columns: &[&str]) -> String {
                 "rejected_weights" => ("rejected_weights", json!([1, 0.25])),
                 "advantages" => ("advantages", json!([0.5, -0.25, 1, 0])),
                 "old_logps" => ("old_logps", json!([-1, -2, -3, -4])),
+                "confidence" => ("confidence", json!(-((row * 4 % 7) as f64))),
                 "prompt_embedding" => ("prompt_embedding", json!([row as f64, 1.0])),
                 other => panic!("no column {other}"),
             };

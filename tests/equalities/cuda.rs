@@ -70,7 +70,7 @@ fn state(trainer: &mut Trainer<CudaBackend>) -> Vec<Vec<u8>> {
 fn a_pointwise_step_waits_for_nothing() {
     on_cuda("cuda::a_pointwise_step_waits_for_nothing", &UNCHECKED, || {
         let model = MODELS[0];
-        for name in ["asft", "sft", "asft beta", "dpo", "orpo"] {
+        for name in ["asft", "sft", "sftmix", "asft beta", "dpo", "orpo"] {
             let groups = groups_for(model, objective(name).as_ref());
             let mut trainer = cuda_trainer(model, budget(&groups), Recompute::Nothing, name);
             trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);

@@ -135,7 +135,14 @@ pub fn budget(groups: &[Group]) -> Budget {
     let spans = Spans { prompt: true, answers: Roles::PAIR };
     let rows = groups.iter().map(|group| spans.rows(group)).sum();
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
-    Budget { tokens, rows, head_rows: rows, positions: largest(groups, spans).2, rungs: Rungs::NONE }
+    Budget {
+        tokens,
+        rows,
+        head_rows: rows,
+        positions: largest(groups, spans).2,
+        rungs: Rungs::NONE,
+        mixed: false,
+    }
 }
 
 /// A trainer with random weights, norms included, from seed 1 on two threads.

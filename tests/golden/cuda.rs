@@ -18,7 +18,8 @@ fn backend() -> CudaBackend {
     CudaBackend::new(probe::cuda(true).unwrap()).unwrap()
 }
 
-const F32: Engine<CudaBackend> = Engine { backend, precision: Precision::F32 };
+/// Everything in f32.
+pub const F32: Engine<CudaBackend> = Engine { backend, precision: Precision::F32 };
 /// bf16 with f32 master weights.
 pub const BF16: Engine<CudaBackend> = Engine { backend, precision: Precision::BF16 };
 

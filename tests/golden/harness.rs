@@ -92,6 +92,7 @@ pub fn budget(groups: &[Group]) -> Budget {
         head_rows: groups.iter().map(|group| spans.rows(group)).sum(),
         positions: positions.max(64),
         rungs: Rungs::NONE,
+        mixed: false,
     }
 }
 

@@ -9,6 +9,7 @@ mod cuda;
 mod generation;
 mod harness;
 mod oracle;
+mod sftmix;
 #[path = "../simulator/mod.rs"]
 mod simulator;
 #[path = "../skip/mod.rs"]

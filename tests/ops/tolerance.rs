@@ -77,6 +77,8 @@ table! {
         "a chain of k in blocks of 256, no longer than the naive one; 2 is 10 deviations, for 10^5 elements each";
     SCATTER: "scatter", 1.0, 1.0,
         "a product and an addition for each reader, in order: the naive sum itself";
+    MIXTURE: "gather of two rows", 1.5, 1.0,
+        "two products, their sum and a factor, 1 - k exact; n = 1";
     TARGET_LOGITS: "head target logits", 0.5, 1.0,
         "products rounded once, lanes of f32 within blocks of 1024, f64 beyond";
     HEAD_LOGP: "head log-prob", 1.0, 1.0,

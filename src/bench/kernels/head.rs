@@ -27,6 +27,7 @@ fn row_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
     let gather = GatherRows {
         source: activations.hidden.first(t * h),
         rows: batch.gather.first(r),
+        second: None,
         scale: None,
         out: head.x.first(r * h),
         hidden: h,
@@ -36,6 +37,7 @@ fn row_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
         source: head.dx.first(r * h),
         offsets: batch.scatter_offsets,
         rows: batch.scatter_rows,
+        weights: None,
         scale: Some(head.coefficients.first(r)),
         out: backward.dnormed.first(t * h),
         hidden: h,
@@ -81,6 +83,7 @@ fn logit_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
         unit: Some(unit),
         target_logits: head.target_logits.first(rows),
         targets,
+        second: None,
         logp: head.logp.first(rows),
         lse: head.lse.first(rows),
         argmax: head.argmax.first(rows),
