@@ -115,7 +115,7 @@ fn check<B: Backend>(mut trainer: Trainer<B>, groups: &[Group]) {
 
 fn places(groups: &[Group]) -> Budget {
     let spans = Spans { prompt: true, answers: Roles::ALL };
-    let rows = groups.iter().map(|group| spans.rows(group)).sum();
+    let rows: usize = groups.iter().map(|group| spans.rows(group)).sum();
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
     Budget { rows: 2 * rows, tokens, head_rows: 2 * rows, mixed: true, ..budget(groups) }
 }

@@ -24,7 +24,7 @@ pub const F32: Engine<CudaBackend> = Engine { backend, precision: Precision::F32
 pub const BF16: Engine<CudaBackend> = Engine { backend, precision: Precision::BF16 };
 
 /// How much further off than PyTorch in bf16 ours may be.
-const TIMES_PYTORCH: f64 = 1.5;
+pub const TIMES_PYTORCH: f64 = 1.5;
 
 /// Whether everything is wanted, however long it takes.
 pub fn long() -> bool {

@@ -12,7 +12,8 @@ the others confident; the i-th of one half is mixed with the i-th of the other, 
 H: what the model hands to lm_head, at the positions that predict the answers' tokens, cut to the shorter answer. Only these
 lines are written here; the model is LlamaForCausalLM, the gradients are autograd's. Rows are run one by one, without padding.
 
-    sftmix.json                             confidences, weights, mu, and per checkpoint the losses
+    sftmix.json                             confidences, weights, mu, and per checkpoint the losses, and how far from them and from
+                                            the gradients PyTorch is in bf16
     cases/sftmix.CHECKPOINT.safetensors     grad.PARAMETER f32, rounded from f64
 """
 
@@ -23,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from make_golden import float64_model, load
+from make_golden import float64_model, load, relative_l2
 
 HERE = Path(__file__).parent
 CHECKPOINTS = ["gqa-llama3", "mqa-linear-tied"]
@@ -46,7 +47,8 @@ def losses(model, rows, mu):
         states = model.model(input_ids=torch.tensor([prompt + answer]), use_cache=False).last_hidden_state[0]
         hidden.append(states[len(prompt) - 1:-1])
         targets.append(torch.tensor(answer))
-    log_p = [F.log_softmax(model.lm_head(h), -1).gather(-1, y[:, None])[:, 0] for h, y in zip(hidden, targets)]
+    log_softmax = lambda h: F.log_softmax(model.lm_head(h).to(torch.promote_types(h.dtype, torch.float32)), -1)
+    log_p = [log_softmax(h).gather(-1, y[:, None])[:, 0] for h, y in zip(hidden, targets)]
     nll = -torch.cat(log_p).mean()
     terms = []
     for (c, u), k in zip(pairs(), WEIGHTS):
@@ -54,7 +56,7 @@ def losses(model, rows, mu):
         mixed = k * hidden[c][:n] + (1 - k) * hidden[u][:n]
         soft = k * F.one_hot(targets[c][:n], model.config.vocab_size) \
             + (1 - k) * F.one_hot(targets[u][:n], model.config.vocab_size)
-        terms.append((soft * F.log_softmax(model.lm_head(mixed), -1)).sum(-1))
+        terms.append((soft * log_softmax(mixed)).sum(-1))
     mix = -torch.cat(terms).mean()
     return nll + mu * mix, nll, mix
 
@@ -68,10 +70,17 @@ def main():
             model = load(HERE / "checkpoints" / name, torch.float64)
             loss, nll, mix = losses(model, rows, MU)
             loss.backward()
+        low = load(HERE / "checkpoints" / name, torch.bfloat16)
+        low_loss, _, _ = losses(low, rows, MU)
+        low_loss.backward()
+        both = [(q.grad.double().flatten(), p.grad.flatten()) for q, p in zip(low.parameters(), model.parameters())]
+        bf16 = {"loss_abs": abs(low_loss.item() - loss.item()),
+                "max_relative_l2": max(relative_l2(got, exact) for got, exact in both),
+                "min_cosine": min(F.cosine_similarity(got, exact, dim=0).item() for got, exact in both)}
         gradients = {f"grad.{key}": p.grad.float().contiguous() for key, p in model.named_parameters()}
         save_file(gradients, HERE / "cases" / f"sftmix.{name}.safetensors")
         report["cases"].append({"checkpoint": f"checkpoints/{name}", "file": f"cases/sftmix.{name}.safetensors",
-                                "loss": loss.item(), "nll": nll.item(), "mix": mix.item()})
+                                "loss": loss.item(), "nll": nll.item(), "mix": mix.item(), "bf16": bf16})
     (HERE / "sftmix.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
