@@ -102,6 +102,11 @@ impl ColumnMap {
         self.get(canonical).unwrap_or(canonical)
     }
 
+    /// The canonical name of a column that is mapped.
+    pub fn canonical(&self, actual: &str) -> Option<&'static str> {
+        self.0.iter().find(|(_, name)| name == actual).map(|(name, _)| *name)
+    }
+
     /// The first mapped column that a row lacks, as (canonical, actual).
     pub fn missing_in(&self, row: &Map<String, Value>) -> Option<(&'static str, &str)> {
         let missing = self.0.iter().find(|(_, actual)| !row.contains_key(actual));

@@ -108,6 +108,11 @@ impl Message {
         &self.0
     }
 
+    /// All its fields, taken out.
+    pub fn into_fields(self) -> Map<String, Value> {
+        self.0
+    }
+
     /// Whether this is a turn of the assistant's.
     pub fn is_answer(&self) -> bool {
         self.role() == ASSISTANT
