@@ -9,7 +9,7 @@ use super::message::Message;
 use super::rows::kind;
 
 /// The columns of the shapes of data that are known, as `--map` names them.
-pub const CANONICAL: [&str; 26] = [
+pub const CANONICAL: [&str; 28] = [
     "prompt",
     "chosen",
     "rejected",
@@ -36,6 +36,8 @@ pub const CANONICAL: [&str; 26] = [
     "ref_chosen_logps",
     "ref_rejected_logps",
     "ref_logps",
+    "candidates",
+    "scores",
 ];
 
 const TEXT_OR_MESSAGES: &str = "a string or a list of messages";

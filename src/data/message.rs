@@ -113,6 +113,12 @@ impl Message {
         self.0
     }
 
+    /// The same message saying this instead.
+    pub fn with_content(mut self, content: &str) -> Self {
+        self.0.insert("content".to_owned(), Value::from(content));
+        self
+    }
+
     /// Whether this is a turn of the assistant's.
     pub fn is_answer(&self) -> bool {
         self.role() == ASSISTANT

@@ -15,6 +15,21 @@ pub enum PrepareError {
     /// The new file cannot be written.
     #[error(transparent)]
     Output(#[from] CheckpointError),
+    /// The tokenizer cannot encode a stop word.
+    #[error("the tokenizer cannot encode a stop word: {0}; --stop-words none does without them")]
+    StopWords(String),
+    /// A split that would leave one of the two files without rows.
+    #[error(
+        "cannot hold out {wanted} of {rows} rows with {prompts} distinct prompts and keep any (rows with one prompt stay together)"
+    )]
+    SplitTooSmall {
+        /// Rows that were asked for.
+        wanted: usize,
+        /// Rows of the file.
+        rows: usize,
+        /// Distinct prompts among them.
+        prompts: usize,
+    },
     /// There is a file of that name.
     #[error("{} exists; choose another file, or say --overwrite", path.display())]
     Exists {

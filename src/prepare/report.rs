@@ -19,6 +19,8 @@ pub struct Report {
     pub shape: Option<Shape>,
     /// Rows read.
     pub read: usize,
+    /// What is used or left out as a whole, and how many there were: rows, unless the recipe says otherwise.
+    pub unit: (usize, &'static str),
     /// The files they went to, with their rows.
     pub written: Vec<(PathBuf, usize)>,
     /// Rows that are in no file, by the reason.
@@ -72,6 +74,7 @@ impl Report {
     /// [`DataError::Empty`], [`DataError::AllDropped`], [`DataError::Unusable`].
     pub fn check(&self, strict: bool) -> Result<(), DataError> {
         let (rows, dropped, paths) = (self.read, self.all_dropped(), vec![self.data.clone()]);
+        let written: usize = self.written.iter().map(|(_, rows)| rows).sum();
         let parts = self
             .dropped
             .iter()
@@ -79,7 +82,7 @@ impl Report {
         let summary = parts.collect::<Vec<_>>().join("; ");
         match rows {
             0 => Err(DataError::Empty { paths }),
-            _ if dropped == rows => Err(DataError::AllDropped { paths, rows, summary }),
+            _ if written == 0 => Err(DataError::AllDropped { paths, rows, summary }),
             _ if strict && dropped > 0 => Err(DataError::Unusable { dropped, rows, summary }),
             _ => Ok(()),
         }
@@ -98,8 +101,12 @@ impl Report {
         }
         let dropped = self.all_dropped();
         if dropped > 0 {
-            let share = 100.0 * dropped as f64 / self.read as f64;
-            tracing::warn!("{dropped} of {} rows left out ({share:.1}%):", self.read);
+            let (all, unit) = match self.unit {
+                (0, _) => (self.read, "rows"),
+                unit => unit,
+            };
+            let share = 100.0 * dropped as f64 / all as f64;
+            tracing::warn!("{dropped} of {all} {unit} left out ({share:.1}%):");
             for (reason, dropped) in &self.dropped {
                 tracing::warn!("  {} {reason}: {}", dropped.rows, dropped.places());
             }

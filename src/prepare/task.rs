@@ -110,8 +110,8 @@ impl Task {
             let mut report = Report::new(&self.data);
             fill(&mut input, lines, &mut report)?;
             report.read = input.read();
-            report.check(self.strict)?;
             report.written.push((self.output.path.clone(), lines.written()));
+            report.check(self.strict)?;
             Ok(report)
         })
     }
