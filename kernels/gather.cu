@@ -50,13 +50,16 @@ __device__ __forceinline__ void mix_rows(
 
 template <typename T, u32 W>
 __device__ __forceinline__ void scatter_row(
-    const T *source, const u32 *rows, u32 count, const float *weights, const float *scale, T *target, u32 hidden) {
+    const T *source, u32 first, u32 end, const u32 *rows, const float *weights, const float *scale, T *target,
+    u32 hidden) {
     for (u32 h = threadIdx.x * W; h < hidden; h += blockDim.x * W) {
         Values<T, W> sum = {};
-        for (u32 i = 0; i < count; ++i) {
-            const float factor = (scale ? scale[rows[i]] : 1.0f) * (weights ? weights[i] : 1.0f);
+#pragma unroll 1
+        for (u32 i = first; i < end; ++i) {
+            const u32 row = rows[i];
+            const float factor = (scale ? scale[row] : 1.0f) * (weights ? weights[i] : 1.0f);
             Values<T, W> value;
-            value.load(source + (u64)rows[i] * hidden + h);
+            value.load(source + (u64)row * hidden + h);
 #pragma unroll
             for (u32 j = 0; j < W; ++j) sum.at[j] += factor * value.at[j];
         }
@@ -91,11 +94,10 @@ template <typename T, u32 W> __device__ __forceinline__ void copy_row(const T *s
         const T *source, const u32 *offsets, const u32 *rows, const float *weights, const float *scale, T *out,           \
         u32 hidden) {                                                                                                     \
         constexpr u32 W = Width<T>::value;                                                                                \
-        const u32 first = offsets[blockIdx.x], count = offsets[blockIdx.x + 1] - first;                                   \
+        const u32 first = offsets[blockIdx.x], end = offsets[blockIdx.x + 1];                                             \
         out += (u64)blockIdx.x * hidden;                                                                                  \
-        if (weights) weights += first;                                                                                    \
-        if (hidden % W == 0) scatter_row<T, W>(source, rows + first, count, weights, scale, out, hidden);                 \
-        else scatter_row<T, 1>(source, rows + first, count, weights, scale, out, hidden);                                 \
+        if (hidden % W == 0) scatter_row<T, W>(source, first, end, rows, weights, scale, out, hidden);                    \
+        else scatter_row<T, 1>(source, first, end, rows, weights, scale, out, hidden);                                    \
     }                                                                                                                     \
     extern "C" __global__ __launch_bounds__(256) void copy_rows_##NAME(                                                   \
         const T *source, u32 source_stride, u32 source_column, const u32 *rows, T *out, u32 out_stride, u32 out_column,   \

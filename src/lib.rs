@@ -15,6 +15,7 @@
 //! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
 //! - [`generate`]: answers to prompts, with a key/value cache.
 //! - [`progress`]: how far long work has come.
+//! - [`prepare`]: new data files from data files.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
@@ -30,6 +31,7 @@ pub mod model;
 pub mod objective;
 pub mod optim;
 pub mod plan;
+pub mod prepare;
 pub mod progress;
 pub mod train;
 

@@ -27,6 +27,7 @@ pub mod output;
 mod plan;
 mod plan_json;
 mod plan_table;
+mod prepare;
 mod progress;
 mod score;
 mod signals;
@@ -78,6 +79,8 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// New data files from data files: prompts made explicit, splits, recipes of the literature
+    Prepare(prepare::PrepareArguments),
     /// A model for another program: one GGUF file for llama.cpp
     Export(export::ExportArguments),
     /// How fast this machine is: training steps and single operations on random weights
@@ -134,6 +137,7 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Prepare(arguments) => prepare::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
             Command::Info(arguments) => info::run(&arguments),

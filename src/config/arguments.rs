@@ -132,7 +132,7 @@ pub struct TemplateArguments {
 
 impl TemplateArguments {
     /// What they mean.
-    pub(super) fn resolve(&self) -> TemplateConfig {
+    pub fn resolve(&self) -> TemplateConfig {
         let choice = self.chat_template.as_deref().map(TemplateChoice::parse);
         TemplateConfig { choice, date: self.template_date }
     }

@@ -271,6 +271,12 @@ pub enum RowError {
         /// The columns that are there.
         found: String,
     },
+    /// A column that was to be added.
+    #[error("column \"{column}\" is there already; take it out, or give it another name")]
+    ColumnTaken {
+        /// The column.
+        column: String,
+    },
     /// A column that `--map` names is not there.
     #[error("--map {canonical}={actual}: there is no column \"{actual}\"; the row has {found}")]
     MappedColumn {

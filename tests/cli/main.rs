@@ -45,6 +45,8 @@ mod nonfinite;
 mod objectives;
 /// Memory as it is planned and as it is used.
 mod planning;
+/// `asft prepare`.
+mod preparing;
 /// What cannot be run, with its message and exit code.
 mod refusals;
 /// Stopped, killed, finished and longer runs.
