@@ -15,8 +15,8 @@
 // no multiple of 16 bytes goes value by value.
 // budget: gather_rows_f32 32 registers 0 bytes shared, 16-byte loads
 // budget: gather_rows_bf16 32 registers 0 bytes shared, 16-byte loads
-// budget: scatter_rows_f32 40 registers 0 bytes shared, 16-byte loads
-// budget: scatter_rows_bf16 40 registers 0 bytes shared, 16-byte loads
+// budget: scatter_rows_f32 32 registers 0 bytes shared, 16-byte loads
+// budget: scatter_rows_bf16 32 registers 0 bytes shared, 16-byte loads
 // budget: copy_rows_f32 24 registers 0 bytes shared, 16-byte loads
 // budget: copy_rows_bf16 24 registers 0 bytes shared, 16-byte loads
 

@@ -28,6 +28,7 @@ mod plan;
 mod plan_json;
 mod plan_table;
 mod prepare;
+mod prepare_dynamics;
 mod progress;
 mod score;
 mod signals;

@@ -1,6 +1,6 @@
 //! `asft prepare`: new data files from data files, one subcommand per recipe.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use asft::checkpoint::hub;
 use asft::config::{ConfigError, TemplateArguments};
@@ -15,6 +15,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::ExitStatus;
 use super::exit::OrUsage;
+use super::prepare_dynamics::{self, DynamicsArguments};
 use super::progress::Bars;
 
 /// The file of a model folder that says how it ends.
@@ -40,6 +41,8 @@ enum Recipe {
     RejectionSample(SamplingArguments),
     /// Which tokens differ between two answers, as token weights: BMC (arXiv 2408.07471; train with bmc)
     TokenDiff(TokenDiffArguments),
+    /// How sure checkpoints of a training run are of each answer: SFTMix (arXiv 2410.05248; train with sftmix)
+    TrainingDynamics(DynamicsArguments),
 }
 
 /// Which file becomes which.
@@ -188,6 +191,7 @@ pub fn run(arguments: &PrepareArguments) -> anyhow::Result<ExitStatus> {
             let encoder = arguments.encoder().or_usage()?;
             token_diff(&arguments.files.task()?, &encoder, arguments.stop_words.into(), bars)
         }
+        Recipe::TrainingDynamics(arguments) => prepare_dynamics::run(arguments)?,
     };
     finish(outcome)
 }
@@ -204,8 +208,18 @@ fn finish(outcome: Result<Report, PrepareError>) -> anyhow::Result<ExitStatus> {
 }
 
 impl FileArguments {
+    /// The rows to start from.
+    pub(super) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Columns by their names in the file, as typed.
+    pub(super) fn map(&self) -> &[String] {
+        &self.map
+    }
+
     /// What was typed, checked.
-    fn task(&self) -> anyhow::Result<Task> {
+    pub(super) fn task(&self) -> anyhow::Result<Task> {
         let columns = ColumnMap::new(self.map.iter().map(String::as_str));
         let columns = columns.map_err(|source| ConfigError::Columns { source })?;
         let output = Output { path: self.output.clone(), overwrite: self.overwrite };

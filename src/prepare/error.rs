@@ -30,6 +30,12 @@ pub enum PrepareError {
         /// Distinct prompts among them.
         prompts: usize,
     },
+    /// Rows came or went between two readings.
+    #[error("{} has changed while it was worked on; start again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is a file of that name.
     #[error("{} exists; choose another file, or say --overwrite", path.display())]
     Exists {

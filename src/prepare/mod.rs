@@ -9,6 +9,7 @@
 //! - [`reward_augmented`]: pairs with scores, each as two pairs with a goal;
 //! - [`rejection_sample`]: pairs from scored candidates (RSO);
 //! - [`token_diff`]: which tokens differ between two answers (BMC), with [`diff`] and [`stop_words`];
+//! - [`training_dynamics`]: how sure checkpoints are of each answer (SFTMix);
 //! - [`error`]: what can go wrong.
 //!
 //! The same input, settings, seed and version give the same bytes. Boundary: rows in, rows out. What a row says is read by
@@ -26,6 +27,7 @@ pub mod split;
 pub mod stop_words;
 pub mod task;
 pub mod token_diff;
+pub mod training_dynamics;
 
 pub use error::PrepareError;
 pub use explicit::extract_prompt;
@@ -38,3 +40,4 @@ pub use split::{HeldOut, SplitConfig, split};
 pub use stop_words::StopWords;
 pub use task::{Made, ShapedRow, Task};
 pub use token_diff::token_diff;
+pub use training_dynamics::{confidence, training_dynamics};

@@ -57,6 +57,8 @@ mod run_toml;
 mod runs;
 /// `asft score`.
 mod scoring;
+/// Mixtures of rows, from training dynamics to a run.
+mod sftmix;
 /// The shapes of data, end to end.
 mod shapes;
 /// Running the binary.
