@@ -130,16 +130,16 @@ fn the_first_loss_has_the_same_bits_however_the_step_is_cut() {
     let model = checkpoint("gqa-llama3");
     let first = |more: &str, output: &str| {
         let line = format!(
-            "train --model {model} --data sure.jsonl --objective sftmix --batch-size 12 --learning-rate 0 --max-steps 1 \
+            "train --model {model} --data sure.jsonl --objective sftmix --learning-rate 0 --max-steps 1 \
              --output {output} --device cpu {more}"
         );
         done(&shell, &line);
         losses(&shell.path().join(output))
     };
-    let whole = first("", "whole");
-    assert_eq!(first("--max-tokens-per-batch 110", "small"), whole);
-    assert_eq!(first("--gradient-accumulation-steps 6 --per-device-train-batch-size 2", "parts").len(), 1);
-    assert_eq!(first("--head-rows 3", "rows"), whole);
+    let whole = first("--batch-size 12", "whole");
+    assert_eq!(first("--batch-size 12 --max-tokens-per-batch 110", "small"), whole);
+    assert_eq!(first("--gradient-accumulation-steps 6 --per-device-train-batch-size 2", "parts"), whole);
+    assert_eq!(first("--batch-size 12 --head-rows 3", "rows"), whole);
 }
 
 #[test]
