@@ -199,7 +199,10 @@ fn text_becomes_messages_where_they_are_wanted() {
     let expected = json!({"prompt": "q", "chosen": "c", "rejected": "b", "score_chosen": 3.0, "score_rejected": 2.0, "id": 5});
     assert_eq!(made(std::slice::from_ref(&text), &config), [expected]);
     let expected = json!({"prompt": ask, "chosen": say("c"), "rejected": say("b"), "score_chosen": 3.0, "score_rejected": 2.0, "id": 5});
-    assert_eq!(made(&[text], &SamplingConfig { as_messages: true, ..config }), [expected.clone()]);
+    assert_eq!(
+        made(&[text], &SamplingConfig { as_messages: true, ..config }),
+        std::slice::from_ref(&expected)
+    );
     // Of equal candidates the last score counts.
     let twice = json!({"prompt": "q", "candidates": ["a", "b", "a"], "scores": [1, 2, 3]});
     let expected_twice =
