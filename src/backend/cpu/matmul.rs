@@ -1,9 +1,9 @@
 //! The operation [`Matmul`] on the CPU: views to operands; `product.rs` does the work.
 
-use super::kernels::Kernel;
+use super::kernels::{Kernel, Target};
 use super::memory::Memory;
 use super::pack::Operand;
-use super::product::{self, Panels, Target};
+use super::product::{self, Panels};
 use crate::backend::{Layout, Matmul};
 
 /// The operation [`Matmul`].
