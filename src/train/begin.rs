@@ -43,6 +43,9 @@ pub(super) fn load<B: Backend>(
     let state = ResumeState::read(checkpoint)?;
     load_checkpoint(prepared, trainer, checkpoint)?;
     trainer.skipped = state.skipped_steps;
+    if let Some(half) = &mut trainer.half {
+        half.resume(state.missed_updates, (state.step - state.skipped_steps) as u64);
+    }
     resume::set_later_aside(&prepared.config.run.output, state.step)?;
     tracing::info!("resuming after step {} from {}", state.step, checkpoint.display());
     Ok(state.step + 1)

@@ -137,6 +137,7 @@ impl Layout {
             state: self.state,
             norm_partial: self.norm_partial,
             skipped: 0,
+            half: None,
         })
     }
 }

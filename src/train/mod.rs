@@ -10,6 +10,7 @@ pub mod disk;
 mod error;
 mod estimate;
 mod fit;
+pub mod half;
 mod history;
 mod inspect;
 mod interrupt;

@@ -128,6 +128,7 @@ pub fn run<B: Backend>(
         crate::objective::build(&prepared.config.objective.name, &prepared.config.objective.parameters)?,
         prepared.config.optimizer.max_grad_norm,
     )?;
+    trainer.half = prepared.half();
     let first = begin::load(prepared, &start, &mut trainer)?;
     resident::load(prepared, &mut trainer.backend)?;
     begin::announce(prepared, &trainer);

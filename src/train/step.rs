@@ -11,6 +11,7 @@ use crate::model::{Activations, Detail, HeadStep, Llama};
 use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, RowScores};
 use crate::optim::AdamwOptimizer;
 use crate::train::InferenceLayout;
+use crate::train::half::HalfFineTuning;
 use crate::train::resident::with_references;
 
 /// What a step works on.
@@ -36,6 +37,8 @@ pub struct Trainer<B: Backend> {
     pub norm_partial: View,
     /// Steps so far whose update was left out: AdamW counts updates, not steps.
     pub skipped: usize,
+    /// What is frozen when; nothing ever where there is none.
+    pub half: Option<HalfFineTuning>,
 }
 
 /// A step that has been enqueued.
@@ -109,6 +112,7 @@ impl<B: Backend> Trainer<B> {
     /// Enqueues an optimizer step. Waits for the device only where the objective couples the groups of a step: then every
     /// group is scored first, without gradients, and the coefficients follow from all of them.
     pub fn step(&mut self, step: &Step, learning_rate: f64) -> Result<PendingStep<B::Ticket>, BackendError> {
+        self.freeze(step);
         let mut log_probs = Vec::with_capacity(step.batches.len());
         if self.objective.coupling() == Coupling::Step {
             let (losses, scored) = self.score_step(step)?;
@@ -138,6 +142,20 @@ impl<B: Backend> Trainer<B> {
         let update = (step.index - self.skipped) as u64;
         self.optimizer.update(backend, &self.model, self.state, learning_rate, update);
         Ok(PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals })
+    }
+
+    /// Freezes what is not to be learnt in this step.
+    fn freeze(&mut self, step: &Step) {
+        let Self { backend, model, optimizer, half: Some(half), skipped, .. } = self else { return };
+        if let Some(gradients) = model.gradients() {
+            half.enter(
+                backend,
+                (model, optimizer),
+                gradients,
+                step.index,
+                (step.index - 1 - *skipped) as u64,
+            );
+        }
     }
 
     /// Scores all groups of a step and evaluates the objective on them together: the loss and slopes of each, by its

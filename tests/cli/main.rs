@@ -21,6 +21,8 @@ mod evaluating;
 mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Half fine-tuning.
+mod half;
 /// Models by their name on the Hugging Face Hub.
 mod hub;
 /// `asft inspect`.
