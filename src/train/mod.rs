@@ -28,6 +28,7 @@ mod save;
 mod shortfall;
 mod step;
 mod target;
+mod token_metrics;
 
 pub use disk::{DiskNeed, FolderBytes};
 pub use error::TrainError;

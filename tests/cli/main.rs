@@ -74,3 +74,5 @@ mod simulator;
 mod skip;
 /// Chat templates from the command line to the trained folder.
 mod templates;
+/// TRL's metrics of tokens.
+mod token_metrics;
