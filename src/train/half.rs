@@ -11,7 +11,7 @@
 
 use crate::backend::{Backend, MOMENT_BLOCK, View};
 use crate::data::order::{HALF_STREAM, permutation};
-use crate::model::{Frozen, Llama, LlamaConfig, OptimizerState, ParameterTable};
+use crate::model::{Frozen, Llama, LlamaConfig, OptimizerState, Parameter, ParameterTable};
 use crate::optim::AdamwOptimizer;
 use crate::train::TrainError;
 
@@ -82,9 +82,12 @@ impl HalfFineTuning {
         frozen_half(layers, self.seed, self.round_of(step))
     }
 
-    /// Goes on where a run left off after so many updates, with what [`Self::missed`] said then.
-    pub fn resume(&mut self, missed: Vec<u64>, updates: u64) {
+    /// Goes on where a run left off after so many updates, with what [`Self::missed`] said then; says whether that is of as many
+    /// parameters.
+    pub fn resume(&mut self, missed: Vec<u64>, updates: u64) -> bool {
+        let fits = missed.len() == self.missed.len();
         (self.missed, self.since) = (missed, updates);
+        fits
     }
 
     /// Of each parameter of the table: the updates that it was not part of, out of the first `updates`. A step may have been
@@ -136,7 +139,7 @@ impl HalfFineTuning {
 /// frozen weight into one that is learnt.
 pub(super) fn check(model: &LlamaConfig, state: OptimizerState) -> Result<(), TrainError> {
     let table = ParameterTable::new(model);
-    let within_a_block = |parameter: &&crate::model::Parameter| parameter.offset % MOMENT_BLOCK != 0;
+    let within_a_block = |parameter: &&Parameter| !parameter.offset.is_multiple_of(MOMENT_BLOCK);
     match table.iter().find(within_a_block).filter(|_| state == OptimizerState::EightBit) {
         Some(parameter) => {
             Err(TrainError::FrozenWithinBlock { name: parameter.name.clone(), block: MOMENT_BLOCK })
@@ -210,7 +213,7 @@ mod tests {
         enter(&mut first, 1, 0);
         enter(&mut first, 4, 2);
         let mut resumed = HalfFineTuning::new(1, 3, &table);
-        resumed.resume(first.missed(&table, 3), 3);
+        assert!(resumed.resume(first.missed(&table, 3), 3) && !resumed.clone().resume(vec![0], 3));
         enter(&mut resumed, 5, 3);
         enter(&mut resumed, 7, 5);
         assert_eq!(resumed.missed(&table, 7), whole.missed(&table, 7));
