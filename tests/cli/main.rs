@@ -21,6 +21,8 @@ mod evaluating;
 mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Half fine-tuning.
+mod half;
 /// Models by their name on the Hugging Face Hub.
 mod hub;
 /// `asft inspect`.
@@ -47,6 +49,8 @@ mod objectives;
 mod planning;
 /// What cannot be run, with its message and exit code.
 mod refusals;
+/// Reference models that stay beside the policy.
+mod resident;
 /// Stopped, killed, finished and longer runs.
 mod resume;
 /// run.toml, fingerprints, and the defaults that the help text promises.
@@ -70,3 +74,5 @@ mod simulator;
 mod skip;
 /// Chat templates from the command line to the trained folder.
 mod templates;
+/// TRL's metrics of tokens.
+mod token_metrics;
