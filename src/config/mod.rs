@@ -28,7 +28,8 @@ pub use arguments::{
 };
 pub use best::{BestConfig, EarlyStopping};
 pub use choice::{
-    DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler, TruncationMode,
+    DeviceName, Dtype, Freeze, OptimizerStateName, RecomputeName, Redraw, ReferenceMode, Resume, SaveDtype,
+    Scheduler, TruncationMode,
 };
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};

@@ -116,4 +116,11 @@ impl Annotations {
         confidence: None,
         answers: ByRole::new([EMPTY; Role::ALL.len()]),
     };
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        for (role, reference) in references.present() {
+            self.answers[role].references.push(reference.clone());
+        }
+    }
 }

@@ -64,8 +64,10 @@ pub struct Extent {
     pub batches: usize,
     /// Micro-batches of all steps.
     pub all_batches: usize,
-    /// What is in them.
+    /// What is in those with gradients.
     pub work: Work,
+    /// What is in those that are scored before, where that is more ([`LoaderConfig::scored`]).
+    pub scoring: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -116,6 +118,21 @@ impl Loader {
         last_step: usize,
     ) -> Result<Extent, DataError> {
         Plan::new(dataset, config, first_step..=last_step)?.extent()
+    }
+
+    /// The packed tokens of every step that a loader of these would yield.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn tokens_by_step(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        last_step: usize,
+    ) -> Result<Vec<u64>, DataError> {
+        let (spans, mut epoch) = (config.spans, Epoch::default());
+        let plan = Plan::new(dataset, config, 1..=last_step)?;
+        let tokens = |group: &&Group| spans.tokens(group) as u64;
+        Ok((1..=last_step).map(|step| plan.groups(step, &mut epoch).iter().map(tokens).sum()).collect())
     }
 
     /// Optimizer steps of one epoch.
@@ -294,9 +311,11 @@ impl Plan {
                 extent.rows = extent.rows.max(rows);
                 extent.groups = extent.groups.max(places.len());
             }
-            let work = members.groups.iter().map(|group| Work::of_group(group, self.config.spans)).sum();
             let mixed = Work { rows: members.mixed_rows() as u64, ..Work::default() };
-            extent.work = extent.work + work + mixed;
+            let groups = &members.groups;
+            let work = |spans| mixed + groups.iter().map(|group| Work::of_group(group, spans)).sum::<Work>();
+            extent.work = extent.work + work(self.config.spans);
+            extent.scoring = extent.scoring + self.config.scored.map(work).unwrap_or_default();
         }
         Ok(extent)
     }

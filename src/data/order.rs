@@ -10,6 +10,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub const SPLIT_STREAM: u64 = u64::MAX;
 /// The stream of the rows that a file's weight takes.
 pub const MIX_STREAM: u64 = u64::MAX - 1;
+/// The first stream of half fine-tuning's draws; it has a quarter of all.
+pub const HALF_STREAM: u64 = 1 << 62;
 
 /// The first of the streams of partners in mixtures, one for each epoch.
 pub const PARTNER_STREAMS: u64 = 1 << 62;

@@ -5,11 +5,11 @@
 //! - [`output`]: JSON lines that appear whole or not at all;
 //! - [`report`]: what became of the rows;
 //! - [`explicit`]: a row with its prompt in a column of its own; the recipe `extract-prompt`;
-//! - [`split`]: a file in two that share no prompt;
-//! - [`reward_augmented`]: pairs with scores, each as two pairs with a goal;
-//! - [`rejection_sample`]: pairs from scored candidates (RSO);
-//! - [`token_diff`]: which tokens differ between two answers (BMC), with [`diff`] and [`stop_words`];
-//! - [`training_dynamics`]: how sure checkpoints are of each answer (SFTMix);
+//! - [`mod@split`]: a file in two that share no prompt;
+//! - [`mod@reward_augmented`]: pairs with scores, each as two pairs with a goal;
+//! - [`mod@rejection_sample`]: pairs from scored candidates (RSO);
+//! - [`mod@token_diff`]: which tokens differ between two answers (BMC), with [`diff`] and [`stop_words`];
+//! - [`mod@training_dynamics`]: how sure checkpoints are of each answer (SFTMix);
 //! - [`error`]: what can go wrong.
 //!
 //! The same input, settings, seed and version give the same bytes. Boundary: rows in, rows out. What a row says is read by

@@ -21,6 +21,8 @@ mod evaluating;
 mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Half fine-tuning.
+mod half;
 /// Models by their name on the Hugging Face Hub.
 mod hub;
 /// `asft inspect`.
@@ -49,6 +51,8 @@ mod planning;
 mod preparing;
 /// What cannot be run, with its message and exit code.
 mod refusals;
+/// Reference models that stay beside the policy.
+mod resident;
 /// Stopped, killed, finished and longer runs.
 mod resume;
 /// run.toml, fingerprints, and the defaults that the help text promises.
@@ -74,3 +78,5 @@ mod simulator;
 mod skip;
 /// Chat templates from the command line to the trained folder.
 mod templates;
+/// TRL's metrics of tokens.
+mod token_metrics;

@@ -125,7 +125,7 @@ fn a_log_prob_has_the_same_bits_wherever_it_is_packed() {
     let mut groups = groups();
     groups.extend([group(5, 131, 70, 64), group(6, 64, 1, 129)]);
     for model in MODELS {
-        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        for level in [Level::Portable, Level::Avx2, Level::Avx512, Level::Amx] {
             let backend = CpuBackend::with_simd(2, Simd::at_most(level)).unwrap();
             // Logits of other rows at a time, too.
             let (whole, few) = (budget(&groups), asft::model::Budget { head_rows: 29, ..budget(&groups) });

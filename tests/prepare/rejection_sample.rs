@@ -178,6 +178,12 @@ fn lists_and_single_rows_give_the_same_pairs() {
         let place = scores.iter().position(|other| *other == score("score_chosen")).unwrap();
         assert_eq!(pair["chosen"], answer(pair["prompt"].as_str().unwrap(), place));
     }
+    // Each prompt draws for itself.
+    let drawn = |prompt: &str| -> Vec<Value> {
+        let own = pairs.iter().filter(|pair| pair["prompt"] == prompt);
+        own.map(|pair| json!([pair["score_chosen"], pair["score_rejected"]])).collect()
+    };
+    assert_ne!(drawn("p"), drawn("q"));
     // A prompt's pairs do not depend on the others, nor on their order; they do on the seed.
     assert_eq!(made(&lists[1..], &config), pairs[2..]);
     let other = SamplingConfig { seed: 1, ..config };
@@ -193,7 +199,15 @@ fn text_becomes_messages_where_they_are_wanted() {
     let expected = json!({"prompt": "q", "chosen": "c", "rejected": "b", "score_chosen": 3.0, "score_rejected": 2.0, "id": 5});
     assert_eq!(made(std::slice::from_ref(&text), &config), [expected]);
     let expected = json!({"prompt": ask, "chosen": say("c"), "rejected": say("b"), "score_chosen": 3.0, "score_rejected": 2.0, "id": 5});
-    assert_eq!(made(&[text], &SamplingConfig { as_messages: true, ..config }), std::slice::from_ref(&expected));
+    assert_eq!(
+        made(&[text], &SamplingConfig { as_messages: true, ..config }),
+        std::slice::from_ref(&expected)
+    );
+    // Of equal candidates the last score counts.
+    let twice = json!({"prompt": "q", "candidates": ["a", "b", "a"], "scores": [1, 2, 3]});
+    let expected_twice =
+        json!({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 3.0, "score_rejected": 2.0});
+    assert_eq!(made(&[twice], &config), [expected_twice]);
     let mixed = json!({"prompt": ask, "candidates": ["a", say("b"), say("c")], "scores": [1, 2, 3], "id": 5});
     assert_eq!(made(&[mixed], &config), [expected]);
 }

@@ -70,7 +70,7 @@ def weights(count, seed, step, alpha):
     return [round(2**24 / (1 + math.exp(theirs - ours))) for ours, theirs in pairs]
 
 
-if sys.argv[1] == "weights":
+if __name__ == "__main__" and sys.argv[1] == "weights":
     print(weights(*map(int, sys.argv[2:5]), float(sys.argv[5])))
-else:
+elif __name__ == "__main__":
     print(permutation(*map(int, sys.argv[1:])))

@@ -93,6 +93,8 @@ ROWS = [
     ("Hello", " world", " world"),
     ("Hello", " The dog is over the fox", "the dog and the fox"),
     ("The quick brown", " fox jumps over the lazy dog", " fox jumped over a lazy dog, and the dog was not"),
+    # difflib finds other runs when the two change places.
+    ("Q:", " lazy fox dog", " lazy dog fox"),
     ("Q:", " I am not what you think. You are.", " I was not what they think. You were, and the fox is."),
 ]
 
@@ -103,15 +105,19 @@ def weights():
     words = stop_words()
     which = {"none": set(), "released": one_token(words), "spaced": one_token(words) | one_token(" " + word for word in words)}
     eos = tokenizer.eos_token_id
+    asymmetric = 0
     for prompt, chosen, rejected in ROWS:
         start = tokenizer(prompt)["input_ids"]
         whole = {name: tokenizer(prompt + text)["input_ids"] + [eos] for name, text in (("chosen", chosen), ("rejected", rejected))}
         assert all(ids[: len(start)] == start for ids in whole.values()), prompt
+        swapped = modifications(whole["chosen"], whole["rejected"], set())
+        asymmetric += list(modifications(whole["rejected"], whole["chosen"], set())) != list(reversed(swapped))
         row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "weights": {}}
         for name, left_out in which.items():
             of_rejected, of_chosen = modifications(whole["rejected"], whole["chosen"], left_out)
             row["weights"][name] = [of_chosen[len(start) :], of_rejected[len(start) :]]
         yield row
+    assert asymmetric > 0
 
 
 def algorithm_1(rewards, num_samples, beta, uniforms):
