@@ -11,6 +11,7 @@ mod completions;
 mod config;
 mod device;
 mod eval;
+mod eval_judge;
 mod eval_mt_bench;
 mod eval_pairs;
 mod exit;

@@ -16,6 +16,7 @@ mod error;
 mod eval;
 mod file;
 mod generate;
+mod judge;
 mod layers;
 mod resolve;
 mod score;
@@ -31,6 +32,7 @@ pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, S
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
+pub use judge::{JudgeArguments, JudgeConfig};
 pub use layers::{Arguments, Merged, Origin, merge};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{

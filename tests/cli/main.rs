@@ -25,6 +25,8 @@ mod golden;
 mod hub;
 /// `asft inspect`.
 mod inspect;
+/// `asft eval judge`, with a stand-in for the endpoint.
+mod judging;
 /// kill -9 at any moment.
 #[cfg(unix)]
 mod kill;
@@ -68,5 +70,7 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// A judge on this machine.
+mod stand_in;
 /// Chat templates from the command line to the trained folder.
 mod templates;
