@@ -12,7 +12,8 @@ use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::choice::{
-    DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler, TruncationMode,
+    DeviceName, Dtype, OptimizerStateName, RecomputeName, ReferenceMode, Resume, SaveDtype, Scheduler,
+    TruncationMode,
 };
 use crate::data::{TemplateChoice, TemplateConfig, TemplateDate};
 use crate::objective::Parameters;
@@ -162,6 +163,10 @@ pub struct ObjectiveArguments {
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "one_or_many")]
     pub reference: Option<Vec<PathBuf>>,
+    /// Where reference log-probs come from: computed once before training and kept, or from the model itself, which then stays in
+    /// memory and scores every micro-batch (the same numbers) [default: cached]
+    #[arg(long, value_name = "MODE")]
+    pub reference_mode: Option<ReferenceMode>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub reference_cache: Option<PathBuf>,

@@ -148,6 +148,16 @@ impl From<Recompute> for RecomputeName {
     }
 }
 
+/// Where reference log-probs come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReferenceMode {
+    /// Computed once before training, and kept for later runs.
+    #[default]
+    Cached,
+    /// Computed for every micro-batch by the model, which stays on the device.
+    Resident,
+}
+
 /// What becomes of an answer longer than `--max-length` leaves room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -204,7 +214,16 @@ macro_rules! serde_by_name {
         }
     )*};
 }
-serde_by_name!(Scheduler, SaveDtype, DeviceName, Dtype, OptimizerStateName, RecomputeName, TruncationMode);
+serde_by_name!(
+    Scheduler,
+    SaveDtype,
+    DeviceName,
+    Dtype,
+    OptimizerStateName,
+    RecomputeName,
+    ReferenceMode,
+    TruncationMode
+);
 
 fn parse_name<T: ValueEnum>(typed: &str) -> Result<T, String> {
     T::from_str(typed, false).map_err(|_| {

@@ -28,7 +28,9 @@ pub use arguments::{
     OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 pub use best::{BestConfig, EarlyStopping};
-pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
+pub use choice::{
+    DeviceName, Dtype, OptimizerStateName, RecomputeName, ReferenceMode, Resume, SaveDtype, Scheduler,
+};
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};

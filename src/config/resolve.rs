@@ -167,6 +167,7 @@ impl TrainArguments {
             name: arguments.objective.clone().unwrap_or_else(|| "asft".to_owned()),
             parameters: arguments.parameters,
             references: arguments.reference.clone().unwrap_or_default(),
+            reference_mode: arguments.reference_mode.unwrap_or_default(),
             reference_cache: arguments
                 .reference_cache
                 .clone()

@@ -11,7 +11,7 @@ use super::arguments::{
     OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 use super::best::BestConfig;
-use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use super::choice::{DeviceName, ReferenceMode, Resume, SaveDtype, Scheduler};
 use super::source;
 use crate::backend::Element;
 use crate::data::{ColumnMap, TemplateConfig, Truncation, WeightedFile};
@@ -100,6 +100,8 @@ pub struct ObjectiveConfig {
     pub parameters: Parameters,
     /// Folders of the reference models; none: the initial weights.
     pub references: Vec<PathBuf>,
+    /// Where reference log-probs come from.
+    pub reference_mode: ReferenceMode,
     /// Folder that keeps reference log-probs from run to run.
     pub reference_cache: PathBuf,
 }
@@ -299,6 +301,7 @@ const MAY_CHANGE: &[&str] = &[
     "save_total_limit",
     "logging_steps",
     "output",
+    "reference_mode",
     "reference_cache",
     "device",
     "threads",
@@ -339,6 +342,7 @@ impl TrainConfig {
                 objective: Some(self.objective.name.clone()),
                 parameters: self.objective.parameters,
                 reference: Some(self.objective.references.clone()).filter(|folders| !folders.is_empty()),
+                reference_mode: Some(self.objective.reference_mode),
                 reference_cache: Some(self.objective.reference_cache.clone()),
             },
             optimizer: self.optimizer_arguments(),

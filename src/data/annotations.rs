@@ -110,4 +110,11 @@ impl Annotations {
         prompt_embedding: None,
         answers: ByRole::new([EMPTY; 5]),
     };
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        for (role, reference) in references.present() {
+            self.answers[role].references.push(reference.clone());
+        }
+    }
 }

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, Reference};
 use super::group::{Answer, Group};
 use super::role::{ByRole, Role, Roles};
 
@@ -88,6 +88,11 @@ impl BatchGroup {
     /// What is known of the group beside its tokens.
     pub fn annotations(&self) -> &Annotations {
         self.annotations.as_deref().unwrap_or(Annotations::NONE)
+    }
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        Arc::make_mut(self.annotations.get_or_insert_default()).push_references(references);
     }
 }
 

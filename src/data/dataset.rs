@@ -32,6 +32,14 @@ impl Dataset {
         Self { groups, report, fingerprint }
     }
 
+    /// Where a group comes from: file and line, if they are known.
+    pub fn place(&self, group: &Group) -> String {
+        match self.report.locate(group.row) {
+            Some(place) => place.to_string(),
+            None => format!("row {}", group.row),
+        }
+    }
+
     /// The same with a mismatched completion for every row ([`add_mismatched`]).
     pub fn with_mismatched(mut self, max_length: Option<usize>) -> Self {
         add_mismatched(&mut self.groups, max_length);

@@ -57,8 +57,10 @@ pub struct Extent {
     pub batches: usize,
     /// Micro-batches of all steps.
     pub all_batches: usize,
-    /// What is in them.
+    /// What is in those with gradients.
     pub work: Work,
+    /// What is in those that are scored before, where that is more ([`LoaderConfig::scored`]).
+    pub scoring: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -239,8 +241,9 @@ impl Plan {
                 extent.rows = extent.rows.max(rows);
                 extent.groups = extent.groups.max(part.len());
             }
-            extent.work =
-                groups.iter().fold(extent.work, |sum, group| sum + Work::of_group(group, self.config.spans));
+            let work = |spans: Spans| groups.iter().map(|group| Work::of_group(group, spans)).sum::<Work>();
+            extent.work = extent.work + work(self.config.spans);
+            extent.scoring = extent.scoring + self.config.scored.map(work).unwrap_or_default();
         }
         Ok(extent)
     }

@@ -43,7 +43,7 @@ pub use registry::{Selection, build, select};
 pub use scored::{GroupLogps, RowScores, Rows, Scored, Statistics};
 pub use units::coefficients_of_units;
 
-use crate::data::{Roles, Spans, StepTotals};
+use crate::data::{Reference, Roles, Spans, StepTotals};
 
 /// What must be scored before a coefficient is known, from the least to the most: the head may finish one such
 /// unit alone.
@@ -79,6 +79,17 @@ pub enum ReferenceNeed {
     Sums,
     /// The log-prob of every token.
     Tokens,
+}
+
+impl ReferenceNeed {
+    /// What is asked for of an answer with these log-probs under the reference model.
+    pub fn of(self, logps: &[f32]) -> Reference {
+        let tokens = Reference::Tokens(logps.into());
+        match self {
+            ReferenceNeed::Tokens => tokens,
+            ReferenceNeed::None | ReferenceNeed::Sums => Reference::Sum(tokens.sum()),
+        }
+    }
 }
 
 /// A loss over groups, as a pure function of their log-probs.

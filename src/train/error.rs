@@ -131,6 +131,23 @@ pub enum TrainError {
         /// The objective.
         objective: String,
     },
+    /// `--reference-mode resident` with an objective that has no use for a reference model.
+    #[error(
+        "--reference-mode resident is given, and {objective} uses no reference model; leave it out, or choose --objective dpo"
+    )]
+    NoUseForReferenceMode {
+        /// The objective.
+        objective: String,
+    },
+    /// Data that bring reference log-probs where the model is to score them.
+    #[error(
+        "{place} brings reference log-probs (ref_chosen_logps, ref_rejected_logps, ref_logps), and --reference-mode resident is \
+         to compute them with the model; leave those columns out, or choose --reference-mode cached, which takes them"
+    )]
+    ReferenceColumns {
+        /// File and line.
+        place: String,
+    },
     /// More reference models than the objective combines.
     #[error(
         "--reference is given {given} times, and {objective} uses at most {most}; mrpo is the objective that combines several"

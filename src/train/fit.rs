@@ -32,6 +32,8 @@ const LARGEST_LOGITS: usize = 2 << 30;
 pub(super) struct Fitting<'a> {
     pub config: &'a TrainConfig,
     pub model: &'a LlamaConfig,
+    /// Reference models that stay on the device.
+    pub references: &'a [LlamaConfig],
     pub target: Target,
     pub demand: Demand<'a>,
 }
@@ -199,14 +201,15 @@ impl Fitting<'_> {
             cache: needs.cache,
             workspace: self.target.workspace(),
         };
-        Ok(Fitted { token_budget, head_rows, extent, layout: Layout::new(self.model, settings) })
+        let layout = Layout::new(self.model, settings).beside(self.references);
+        Ok(Fitted { token_budget, head_rows, extent, layout })
     }
 }
 
 impl Fitted {
-    /// Bytes of the whole plan.
+    /// Bytes of everything.
     pub fn bytes(&self) -> u64 {
-        self.layout.plan.total_bytes() as u64
+        self.layout.total_bytes() as u64
     }
 }
 

@@ -5,7 +5,7 @@ use crate::generate::{Cache, CacheSize};
 use crate::model::{Activations, Budget, Llama, LlamaConfig, Precision, Purpose, Recompute, Use};
 use crate::objective::Objective;
 use crate::optim::{AdamwOptimizer, AdamwSettings};
-use crate::plan::{Arena, MemoryPlan};
+use crate::plan::{Arena, MemoryPlan, allocate, total_bytes};
 use crate::train::Trainer;
 
 /// What decides a layout beside the model.
@@ -52,6 +52,8 @@ pub struct Layout {
     pub norm_partial: View,
     /// Keys and values for sampled answers, if any are wanted.
     pub cache: Option<Cache>,
+    /// Reference models that stay beside the policy.
+    pub references: Vec<InferenceLayout>,
 }
 
 impl Layout {
@@ -70,7 +72,41 @@ impl Layout {
         let tokens = activations.budget.tokens;
         let cache = cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
         plan_workspace(&mut plan, workspace);
-        Self { settings, plan, model, activations, optimizer, state, norm_partial, cache }
+        let references = Vec::new();
+        Self { settings, plan, model, activations, optimizer, state, norm_partial, cache, references }
+    }
+
+    /// The same with reference models of these sizes that stay on the device and score every micro-batch.
+    pub fn beside(mut self, references: &[LlamaConfig]) -> Self {
+        let LayoutSettings { budget, precision, workspace, .. } = self.settings;
+        let layout = |(index, config): (usize, &LlamaConfig)| {
+            InferenceLayout::in_plan(MemoryPlan::beside(index), config, budget, precision, workspace)
+        };
+        self.references = references.iter().enumerate().map(layout).collect();
+        self
+    }
+
+    /// The plans of all models.
+    fn plans(&self) -> impl Iterator<Item = &MemoryPlan> {
+        std::iter::once(&self.plan).chain(self.references.iter().map(|reference| &reference.plan))
+    }
+
+    /// Bytes of an arena: of the policy's own, or of what it shares with the reference models that stay beside it.
+    pub fn bytes(&self, arena: Arena) -> usize {
+        match arena.is_of_each_model() {
+            true => self.plan.bytes(arena),
+            false => self.plans().map(|plan| plan.bytes(arena)).max().unwrap_or(0),
+        }
+    }
+
+    /// Bytes of an arena that each reference model beside the policy has of its own.
+    pub fn reference_bytes(&self, arena: Arena) -> usize {
+        self.references.iter().map(|reference| reference.plan.bytes(arena)).sum()
+    }
+
+    /// Bytes of everything.
+    pub fn total_bytes(&self) -> usize {
+        total_bytes(self.plans())
     }
 
     /// Bytes of the activations that would be kept for the backward pass at another level of recomputing.
@@ -86,12 +122,15 @@ impl Layout {
         objective: Box<dyn Objective>,
         max_grad_norm: Option<f64>,
     ) -> Result<Trainer<B>, BackendError> {
-        self.plan.allocate(&mut backend)?;
-        self.model.write_constants(&mut backend);
+        allocate(self.plans(), &mut backend)?;
+        for model in std::iter::once(&self.model).chain(self.references.iter().map(|r| &r.model)) {
+            model.write_constants(&mut backend);
+        }
         Ok(Trainer {
             backend,
             model: self.model.clone(),
             activations: self.activations.clone(),
+            references: self.references.clone(),
             optimizer: self.optimizer.clone(),
             objective,
             max_grad_norm,
@@ -122,7 +161,16 @@ pub struct InferenceLayout {
 impl InferenceLayout {
     /// The layout of a forward-only run.
     pub fn new(config: &LlamaConfig, budget: Budget, precision: Precision, workspace: usize) -> Self {
-        let mut plan = MemoryPlan::default();
+        Self::in_plan(MemoryPlan::default(), config, budget, precision, workspace)
+    }
+
+    fn in_plan(
+        mut plan: MemoryPlan,
+        config: &LlamaConfig,
+        budget: Budget,
+        precision: Precision,
+        workspace: usize,
+    ) -> Self {
         let model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Inference);
         let activations = Activations::plan(&mut plan, config, budget, precision, Purpose::Inference);
         plan_workspace(&mut plan, workspace);

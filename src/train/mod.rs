@@ -19,6 +19,7 @@ pub mod log_command;
 mod prepare;
 pub mod record;
 pub mod reference;
+pub(crate) mod resident;
 mod resume;
 mod run;
 mod sample;

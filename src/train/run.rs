@@ -18,7 +18,9 @@ use super::log_command::{LogCommand, Patience};
 use super::record::Record;
 use super::resume::{self, Inputs, Start};
 use super::save::Reason;
-use super::{Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, sample};
+use super::{
+    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resident, sample,
+};
 use super::{begin, best, disk};
 use crate::backend::{Backend, STEP_STATE_LEN};
 use crate::checkpoint::ModelFolder;
@@ -127,6 +129,7 @@ pub fn run<B: Backend>(
         prepared.config.optimizer.max_grad_norm,
     )?;
     let first = begin::load(prepared, &start, &mut trainer)?;
+    resident::load(prepared, &mut trainer.backend)?;
     begin::announce(prepared, &trainer);
     write_run_file(&folder, &prepared.config.to_toml())?;
     let (log, samples, history) = begin::records(prepared, &start, first)?;
@@ -461,9 +464,9 @@ impl<B: Backend> Run<'_, B> {
     /// Loss, metrics and sampled answers on the held-out pairs.
     fn evaluate(&mut self, step: usize) -> Result<(), TrainError> {
         let Some(eval) = &self.prepared.eval else { return Ok(()) };
-        let Trainer { backend, model, activations, objective, .. } = &mut self.trainer;
+        let Trainer { backend, model, activations, references, objective, .. } = &mut self.trainer;
         let mut scorer = Scorer { backend, model, activations, progress: &mut crate::eval::Silent };
-        let (loss, metrics) = scorer.evaluate(&eval.groups, objective.as_ref())?;
+        let (loss, metrics) = scorer.evaluate_beside(references, &eval.groups, objective.as_ref())?;
         let mut values = vec![("loss", loss)];
         values.extend(metrics.means());
         let line = self.log.evaluation(&EvalMetrics { step, values: &values });

@@ -1,14 +1,17 @@
 //! One optimizer step: every micro-batch forward, head, backward; then clip and update.
 //!
-//! Nothing here waits for the device, unless the objective couples the groups of a step: log-probs and state come back through tickets, and [`PendingStep::finish`] turns
-//! them into loss and metrics when the caller likes. The loss is formed there in f64, group by group in the step's
-//! order, so it does not depend on how the step was cut into micro-batches.
+//! Nothing here waits for the device, unless the objective couples the groups of a step or a reference model on the device
+//! scores them: log-probs and state come back through tickets, and [`PendingStep::finish`] turns them into loss and metrics
+//! when the caller likes. The loss is formed there in f64, group by group in the step's order, so it does not depend on how
+//! the step was cut into micro-batches.
 
 use crate::backend::{BAD, Backend, BackendError, GRADIENT_NORM, GradientNorm, StatisticsViews, View};
 use crate::data::{Batch, BatchGroup, Step, StepTotals};
 use crate::model::{Activations, Detail, HeadStep, Llama};
 use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, RowScores};
 use crate::optim::AdamwOptimizer;
+use crate::train::InferenceLayout;
+use crate::train::resident::with_references;
 
 /// What a step works on.
 #[derive(Debug)]
@@ -19,6 +22,8 @@ pub struct Trainer<B: Backend> {
     pub model: Llama,
     /// The micro-batch's places.
     pub activations: Activations,
+    /// Reference models that score every micro-batch before it is learnt from; none where their log-probs are known.
+    pub references: Vec<InferenceLayout>,
     /// AdamW.
     pub optimizer: AdamwOptimizer,
     /// What is minimised.
@@ -113,14 +118,16 @@ impl<B: Backend> Trainer<B> {
                 for entry in &batch.groups {
                     losses[entry.group as usize].write(entry, &mut coefficients);
                 }
-                self.gradients(batch, step.totals, index > 0, Some(&coefficients));
+                self.gradients(batch, &batch.groups, step.totals, index > 0, Some(&coefficients));
             }
         } else {
             for (index, batch) in step.batches.iter().enumerate() {
-                self.gradients(batch, step.totals, index > 0, None);
+                let need = self.objective.reference();
+                let groups = with_references(&mut self.backend, &self.references, batch, need)?;
+                self.gradients(batch, &groups, step.totals, index > 0, None);
                 let (rows, detail) = (batch.gather.len(), Detail::of(self.objective.as_ref()));
                 let tickets = RowTickets::read_later(&mut self.backend, &self.activations, rows, detail);
-                log_probs.push((batch.groups.clone(), LogProbs::Pending(tickets)));
+                log_probs.push((groups, LogProbs::Pending(tickets)));
             }
         }
         let backend = &mut self.backend;
@@ -136,38 +143,51 @@ impl<B: Backend> Trainer<B> {
     /// Scores all groups of a step and evaluates the objective on them together: the loss and slopes of each, by its
     /// position in the step, and the log-probs.
     fn score_step(&mut self, step: &Step) -> Result<ScoredStep<B::Ticket>, BackendError> {
-        let Self { backend, model, activations, objective, state, .. } = self;
+        let Self { backend, model, activations, references, objective, state, .. } = self;
         let batches = if step.scoring.is_empty() { &step.batches } else { &step.scoring };
-        let detail = Detail::of(objective.as_ref());
-        let tickets: Vec<RowTickets<B::Ticket>> =
-            batches.iter().map(|batch| enqueue_score(backend, model, activations, batch, detail)).collect();
+        let (detail, need) = (Detail::of(objective.as_ref()), objective.reference());
+        let mut pending = Vec::with_capacity(batches.len());
+        for batch in batches {
+            let groups = with_references(backend, references, batch, need)?;
+            pending.push((groups, enqueue_score(backend, model, activations, batch, detail)));
+        }
         let mut evaluation = Evaluation::new(objective.as_ref(), step.totals);
-        for (batch, ticket) in batches.iter().zip(tickets) {
-            evaluation.add(&batch.groups, ticket.collect(backend)?);
+        let mut members = Vec::with_capacity(batches.len());
+        for (groups, tickets) in pending {
+            evaluation.add(&groups, tickets.collect(backend)?);
+            members.push(groups);
         }
         let losses = evaluation.losses();
         if losses.iter().any(|loss| !loss.value.is_finite()) {
             backend.write(state.slice(BAD..BAD + 1), &[1.0f64]);
         }
-        let known = batches.iter().zip(evaluation.batches);
-        let known = known.map(|(batch, scores)| (batch.groups.clone(), LogProbs::Known(scores)));
+        let known = members.into_iter().zip(evaluation.batches);
+        let known = known.map(|(groups, scores)| (groups, LogProbs::Known(scores)));
         Ok((losses, known.collect()))
     }
 
     /// Forward, head and backward of one micro-batch; its gradients replace what was there or are added to it. Not for
-    /// objectives that couple the groups of a step.
+    /// objectives that couple the groups of a step, nor for reference models on the device.
     pub fn micro_batch(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool) -> B::Ticket {
-        self.gradients(batch, totals, accumulate, None);
+        self.gradients(batch, &batch.groups, totals, accumulate, None);
         self.backend.read_later(self.activations.head.logp.first(batch.gather.len()))
     }
 
-    fn gradients(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool, given: Option<&[f32]>) {
+    /// `groups` are the batch's with everything that the objective is to know of them.
+    fn gradients(
+        &mut self,
+        batch: &Batch,
+        groups: &[BatchGroup],
+        totals: StepTotals,
+        accumulate: bool,
+        given: Option<&[f32]>,
+    ) {
         let Self { backend, model, activations, objective, state, .. } = self;
         let device = activations.upload(backend, batch);
         model.forward(backend, activations, &device);
         let objective = objective.as_ref();
         let head = HeadStep { objective, given, totals, state: *state, accumulate };
-        model.head(backend, activations, &device, &batch.groups, head);
+        model.head(backend, activations, &device, groups, head);
         model.backward(backend, activations, &device, accumulate, |_, _| {});
     }
 

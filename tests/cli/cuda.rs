@@ -49,6 +49,26 @@ fn every_objective_takes_the_same_steps_as_on_the_cpu() {
     }
 }
 
+/// In bf16, of which the reference keeps no more than the weights; in micro-batches of a pair or two.
+#[test]
+fn a_resident_reference_gives_the_bits_of_a_cached_one() {
+    let shell = Shell::new();
+    for objective in ["dpo --max-tokens-per-batch 96", "aot"] {
+        let [cached, resident] = ["cached", "resident"].map(|mode| {
+            let run = format!("{mode}-{}", &objective[..3]);
+            asft(
+                &shell,
+                &format!(
+                    "{} --max-steps 2 --device cuda --reference-mode {mode} --output {run}",
+                    train(objective)
+                ),
+            );
+            curve(&shell, &run).into_iter().map(|line| line.map(f64::to_bits)).collect::<Vec<_>>()
+        });
+        assert_eq!(cached, resident, "{objective}");
+    }
+}
+
 #[test]
 fn a_checkpoint_of_one_device_goes_on_on_the_other() {
     let shell = Shell::new();

@@ -40,6 +40,7 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("strict", "true", "true"),
         ("no_cache", "false", "false"),
         ("data_cache", "tokens", "\"tokens\""),
+        ("reference_mode", "resident", "\"resident\""),
         ("reference_cache", "kept", "\"kept\""),
         ("batch_size", "32", "32"),
         ("learning_rate", "0.001", "0.001"),

@@ -49,6 +49,8 @@ mod objectives;
 mod planning;
 /// What cannot be run, with its message and exit code.
 mod refusals;
+/// Reference models that stay beside the policy.
+mod resident;
 /// Stopped, killed, finished and longer runs.
 mod resume;
 /// run.toml, fingerprints, and the defaults that the help text promises.

@@ -159,6 +159,72 @@ fn the_operations_of_a_run_are_those_of_its_pairs() {
     }
 }
 
+/// Objectives that couple all pairs of a step score them first; KTO's mismatched completions go through that pass alone.
+#[test]
+fn the_first_pass_of_a_coupled_step_counts() {
+    let shell = Shell::new();
+    let (model, data) = (checkpoint("gqa-llama3"), batch("train12"));
+    let of = |words: &str, data: &str| {
+        plan(
+            &shell,
+            &format!("--model {model} --data {data} --batch-size 4 --max-steps 6 --objective {words}"),
+        )
+    };
+    let flops = |plan: &Value, what: &str| number(&plan["flops"][what]["total"]);
+    let (dpo, aot) = (of("dpo", &data), of("aot", &data));
+    assert_eq!(flops(&dpo, "scoring"), 0);
+    assert_eq!(3 * flops(&aot, "scoring"), flops(&aot, "training"));
+    let total = |plan: &Value| number(&plan["flops"]["total"]);
+    assert_eq!(total(&aot), total(&dpo) + flops(&aot, "scoring"));
+    let resident = of("aot --reference-mode resident", &data);
+    assert_eq!(flops(&resident, "reference"), flops(&aot, "scoring"));
+
+    let rows: String = lines(&data)
+        .into_iter()
+        .map(|mut row| {
+            row.remove("rejected_input_ids");
+            row.insert("label".to_owned(), json!(true));
+            Value::Object(row).to_string() + "\n"
+        })
+        .collect();
+    shell.write("labelled.jsonl", rows);
+    let kto = of("kto", "labelled.jsonl");
+    let all = lengths(&data);
+    let next = |index: usize| all[(index + 1) % all.len()][1];
+    // Two epochs of a forward pass over prompt, completion and the next row's completion.
+    let blocks = 2 * ((64 + 32 + 32) * 32 + 32 * 64 + 3 * 32 * 32);
+    let mut forward = 0;
+    for (index, [prompt, completion, _]) in all.iter().enumerate() {
+        let tokens = prompt + completion + next(index);
+        let seen: u64 = (1..=*prompt).sum::<u64>()
+            + (1..=*completion).map(|token| prompt + token).sum::<u64>()
+            + (1..=next(index)).map(|token| prompt + token).sum::<u64>();
+        forward += 2 * blocks * tokens + 2 * 96 * 32 * (completion + next(index)) + 4 * 2 * 64 * seen;
+    }
+    assert_eq!(flops(&kto, "scoring"), 2 * forward);
+    assert!(flops(&kto, "training") < 3 * flops(&kto, "scoring"));
+    let table =
+        done(&shell, &format!("plan --model {model} --data {data} --objective aot --batch-size 4")).stdout;
+    assert!(table.contains("FLOP to score every group of it first\n"), "{table}");
+}
+
+/// A resumed run keeps the micro-batches that it began with, and its plan says so.
+#[test]
+fn a_plan_of_a_resumed_run_has_its_micro_batches() {
+    let shell = Shell::new();
+    let small = "--max-tokens-per-batch 64 --head-rows 9";
+    done(&shell, &train12("gqa-llama3", "run", &format!("--max-steps 2 --save-steps 1 {small}")));
+    let words = train12("gqa-llama3", "run", "--max-steps 4 --save-steps 1").replacen("train ", "", 1);
+    let sizes = |more: &str| {
+        let plan = plan(&shell, &format!("{words} {more}"));
+        ["tokens", "rows", "head_rows", "total_bytes"].map(|key| plan[key].clone())
+    };
+    assert_eq!(sizes("--resume"), sizes(small));
+    assert_ne!(sizes("--resume"), sizes(""));
+    let ran = typed(&shell, &format!("plan {words} --resume --weight-decay 0.5"));
+    assert!(ran.code == 2 && ran.stderr.contains("weight_decay"), "{}", ran.stderr);
+}
+
 #[test]
 fn the_files_of_a_run_are_as_large_as_the_plan_says() {
     for dtype in ["f32", "bf16"] {

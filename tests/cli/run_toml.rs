@@ -308,5 +308,5 @@ fn the_help_text_tells_the_defaults() {
     let device =
         ["dtype", "optimizer_state", "head_logits", "recompute", "max_tokens_per_batch", "head_rows"];
     assert_eq!(in_words, [&words[..], &device].concat());
-    assert_eq!(compared.len(), 18, "{compared:?}");
+    assert_eq!(compared.len(), 19, "{compared:?}");
 }
