@@ -18,6 +18,7 @@ mod file;
 mod generate;
 mod judge;
 mod layers;
+mod paper;
 mod resolve;
 mod score;
 mod source;
@@ -36,6 +37,7 @@ pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchCon
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
 pub use judge::{JudgeArguments, JudgeConfig};
 pub use layers::{Arguments, Merged, Origin, merge};
+pub use paper::{PaperArguments, PaperConfig};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{
     BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,

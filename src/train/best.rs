@@ -94,7 +94,7 @@ pub(super) fn check_metric(prepared: &Prepared) -> Result<(), TrainError> {
     let batch = pack(&groups.iter().collect::<Vec<_>>(), spans);
     let mut evaluation = super::Evaluation::new(prepared.objective.as_ref(), StepTotals::of(&groups));
     evaluation.add(&batch.groups, vec![-1.0; batch.gather.len()]);
-    let (_, metrics) = evaluation.finish();
+    let (_, metrics) = evaluation.finish_held_out();
     let mut known = vec!["eval_loss".to_owned()];
     known.extend(metrics.means().iter().map(|(name, _)| format!("eval_{name}")));
     if known.contains(&config.metric) {
