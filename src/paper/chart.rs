@@ -99,7 +99,7 @@ impl Plot {
         for (value, label) in self.y.ticks() {
             svg.text("tick", [self.left - 8.0, self.y(value) + 4.0], "end", &label);
         }
-        svg.text("", [right + 6.0, bottom + 18.0], "start", x_name);
+        svg.text("", [(self.left + right) / 2.0, bottom + 36.0], "middle", x_name);
         svg.text("", [self.left - 8.0, self.top - 8.0], "end", y_name);
     }
 

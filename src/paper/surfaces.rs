@@ -88,7 +88,7 @@ pub fn figure() -> Figure {
 fn style() -> String {
     let mut style = String::from(
         ".arrow{stroke:#1f2328;stroke-width:1.1;fill:none}.cut{stroke-width:2.2}\
-         .even{stroke:#c8500a;stroke-width:2;fill:none;stroke-dasharray:7 4}.shade{fill:#0969c8}\
+         .even{stroke:#c8500a;stroke-width:2;fill:none}.shade{fill:#0969c8}\
          @media(prefers-color-scheme:dark){.arrow{stroke:#e6edf3}.even{stroke:#f0883e}.shade{fill:#58a6ff}}",
     );
     for shade in 0..SHADES {
@@ -118,7 +118,7 @@ fn draw(svg: &mut Svg, number: usize, surface: &Surface, plot: Plot) {
     svg.push(format_args!("</g>\n"));
     plot.frame(svg, "x\u{2081}", "x\u{2082}");
     let words = format!("an arrow as long as its cell: |grad| = {}", super::chart::significant(longest));
-    svg.text("tick", [plot.left + SIDE, plot.top + SIDE + 42.0], "end", &words);
+    svg.text("tick", [plot.left + SIDE, plot.top + SIDE + 52.0], "end", &words);
 }
 
 /// The surface, the darker the higher; runs of one shade in a row are one rectangle.
@@ -153,7 +153,7 @@ fn arrows(svg: &mut Svg, plane: Plane, plot: &Plot) -> f64 {
         .collect();
     let mut slopes: Vec<f64> = points.iter().map(|&(x1, x2)| plane.at(x1, x2).slope()).collect();
     slopes.sort_unstable_by(f64::total_cmp);
-    let longest = slopes[slopes.len() * 17 / 20];
+    let longest = slopes[slopes.len() * 3 / 4];
     let cell = SIDE / ARROWS as f64;
     for (x1, x2) in points {
         let height = plane.at(x1, x2);
@@ -228,8 +228,9 @@ fn legend(svg: &mut Svg, left: f64, top: f64) {
     let y = top + 20.0 * lines.len() as f64 + 12.0;
     svg.push(format_args!("<path class=\"even\" d=\"M{left} {y}h40\"/>\n"));
     svg.text("", [left + 50.0, y + 4.0], "start", "|d\u{2081}/d\u{2082}| = 1: both answers move");
-    svg.text("", [left, y + 24.0], "start", "equally fast. Left of it the chosen one is lifted");
-    svg.text("", [left, y + 44.0], "start", "faster than the rejected one is pushed down.");
+    svg.text("", [left, y + 24.0], "start", "equally fast. Where arrows are flatter than 45\u{b0},");
+    svg.text("", [left, y + 44.0], "start", "the chosen one is lifted faster than the rejected");
+    svg.text("", [left, y + 64.0], "start", "one is pushed down.");
 }
 
 /// The share of the square, and of its half `x1 > x2`, in which the chosen answer moves faster.

@@ -45,6 +45,8 @@ mod messages;
 mod nonfinite;
 /// What can be trained for: the listing, and a few steps of each.
 mod objectives;
+/// `asft paper`: the figures and the runs behind them.
+mod paper;
 /// Memory as it is planned and as it is used.
 mod planning;
 /// What cannot be run, with its message and exit code.
