@@ -103,7 +103,8 @@ const PANELS: [Panel; 2] = [
 ];
 
 /// Draws the courses of all seeds. Courses of one objective are averaged step by step.
-pub fn figure(courses: &[Course], notes: Vec<String>) -> Figure {
+pub fn figure(courses: &[Course], mut notes: Vec<String>) -> Figure {
+    notes.extend(push(courses));
     let seeds = seeds(courses);
     let mut svg = Svg::new(
         "Likelihood margin during training",
@@ -111,7 +112,8 @@ pub fn figure(courses: &[Course], notes: Vec<String>) -> Figure {
             "held-out pairs, length-normalised; lines are means, bands from the lowest to the highest of {seeds} seeds"
         ),
         [1000.0, 430.0],
-        ".band{fill-opacity:.15}",
+        // SFT may lie on ASFT.
+        ".band{fill-opacity:.15}.line.d{stroke-dasharray:7 5}",
     );
     for (number, (title, value)) in PANELS.into_iter().enumerate() {
         panel(&mut svg, number as f64 * 500.0, title, &means(courses, value));
@@ -125,6 +127,23 @@ pub fn figure(courses: &[Course], notes: Vec<String>) -> Figure {
         csv: Some(table(courses)),
         ..Figure::default()
     }
+}
+
+/// How hard ASFT pushes rejected answers down at the start: its slope is `lambda p / (1 - p)`.
+fn push(courses: &[Course]) -> Option<String> {
+    let starts: Vec<f64> =
+        courses.iter().filter_map(|course| Some(course.points.first()?.rejected)).collect();
+    let [_, a, _] = spread(starts.iter().copied());
+    let push = 1.0 / (-a).exp_m1();
+    starts.first().map(|_| {
+        format!(
+            "The rejected answers begin at a mean log-probability of {} per token, where ASFT's slope on them is {} of lambda, beside \
+             one of 1 + lambda on the chosen ones: {}.",
+            significant(a),
+            significant(push),
+            if push < 0.05 { "so far it is SFT for the most part" } else { "its preference term has weight" }
+        )
+    })
 }
 
 fn seeds(courses: &[Course]) -> usize {
@@ -158,7 +177,7 @@ fn panel(svg: &mut Svg, left: f64, title: &str, means: &Means) {
     let plot = Plot {
         left: left + 68.0,
         top: 104.0,
-        width: 340.0,
+        width: 312.0,
         height: 270.0,
         x: Axis::of_steps(last),
         y: Axis::new(low, high),

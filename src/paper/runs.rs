@@ -6,6 +6,9 @@ use super::cost::Variant;
 use super::margins::Competitor;
 use crate::config::PaperConfig;
 
+/// Evaluations of a run of the margins after its first step, about.
+const EVALUATIONS: usize = 6;
+
 /// One call of this program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
@@ -76,7 +79,7 @@ impl<'a> Runs<'a> {
             Some(file) => add("--eval-data", shown(file)),
             None => add("--eval-split", "0.1".to_owned()),
         }
-        add("--eval-steps", config.max_steps.div_ceil(10).to_string());
+        add("--eval-steps", config.max_steps.div_ceil(EVALUATIONS).to_string());
         add("--warmup-ratio", "0.1".to_owned());
         add("--seed", seed.to_string());
         // Shared: the reference is the same model in every run.
@@ -137,8 +140,11 @@ impl<'a> Runs<'a> {
         add("--batch-size", self.config.batch_size.to_string());
         add("--max-length", self.config.max_length.to_string());
         add("--output", shown(&output));
+        match last {
+            Some(flag) => words.push(flag.to_owned()),
+            None => words.extend(["--data-cache".to_owned(), shown(&self.config.runs.join("tokens"))]),
+        }
         words.push("--overwrite-output-dir".to_owned());
-        words.extend(last.map(str::to_owned));
         words.extend(self.config.device.clone());
         Run { name, output, words, steps }
     }
