@@ -73,7 +73,7 @@ impl<'a> Runs<'a> {
     /// A run of figure 2a.
     pub fn margin(&self, competitor: &Competitor, seed: u64) -> Run {
         let config = self.config;
-        let mut words = self.from_start(config.max_steps, &competitor.words(config.lambda, config.beta));
+        let mut words = self.continued(config.max_steps, &competitor.words(config.lambda, config.beta));
         let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
         match &config.eval_data {
             Some(file) => add("--eval-data", shown(file)),
@@ -91,7 +91,7 @@ impl<'a> Runs<'a> {
     pub fn cost(&self, variant: &Variant, number: usize) -> Run {
         let config = self.config;
         let name = format!("cost-{}-{number}", variant.name);
-        let mut words = self.from_start(config.cost_steps, &variant.words(config.lambda, config.beta));
+        let mut words = self.continued(config.cost_steps, &variant.words(config.lambda, config.beta));
         let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
         add("--max-samples", self.cost_rows().to_string());
         add("--seed", "1".to_owned());
@@ -119,7 +119,7 @@ impl<'a> Runs<'a> {
         Run { name: "answers".to_owned(), output, words, steps: 0 }
     }
 
-    fn from_start(&self, steps: usize, objective: &[String]) -> Vec<String> {
+    fn continued(&self, steps: usize, objective: &[String]) -> Vec<String> {
         let mut words = vec!["train".to_owned()];
         let mut add = |flag: &str, value: String| words.extend([flag.to_owned(), value]);
         add("--model", shown(&self.start()));

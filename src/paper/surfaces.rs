@@ -145,8 +145,7 @@ fn shade(svg: &mut Svg, plane: Plane, plot: &Plot) {
     }
 }
 
-/// Arrows along `-grad`, as long as it is large; gives the length of gradient that fills a cell. The few longer ones are cut and drawn
-/// bold.
+/// Arrows along `-grad`, as long as it is large; gives the length of gradient that fills a cell. Longer ones are cut and drawn bold.
 fn arrows(svg: &mut Svg, plane: Plane, plot: &Plot) -> f64 {
     let points: Vec<(f64, f64)> = (0..ARROWS * ARROWS)
         .map(|point| (middle(point % ARROWS, ARROWS), middle(point / ARROWS, ARROWS)))
@@ -218,7 +217,7 @@ fn legend(svg: &mut Svg, left: f64, top: f64) {
     let lines = [
         "Seen from above, the darker the higher the loss.",
         "Arrows point where training goes, along \u{2212}grad,",
-        "and are as long as the gradient is large; the few",
+        "and are as long as the gradient is large; those",
         "longer than a cell are cut and bold. Each panel has",
         "a scale of its own.",
     ];

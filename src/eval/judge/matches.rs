@@ -60,8 +60,7 @@ impl AnswerFile {
     /// A file that cannot be read or holds something else.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         // Nothing there is no answers to mt_bench, but a mistake here.
-        fs_err::metadata(path)
-            .map_err(|source| DataError::Read { path: path.to_owned(), source: source.into() })?;
+        fs_err::metadata(path).map_err(|source| DataError::Read { path: path.to_owned(), source })?;
         let model = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { path: path.to_owned(), model, answers: mt_bench::answers(path)? })
     }
