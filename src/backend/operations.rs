@@ -238,8 +238,11 @@ pub enum Layout {
 pub struct Matmul {
     /// Layout of A and B.
     pub layout: Layout,
-    /// A.
+    /// A, from its first element to its last.
     pub a: View,
+    /// Elements from one row of A to the next, as A lies in memory: its columns, or more where it is some columns of a wider
+    /// matrix.
+    pub a_stride: usize,
     /// B.
     pub b: View,
     /// C, `[m, n]`.
@@ -252,6 +255,17 @@ pub struct Matmul {
     pub k: usize,
     /// Add to C instead of replacing it.
     pub accumulate: bool,
+}
+
+impl Matmul {
+    /// A, B and C as they must be.
+    pub(super) fn check(&self) {
+        let Self { layout, a, a_stride, b, c, m, n, k, .. } = *self;
+        let [rows, columns] = if layout == Layout::Tn { [k, m] } else { [m, k] };
+        assert!(a_stride >= columns, "matmul {layout:?} {m}x{n}x{k}: rows of A {a_stride} apart");
+        let length = if rows * columns == 0 { 0 } else { (rows - 1) * a_stride + columns };
+        assert_eq!((a.len, b.len, c.len), (length, n * k, m * n), "matmul {layout:?} {m}x{n}x{k}");
+    }
 }
 
 /// `out[r] = scale[r] * source[rows[r]]`.

@@ -30,7 +30,8 @@ pub use arguments::{
 };
 pub use best::{BestConfig, EarlyStopping};
 pub use choice::{
-    DeviceName, Dtype, OptimizerStateName, RecomputeName, ReferenceMode, Resume, SaveDtype, Scheduler,
+    DeviceName, Dtype, Freeze, OptimizerStateName, RecomputeName, Redraw, ReferenceMode, Resume, SaveDtype,
+    Scheduler,
 };
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};

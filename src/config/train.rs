@@ -11,7 +11,7 @@ use super::arguments::{
     OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 use super::best::BestConfig;
-use super::choice::{DeviceName, ReferenceMode, Resume, SaveDtype, Scheduler};
+use super::choice::{DeviceName, Freeze, Redraw, ReferenceMode, Resume, SaveDtype, Scheduler};
 use super::source;
 use crate::backend::Element;
 use crate::data::{ColumnMap, TemplateConfig, Truncation, WeightedFile};
@@ -130,6 +130,8 @@ pub struct OptimizerConfig {
     pub epsilon: f64,
     /// Largest global gradient norm; `None`: no clipping.
     pub max_grad_norm: Option<f64>,
+    /// When half fine-tuning draws another half; `None`: everything is learnt.
+    pub half: Option<Redraw>,
     /// Whether a step that is not finite is left out instead of ending the run.
     pub skip_nonfinite: bool,
 }
@@ -375,6 +377,8 @@ impl TrainConfig {
             adam_beta2: Some(optimizer.beta2),
             adam_epsilon: Some(optimizer.epsilon),
             max_grad_norm: Some(optimizer.max_grad_norm.unwrap_or(0.0)),
+            freeze: optimizer.half.map(|_| Freeze::Hft),
+            hft_redraw: optimizer.half,
             skip_nonfinite: Some(optimizer.skip_nonfinite),
         }
     }

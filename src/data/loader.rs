@@ -113,6 +113,21 @@ impl Loader {
         Plan::new(dataset, config, first_step..=last_step)?.extent()
     }
 
+    /// The packed tokens of every step that a loader of these would yield.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn tokens_by_step(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        last_step: usize,
+    ) -> Result<Vec<u64>, DataError> {
+        let (spans, mut epoch) = (config.spans, Epoch::default());
+        let plan = Plan::new(dataset, config, 1..=last_step)?;
+        let tokens = |group: &&Group| spans.tokens(group) as u64;
+        Ok((1..=last_step).map(|step| plan.groups(step, &mut epoch).iter().map(tokens).sum()).collect())
+    }
+
     /// Optimizer steps of one epoch.
     pub fn steps_per_epoch(groups: usize, batch_size: usize) -> usize {
         groups.div_ceil(batch_size.max(1))

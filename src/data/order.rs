@@ -10,6 +10,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub const SPLIT_STREAM: u64 = u64::MAX;
 /// The stream of the rows that a file's weight takes.
 pub const MIX_STREAM: u64 = u64::MAX - 1;
+/// The first stream of half fine-tuning's draws; it has a quarter of all.
+pub const HALF_STREAM: u64 = 1 << 62;
 
 /// A permutation of `0..len`; different streams of one seed are independent.
 pub fn permutation(len: usize, seed: u64, stream: u64) -> Vec<usize> {

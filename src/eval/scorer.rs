@@ -92,7 +92,7 @@ impl<B: Backend> Scorer<'_, B> {
         self.each_batch("evaluating", groups, spans, |scorer, batch| {
             let members = with_references(scorer.backend, references, batch, objective.reference())?;
             let Scorer { backend, model, activations, .. } = scorer;
-            let scores = score_in_detail(*backend, model, activations, batch, Detail::of(objective))?;
+            let scores = score_in_detail(*backend, model, activations, batch, Detail::Statistics)?;
             evaluation.add(&members, scores);
             Ok(())
         })?;

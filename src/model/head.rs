@@ -26,6 +26,8 @@ use crate::objective::{Coupling, Objective};
 pub struct HeadStep<'a> {
     /// The objective.
     pub objective: &'a dyn Objective,
+    /// What is to be found out about each row, at least what the objective asks for.
+    pub detail: Detail,
     /// The coefficients `[R]`, where they are known beforehand ([`Coupling::Step`]).
     pub given: Option<&'a [f32]>,
     /// What the whole optimizer step counts.
@@ -192,9 +194,9 @@ impl Llama {
             return self.head_with_coefficients(backend, activations, batch, given, step.accumulate);
         }
         let capacity = activations.budget.head_capacity();
-        let detail = Detail::of(step.objective);
-        let statistics =
-            (detail == Detail::Statistics).then(|| activations.head.statistics.map(|v| v.first(batch.rows)));
+        let detail = step.detail;
+        let is_asked_for = Detail::of(step.objective) == Detail::Statistics;
+        let statistics = is_asked_for.then(|| activations.head.statistics.map(|v| v.first(batch.rows)));
         let mut accumulate = step.accumulate;
         let mut first_span = 0;
         for chunk in chunks(groups, step.objective.coupling(), capacity) {

@@ -4,6 +4,7 @@
 //! objective.
 
 use super::activations::{Activations, DeviceBatch, LayerActivations};
+use super::freeze::name;
 use super::linear::Linear;
 use super::parameters::ParameterTable;
 use super::{LlamaConfig, Precision};
@@ -99,11 +100,11 @@ impl Llama {
         };
         let linear = |names: &[String], inputs, outputs| {
             let (weight, gradient) = views(names);
-            Linear { weight, gradient, inputs, outputs }
+            Linear::new(weight, gradient, inputs, outputs)
         };
         let layers = (0..config.num_hidden_layers)
             .map(|index| {
-                let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+                let name = |part: &str| name(index, part);
                 let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(name);
                 Layer {
                     input_norm: norm(name("input_layernorm")),

@@ -6,6 +6,7 @@
 mod activations;
 pub mod config;
 pub mod flops;
+mod freeze;
 mod head;
 mod linear;
 mod llama;
@@ -21,8 +22,9 @@ pub use activations::{
 };
 pub use config::{ConfigError, LlamaConfig, Rope};
 pub use flops::Flops;
+pub use freeze::Frozen;
 pub use head::{Chunk, Detail, HeadStep, chunks};
 pub use linear::Linear;
 pub use llama::{Layer, Llama, Norm, Use};
-pub use parameters::{Parameter, ParameterTable};
+pub use parameters::{Parameter, ParameterTable, Run};
 pub use precision::{OptimizerState, Precision};

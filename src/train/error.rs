@@ -87,6 +87,17 @@ pub enum TrainError {
         /// What it needs.
         problem: &'static str,
     },
+    /// Half fine-tuning where moments of a frozen and of a learnt weight would share a scale.
+    #[error(
+        "--freeze hft with --optimizer-state 8bit: {name} does not begin at a multiple of {block} elements, so 8-bit moments of \
+         it and of its neighbour share a scale; choose --optimizer-state bf16 or f32"
+    )]
+    FrozenWithinBlock {
+        /// The parameter.
+        name: String,
+        /// Elements that share a scale.
+        block: usize,
+    },
     /// A model whose heads no kernel was made for.
     #[error(
         "the model's heads have {found} elements (head_dim), and attention on a GPU is made for {}; --device cpu takes any",

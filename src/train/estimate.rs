@@ -1,8 +1,8 @@
 //! How much a prepared run will compute, from the sizes of its groups.
 
-use super::Prepared;
+use super::{Prepared, half};
 use crate::config::ReferenceMode;
-use crate::data::{Group, Roles, Spans, Work};
+use crate::data::{Group, Loader, Roles, Spans, Work};
 use crate::model::Flops;
 use crate::objective::Coupling;
 
@@ -50,7 +50,7 @@ impl Prepared {
             references.map(|reference| Flops::forward(&reference.model.config, work)).sum()
         };
         Estimate {
-            training: Flops::training(model, work),
+            training: self.training(work),
             recomputed: Flops::recomputed(model, work, self.layout.activations.recompute),
             scoring: if is_coupled { Flops::forward(model, first_pass) } else { Flops::default() },
             evaluation: [Flops::forward(model, evaluated), resident(evaluated)].into_iter().sum(),
@@ -60,6 +60,26 @@ impl Prepared {
                 ReferenceMode::Cached => self.scored_beforehand(held_out),
             },
         }
+    }
+
+    /// All steps. A frozen matrix has a product with the activations and one with their gradients, and none for its own.
+    fn training(&self, work: Work) -> Flops {
+        let all = Flops::training(&self.model, work);
+        let Some(half) = self.half() else { return all };
+        let by_step = Loader::tokens_by_step(self.train.clone(), self.loader.clone(), self.steps);
+        // The same loader was measured before, so there is nothing left that could be wrong with it.
+        let tokens = by_step.unwrap_or_default();
+        let frozen =
+            |step| half::frozen_elements(&self.model, &half.frozen_at(step, self.model.num_hidden_layers));
+        let mut round = None;
+        let spared = tokens.iter().zip(1..).map(|(tokens, step)| {
+            let elements = match round {
+                Some((number, elements)) if number == half.round_of(step) => elements,
+                _ => round.insert((half.round_of(step), frozen(step))).1,
+            };
+            2 * elements * tokens
+        });
+        Flops { blocks: all.blocks - spared.sum::<u64>(), ..all }
     }
 
     /// Every answer of every row, by each reference model in turn.

@@ -136,7 +136,9 @@ impl Layout {
             max_grad_norm,
             state: self.state,
             norm_partial: self.norm_partial,
+            measures_logits: false,
             skipped: 0,
+            half: None,
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod disk;
 mod error;
 mod estimate;
 mod fit;
+pub mod half;
 mod history;
 mod inspect;
 mod interrupt;
@@ -27,6 +28,7 @@ mod save;
 mod shortfall;
 mod step;
 mod target;
+mod token_metrics;
 
 pub use disk::{DiskNeed, FolderBytes};
 pub use error::TrainError;

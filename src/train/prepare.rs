@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fit::{Demand, Fitted, Fitting};
-use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError, resident};
+use super::half::HalfFineTuning;
+use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError, half, resident};
 use crate::DType;
 use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
-use crate::config::{Duration, EvalSource, ModelSource, ReferenceMode, TrainConfig, Warmup};
+use crate::config::{Duration, EvalSource, ModelSource, Redraw, ReferenceMode, TrainConfig, Warmup};
 use crate::data::{
     Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Needs, Role, Spans,
     WeightedFile,
@@ -106,6 +107,9 @@ impl Prepared {
         let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
+        if config.optimizer.half.is_some() {
+            half::check(&model, precision.optimizer)?;
+        }
         let references = open_references(&mut config, &selection, &model)?;
         let resident = resident_models(&config, objective.as_ref(), &references, &model)?;
         let needs = needs(&selection, objective.as_ref());
@@ -186,6 +190,16 @@ impl Prepared {
             reference_bytes,
             disk,
         })
+    }
+
+    /// The rounds of half fine-tuning, where that is asked for.
+    pub fn half(&self) -> Option<HalfFineTuning> {
+        let per_epoch = Loader::steps_per_epoch(self.train.groups.len(), self.config.batch.groups);
+        let steps = match self.config.optimizer.half? {
+            Redraw::Epoch => per_epoch,
+            Redraw::Steps(steps) => steps as usize,
+        };
+        Some(HalfFineTuning::new(self.config.run.seed, steps, &self.layout.model.table))
     }
 
     /// The format in which weights are saved: what was asked for, else the source's.

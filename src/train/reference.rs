@@ -1,5 +1,5 @@
 //! Reference log-probs: computed once before training, one reference model after the other and never beside the policy,
-//! and kept on disk under a fingerprint of everything that decides them. [`super::resident`] is the other way.
+//! and kept on disk under a fingerprint of everything that decides them. `resident.rs` is the other way.
 //!
 //! A file holds the log-probs of every answer of one data set under one model: sums, or one number per scored token where
 //! the objective asks for them (`*.tokens.safetensors`, which serves for sums as well). What the data bring themselves

@@ -14,6 +14,13 @@ use crate::objective::ReferenceNeed;
 /// Loads the weights of the models that stay on the device.
 pub(super) fn load<B: Backend>(prepared: &Prepared, backend: &mut B) -> Result<(), TrainError> {
     let sources = Source::of(prepared);
+    match prepared.layout.references.len() {
+        0 => {}
+        1 => tracing::info!("the reference model stays on the device and scores every micro-batch"),
+        several => {
+            tracing::info!("{several} reference models stay on the device and score every micro-batch")
+        }
+    }
     for (reference, source) in prepared.layout.references.iter().zip(&sources) {
         source.load(&reference.model, backend)?;
     }

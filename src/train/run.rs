@@ -18,6 +18,7 @@ use super::log_command::{LogCommand, Patience};
 use super::record::Record;
 use super::resume::{self, Inputs, Start};
 use super::save::Reason;
+use super::token_metrics::num_tokens;
 use super::{
     Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resident, sample,
 };
@@ -128,6 +129,7 @@ pub fn run<B: Backend>(
         crate::objective::build(&prepared.config.objective.name, &prepared.config.objective.parameters)?,
         prepared.config.optimizer.max_grad_norm,
     )?;
+    trainer.half = prepared.half();
     let first = begin::load(prepared, &start, &mut trainer)?;
     resident::load(prepared, &mut trainer.backend)?;
     begin::announce(prepared, &trainer);
@@ -230,6 +232,8 @@ struct InFlight<T> {
     epoch: f64,
     learning_rate: f64,
     tokens: usize,
+    /// The same as TRL counts.
+    num_tokens: u64,
     rows: Vec<usize>,
     /// Time spent on enqueueing it; waiting for it comes on top.
     seconds: f64,
@@ -319,6 +323,8 @@ impl<B: Backend> Run<'_, B> {
         if self.prepared.config.optimizer.skip_nonfinite {
             self.trainer.clear_bad();
         }
+        // Not by where the run ends: a longer one has the same lines up to there.
+        self.trainer.measures_logits = step.index.is_multiple_of(self.prepared.config.run.log_every);
         let pending = self.trainer.step(step, learning_rate)?;
         Ok(InFlight {
             pending,
@@ -326,6 +332,7 @@ impl<B: Backend> Run<'_, B> {
             step: step.index,
             epoch: step.epoch,
             learning_rate,
+            num_tokens: num_tokens(step),
             tokens: step.batches.iter().map(|batch| batch.ids.len()).sum(),
             rows: step.batches.iter().flat_map(|batch| batch.groups.iter().map(|group| group.row)).collect(),
         })
@@ -355,6 +362,7 @@ impl<B: Backend> Run<'_, B> {
         self.trainer.skipped += usize::from(this);
         let seconds = seconds + self.lap();
         let means = outcome.metrics.means();
+        let num_tokens = self.history.num_tokens + step.num_tokens;
         let line = self.log.step(&StepMetrics {
             step: step.step,
             epoch: step.epoch,
@@ -362,6 +370,7 @@ impl<B: Backend> Run<'_, B> {
             learning_rate: step.learning_rate,
             grad_norm: outcome.gradient_norm,
             objective: &means,
+            num_tokens,
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: self.trainer.backend.peak_memory().unwrap_or(0),
             step_seconds: seconds,

@@ -10,8 +10,9 @@ use crate::data::{Batch, BatchGroup, Step, StepTotals};
 use crate::model::{Activations, Detail, HeadStep, Llama};
 use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, RowScores, Scored};
 use crate::optim::AdamwOptimizer;
-use crate::train::InferenceLayout;
+use crate::train::half::HalfFineTuning;
 use crate::train::resident::with_references;
+use crate::train::{InferenceLayout, token_metrics};
 
 /// What a step works on.
 #[derive(Debug)]
@@ -34,8 +35,12 @@ pub struct Trainer<B: Backend> {
     pub state: View,
     /// Room for the gradient norm's partial sums.
     pub norm_partial: View,
+    /// Whether the next steps also measure what costs one more read of the logits: entropy and mean logits.
+    pub measures_logits: bool,
     /// Steps so far whose update was left out: AdamW counts updates, not steps.
     pub skipped: usize,
+    /// What is frozen when; nothing ever where there is none.
+    pub half: Option<HalfFineTuning>,
 }
 
 /// A step that has been enqueued.
@@ -57,33 +62,38 @@ enum LogProbs<T> {
 #[derive(Debug)]
 struct RowTickets<T> {
     logp: T,
+    argmax: T,
+    targets: Vec<u32>,
     statistics: Option<[T; 3]>,
 }
 
 impl<T> RowTickets<T> {
-    /// Of the first `rows` rows that the head has just worked on.
+    /// Of the rows of a batch that the head has just worked on.
     fn read_later<B: Backend<Ticket = T>>(
         backend: &mut B,
         activations: &Activations,
-        rows: usize,
+        batch: &Batch,
         detail: Detail,
     ) -> Self {
-        let head = &activations.head;
+        let (head, rows) = (&activations.head, batch.gather.len());
         let logp = backend.read_later(head.logp.first(rows));
+        let argmax = backend.read_later(head.argmax.first(rows));
         let statistics = (detail == Detail::Statistics).then(|| {
             let StatisticsViews { log_sum_squares, entropy, mean_logit } = head.statistics;
             [log_sum_squares, entropy, mean_logit].map(|view| backend.read_later(view.first(rows)))
         });
-        Self { logp, statistics }
+        Self { logp, argmax, targets: batch.targets.clone(), statistics }
     }
 
     fn collect<B: Backend<Ticket = T>>(self, backend: &mut B) -> Result<RowScores, BackendError> {
         let logp = backend.collect(self.logp)?;
+        let argmax: Vec<u32> = backend.collect(self.argmax)?;
+        let is_top1 = argmax.iter().zip(&self.targets).map(|(most, target)| most == target).collect();
         let statistics = match self.statistics {
             None => None,
             Some([a, b, c]) => Some([backend.collect(a)?, backend.collect(b)?, backend.collect(c)?]),
         };
-        Ok(RowScores { logp, statistics })
+        Ok(RowScores { logp, is_top1, statistics })
     }
 }
 
@@ -109,6 +119,7 @@ impl<B: Backend> Trainer<B> {
     /// Enqueues an optimizer step. Waits for the device only where the objective couples the groups of a step: then every
     /// group is scored first, without gradients, and the coefficients follow from all of them.
     pub fn step(&mut self, step: &Step, learning_rate: f64) -> Result<PendingStep<B::Ticket>, BackendError> {
+        self.freeze(step);
         let mut log_probs = Vec::with_capacity(step.batches.len());
         if self.objective.coupling() == Coupling::Step {
             let (losses, scored) = self.score_step(step)?;
@@ -125,8 +136,8 @@ impl<B: Backend> Trainer<B> {
                 let need = self.objective.reference();
                 let groups = with_references(&mut self.backend, &self.references, batch, need)?;
                 self.gradients(batch, &groups, step.totals, index > 0, None);
-                let (rows, detail) = (batch.gather.len(), Detail::of(self.objective.as_ref()));
-                let tickets = RowTickets::read_later(&mut self.backend, &self.activations, rows, detail);
+                let detail = self.detail();
+                let tickets = RowTickets::read_later(&mut self.backend, &self.activations, batch, detail);
                 log_probs.push((groups, LogProbs::Pending(tickets)));
             }
         }
@@ -140,12 +151,32 @@ impl<B: Backend> Trainer<B> {
         Ok(PendingStep { log_probs, state: backend.read_later(self.state), totals: step.totals })
     }
 
+    /// What is to be found out about every row.
+    fn detail(&self) -> Detail {
+        if self.measures_logits { Detail::Statistics } else { Detail::of(self.objective.as_ref()) }
+    }
+
+    /// Freezes what is not to be learnt in this step.
+    fn freeze(&mut self, step: &Step) {
+        let Self { backend, model, optimizer, half: Some(half), skipped, .. } = self else { return };
+        if let Some(gradients) = model.gradients() {
+            half.enter(
+                backend,
+                (model, optimizer),
+                gradients,
+                step.index,
+                (step.index - 1 - *skipped) as u64,
+            );
+        }
+    }
+
     /// Scores all groups of a step and evaluates the objective on them together: the loss and slopes of each, by its
     /// position in the step, and the log-probs.
     fn score_step(&mut self, step: &Step) -> Result<ScoredStep<B::Ticket>, BackendError> {
+        let detail = self.detail();
         let Self { backend, model, activations, references, objective, state, .. } = self;
         let batches = if step.scoring.is_empty() { &step.batches } else { &step.scoring };
-        let (detail, need) = (Detail::of(objective.as_ref()), objective.reference());
+        let need = objective.reference();
         let mut pending = Vec::with_capacity(batches.len());
         for batch in batches {
             let groups = with_references(backend, references, batch, need)?;
@@ -182,11 +213,12 @@ impl<B: Backend> Trainer<B> {
         accumulate: bool,
         given: Option<&[f32]>,
     ) {
+        let detail = self.detail();
         let Self { backend, model, activations, objective, state, .. } = self;
         let device = activations.upload(backend, batch);
         model.forward(backend, activations, &device);
         let objective = objective.as_ref();
-        let head = HeadStep { objective, given, totals, state: *state, accumulate };
+        let head = HeadStep { objective, given, detail, totals, state: *state, accumulate };
         model.head(backend, activations, &device, groups, head);
         model.backward(backend, activations, &device, accumulate, |_, _| {});
     }
@@ -231,7 +263,7 @@ fn enqueue_score<B: Backend>(
     let device = activations.upload(backend, batch);
     model.forward(backend, activations, &device);
     model.score_in_detail(backend, activations, &device, detail);
-    RowTickets::read_later(backend, activations, batch.gather.len(), detail)
+    RowTickets::read_later(backend, activations, batch, detail)
 }
 
 impl<T> PendingStep<T> {
@@ -290,6 +322,9 @@ impl<'a> Evaluation<'a> {
             self.objective.metrics(group, &self.totals, &mut metrics);
         }
         self.objective.step_metrics(&groups, &self.totals, &mut metrics);
+        for (group, batch) in self.sorted() {
+            token_metrics::add(group, &self.batches[*batch], &mut metrics);
+        }
         (loss, metrics)
     }
 
@@ -314,8 +349,14 @@ impl<'a> Evaluation<'a> {
     }
 
     fn in_order(&self) -> Vec<GroupLogps<'_>> {
+        let groups = self.sorted().into_iter();
+        groups.map(|(group, batch)| GroupLogps::of(group, self.batches[*batch].rows())).collect()
+    }
+
+    /// The groups in the order of the step, each with the number of its micro-batch.
+    fn sorted(&self) -> Vec<&(BatchGroup, usize)> {
         let mut groups: Vec<&(BatchGroup, usize)> = self.groups.iter().collect();
         groups.sort_by_key(|(group, _)| group.group);
-        groups.into_iter().map(|(group, batch)| GroupLogps::of(group, self.batches[*batch].rows())).collect()
+        groups
     }
 }

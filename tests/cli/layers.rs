@@ -49,6 +49,8 @@ const SETTINGS: &[&[(&str, &str, &str)]] = &[
         ("adam_beta2", "0.95", "0.95"),
         ("adam_epsilon", "0.01", "0.01"),
         ("max_grad_norm", "2.5", "2.5"),
+        ("freeze", "hft", "\"hft\""),
+        ("hft_redraw", "250", "250"),
         ("max_steps", "800", "800"),
         ("lr_scheduler_type", "cosine", "\"cosine\""),
         ("warmup_steps", "12", "12"),

@@ -21,6 +21,8 @@ mod evaluating;
 mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Half fine-tuning.
+mod half;
 /// Models by their name on the Hugging Face Hub.
 mod hub;
 /// `asft inspect`.
@@ -78,3 +80,5 @@ mod skip;
 mod stand_in;
 /// Chat templates from the command line to the trained folder.
 mod templates;
+/// TRL's metrics of tokens.
+mod token_metrics;

@@ -299,6 +299,7 @@ fn the_help_text_tells_the_defaults() {
         "reference",
         "reference_cache",
         "learning_rate",
+        "freeze",
         "metric_for_best_model",
         "greater_is_better",
         "save_total_limit",

@@ -3,6 +3,7 @@
 //!
 //! - [`packing`]: a shared prompt = separate sequences; a row's log-prob wherever it is packed.
 //! - [`head`]: unit gradients kept = logits computed twice; how rows are cut into chunks.
+//! - [`half`]: half of the parameters frozen = none, but for what is frozen.
 //! - [`step`]: a step cut into micro-batches; threads; seeds; what is not finite.
 //! - [`objectives`]: ASFT without its align term = SFT; DPO's first loss.
 //! - [`coupling`]: objectives on whole steps, however those are cut.
@@ -19,6 +20,7 @@ mod cuda;
 mod every;
 mod fixture;
 
+mod half;
 mod head;
 mod masks;
 mod memory;

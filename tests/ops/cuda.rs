@@ -86,6 +86,7 @@ stored_checks! {
     rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
     products: matmul::check;
     product_rows_alone: matmul::check_rows_alone;
+    product_of_columns: matmul::check_columns_of_a;
     embedding_both_ways: embedding::check;
     gather_and_scatter: gather::check;
     copy_rows: gather::check_copy;

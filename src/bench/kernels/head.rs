@@ -8,7 +8,7 @@ use super::{HEAD, HEAD_PRODUCTS};
 use crate::backend::{
     Backend, GatherRows, HeadRows, ObjectiveCoefficients, SPAN_WORDS, ScatterRows, TargetLogits,
 };
-use crate::model::{Chunk, HeadStep, chunks};
+use crate::model::{Chunk, Detail, HeadStep, chunks};
 
 /// Everything between the final hidden state and its gradient.
 pub fn head_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
@@ -115,7 +115,8 @@ fn logit_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
 fn whole_head<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
     let Context { model, activations, objective, batch, state, .. } = *context;
     let (h, v, rows) = (model.config.hidden_size, model.config.vocab_size, batch.device.rows);
-    let step = HeadStep { objective, given: None, totals: batch.totals, state, accumulate: false };
+    let detail = Detail::of(objective);
+    let step = HeadStep { objective, given: None, detail, totals: batch.totals, state, accumulate: false };
     let cut = chunks(&batch.host.groups, objective.coupling(), activations.budget.head_capacity());
     let cost = Cost { bytes: 0, flops: 6 * (rows * v * h) as u64 };
     let detail = format!(

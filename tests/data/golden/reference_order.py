@@ -46,4 +46,5 @@ def permutation(length, seed, stream):
     return order
 
 
-print(permutation(*map(int, sys.argv[1:])))
+if __name__ == "__main__":
+    print(permutation(*map(int, sys.argv[1:])))
