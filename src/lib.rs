@@ -14,6 +14,7 @@
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
 //! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
 //! - [`generate`]: answers to prompts, with a key/value cache.
+//! - [`paper`]: the figures of ASFT's paper, as far as any machine can make them.
 //! - [`progress`]: how far long work has come.
 //! - [`prepare`]: new data files from data files.
 //! - [`mod@bench`]: training steps and single operations, timed.
@@ -30,6 +31,7 @@ pub mod inspect;
 pub mod model;
 pub mod objective;
 pub mod optim;
+pub mod paper;
 pub mod plan;
 pub mod prepare;
 pub mod progress;

@@ -16,7 +16,9 @@ mod error;
 mod eval;
 mod file;
 mod generate;
+mod judge;
 mod layers;
+mod paper;
 mod resolve;
 mod score;
 mod source;
@@ -34,7 +36,9 @@ pub use choice::{
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
+pub use judge::{JudgeArguments, JudgeConfig};
 pub use layers::{Arguments, Merged, Origin, merge};
+pub use paper::{PaperArguments, PaperConfig};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{
     BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,

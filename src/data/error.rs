@@ -371,6 +371,14 @@ pub enum RowError {
         /// What the parser said.
         message: String,
     },
+    /// A line that is no prompt of a judge.
+    #[error(
+        "{message}; a judge's prompt has \"name\", \"type\", \"system_prompt\", \"prompt_template\" and \"output_format\""
+    )]
+    NotAJudgePrompt {
+        /// What the parser said.
+        message: String,
+    },
     /// Text without a tokenizer.
     #[error("the row holds text, but the model folder has no tokenizer.json (rows of *_input_ids need none)")]
     NoTokenizer,

@@ -10,6 +10,7 @@
 //! - [`template`] (with [`mod@tojson`], [`template_date`]): a conversation -> text, by that template;
 //! - [`conversation`]: a conversation and its endings -> text, and which of it is the assistant's;
 //! - [`tokenizer`]: text -> token ids, by the folder's tokenizer;
+//! - [`bpe`]: texts -> a tokenizer, for models that start from nothing;
 //! - [`encode`]: an example -> a [`Group`], or the [`Reason`] why it is unusable;
 //! - [`files`]: files -> a [`Dataset`] with its [`LoadReport`], or every row in order for scoring;
 //! - [`cache`]: token ids of a file kept from run to run, under what decides them ([`mod@fingerprint`]);
@@ -31,6 +32,7 @@
 
 pub mod annotations;
 pub mod batch;
+pub mod bpe;
 pub mod cache;
 pub mod columns;
 pub mod conversation;

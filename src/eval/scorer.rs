@@ -96,7 +96,7 @@ impl<B: Backend> Scorer<'_, B> {
             evaluation.add(&members, scores);
             Ok(())
         })?;
-        Ok(evaluation.finish())
+        Ok(evaluation.finish_held_out())
     }
 
     /// Log-probs of every answer of every group, as a reference.

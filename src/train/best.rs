@@ -94,7 +94,7 @@ pub(super) fn check_metric(prepared: &Prepared) -> Result<(), TrainError> {
     let batch = pack(&groups.iter().collect::<Vec<_>>(), spans);
     let mut evaluation = super::Evaluation::new(prepared.objective.as_ref(), StepTotals::of(&groups));
     evaluation.add(&batch.groups, vec![-1.0; batch.gather.len()]);
-    let (_, metrics) = evaluation.finish();
+    let (_, metrics) = evaluation.finish_held_out();
     let mut known = vec!["eval_loss".to_owned()];
     let of_objective = metrics.means().into_iter().map(|(name, _)| name);
     known.extend(of_objective.chain(token_metrics::OF_EVALUATIONS).map(|name| format!("eval_{name}")));

@@ -92,7 +92,7 @@ const PANELS: [Panel; 6] = [
 ];
 
 /// Light theme first; a viewer with a dark one overrides it.
-const STYLE: &str = "\
+pub(crate) const STYLE: &str = "\
 text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#57606a}\
 .title{font-size:20px;font-weight:600;fill:#1f2328}.panel{font-size:14px;font-weight:600;fill:#1f2328}\
 .tick{font-size:12px;fill:#6e7781}.page{fill:#ffffff}\
@@ -376,9 +376,9 @@ fn visible_range(series: &[Points], smoothed: &[Points]) -> (f64, f64) {
 }
 
 /// A value axis whose ticks are 1, 2 or 5 times a power of ten apart.
-struct Axis {
-    low: f64,
-    high: f64,
+pub(crate) struct Axis {
+    pub(crate) low: f64,
+    pub(crate) high: f64,
     step: f64,
 }
 
@@ -386,7 +386,7 @@ impl Axis {
     const TICKS: f64 = 5.0;
 
     /// An axis over at least `low..=high` whose ends are ticks.
-    fn new(low: f64, high: f64) -> Self {
+    pub(crate) fn new(low: f64, high: f64) -> Self {
         // A constant needs room to be seen as one; so does what differs by rounding only.
         let size = low.abs().max(high.abs());
         let flat = high - low <= 1e-9 * size.max(1e-290);
@@ -399,16 +399,16 @@ impl Axis {
     }
 
     /// An axis of whole steps that ends where the run does.
-    fn of_steps(last: f64) -> Self {
+    pub(crate) fn of_steps(last: f64) -> Self {
         Axis { low: 0.0, high: last, step: nice_step(last / Self::TICKS).max(1.0) }
     }
 
     /// Where a value lies between the ends: 0 to 1.
-    fn share(&self, value: f64) -> f64 {
+    pub(crate) fn share(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
-    fn ticks(&self) -> Vec<(f64, String)> {
+    pub(crate) fn ticks(&self) -> Vec<(f64, String)> {
         let (first, last) =
             ((self.low / self.step - 1e-6).ceil() as i64, (self.high / self.step + 1e-6).floor() as i64);
         (first..=last)
@@ -446,7 +446,7 @@ fn nice_step(raw: f64) -> f64 {
 }
 
 /// A value with three significant digits.
-fn significant(value: f64) -> String {
+pub(crate) fn significant(value: f64) -> String {
     let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
     let text = if (-4.0..7.0).contains(&magnitude) {
         let digits = (2.0 - magnitude).max(0.0) as usize;
@@ -457,6 +457,6 @@ fn significant(value: f64) -> String {
     text.replace('-', "\u{2212}")
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

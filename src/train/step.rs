@@ -8,7 +8,7 @@
 use crate::backend::{BAD, Backend, BackendError, GRADIENT_NORM, GradientNorm, StatisticsViews, View};
 use crate::data::{Batch, BatchGroup, Step, StepTotals};
 use crate::model::{Activations, Detail, HeadStep, Llama};
-use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, RowScores};
+use crate::objective::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, RowScores, Scored};
 use crate::optim::AdamwOptimizer;
 use crate::train::half::HalfFineTuning;
 use crate::train::resident::with_references;
@@ -325,6 +325,26 @@ impl<'a> Evaluation<'a> {
         for (group, batch) in self.sorted() {
             token_metrics::add(group, &self.batches[*batch], &mut metrics);
         }
+        (loss, metrics)
+    }
+
+    /// Loss and metrics of held-out rows: beside the objective's own the length-normalised log-probs of both answers, which are
+    /// the same measure whatever is trained for, under the names of `asft eval pairs`.
+    pub fn finish_held_out(self) -> (f64, Metrics) {
+        let mut likelihoods = Metrics::default();
+        for group in self.in_order().iter().filter(|group| group.is_valid()) {
+            let (chosen, rejected) = (group.chosen().map(Scored::mean), group.rejected().map(Scored::mean));
+            let mut add = |name, value: Option<f64>| {
+                if let Some(value) = value {
+                    likelihoods.add(name, value, 1.0);
+                }
+            };
+            add("mean_logps/chosen", chosen);
+            add("mean_logps/rejected", rejected);
+            add("mean_logps/margins", chosen.zip(rejected).map(|(w, l)| w - l));
+        }
+        let (loss, mut metrics) = self.finish();
+        metrics.merge(&likelihoods);
         (loss, metrics)
     }
 

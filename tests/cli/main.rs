@@ -27,6 +27,8 @@ mod half;
 mod hub;
 /// `asft inspect`.
 mod inspect;
+/// `asft eval judge`, with a stand-in for the endpoint.
+mod judging;
 /// kill -9 at any moment.
 #[cfg(unix)]
 mod kill;
@@ -45,6 +47,8 @@ mod messages;
 mod nonfinite;
 /// What can be trained for: the listing, and a few steps of each.
 mod objectives;
+/// `asft paper`: the figures and the runs behind them.
+mod paper;
 /// Memory as it is planned and as it is used.
 mod planning;
 /// `asft prepare`.
@@ -76,6 +80,8 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// A judge on this machine.
+mod stand_in;
 /// Chat templates from the command line to the trained folder.
 mod templates;
 /// TRL's metrics of tokens.

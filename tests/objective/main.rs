@@ -8,6 +8,7 @@ mod identities;
 mod limits;
 mod metrics;
 mod oracle;
+mod planes;
 mod registry;
 mod rows;
 #[path = "../skip/mod.rs"]
