@@ -1,9 +1,9 @@
 //! The places of everything a micro-batch leaves behind or passes on: one struct of views per layer, all from the plan.
 
-use super::{LlamaConfig, Precision};
+use super::{LlamaConfig, Mixing, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_OTHER, SPAN_PROMPT, SPAN_REJECTED,
-    SPAN_WORDS, StatisticsViews, TILE_WORDS, View, key_tiles, query_tiles,
+    Backend, Element, EmbeddingMix, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_OTHER, SPAN_PROMPT,
+    SPAN_REJECTED, SPAN_WORDS, StatisticsViews, TILE_WORDS, View, key_tiles, query_tiles,
 };
 use crate::data::{Batch, BatchGroup, Role};
 use crate::plan::{Arena, MemoryPlan};
@@ -50,7 +50,7 @@ impl Rungs {
 
 impl Budget {
     /// Response rows that buffers hold: a chunk padded to its rung may reach beyond the last one.
-    fn padded_rows(self) -> usize {
+    pub(super) fn padded_rows(self) -> usize {
         self.rows + self.rungs.rows - 1
     }
 
@@ -207,6 +207,10 @@ pub struct DeviceBatch {
     pub token_offsets: View,
     /// `[T]`.
     pub token_rows: View,
+    /// One for each of `token_rows`, where they are mixed.
+    pub token_scale: Option<View>,
+    /// What is mixed into the inputs ([`Llama::mix_inputs`](super::Llama::mix_inputs)).
+    pub mix: Option<EmbeddingMix>,
 }
 
 /// Everything a micro-batch touches.
@@ -230,6 +234,8 @@ pub struct Activations {
     pub head: HeadActivations,
     /// The backward pass's; absent for inference.
     pub backward: Option<BackwardActivations>,
+    /// For inputs that are mixed with predictions, where an objective wants that.
+    pub mixing: Option<Mixing>,
     batch: DeviceBatch,
 }
 
@@ -279,7 +285,20 @@ impl Activations {
             Purpose::Inference => Recompute::Nothing,
             Purpose::Training(recompute) => recompute,
         };
-        Self { budget, recompute, layers, branch, last_stream, last_rstd, hidden, head, backward, batch }
+        let mixing = None;
+        Self {
+            budget,
+            recompute,
+            layers,
+            branch,
+            last_stream,
+            last_rstd,
+            hidden,
+            head,
+            backward,
+            mixing,
+            batch,
+        }
     }
 
     /// Copies a batch's lists to the device and cuts their views to its size.
@@ -330,6 +349,8 @@ impl Activations {
             token_ids: put(self.batch.token_ids, &batch.token_ids),
             token_offsets: put(self.batch.token_offsets, &batch.token_offsets),
             token_rows: put(self.batch.token_rows, &batch.token_rows),
+            token_scale: None,
+            mix: None,
         }
     }
 }
@@ -466,6 +487,8 @@ fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
         token_ids: add("distinct token ids", t),
         token_offsets: add("token offsets", t + 1),
         token_rows: add("token-sorted rows", t),
+        token_scale: None,
+        mix: None,
     }
 }
 
@@ -509,6 +532,7 @@ impl Activations {
             }),
             budget: self.budget,
             head: self.head,
+            mixing: self.mixing,
             batch: self.batch,
         }
     }

@@ -66,6 +66,15 @@ impl AdamwOptimizer {
         Self { settings, runs: table.decay_runs(), first_moments, second_moments, scales }
     }
 
+    /// Leaves these weights as they are, without decay either: a whole parameter that no gradient reaches.
+    pub fn leave_out(&mut self, weights: View) {
+        let (start, end) = (weights.offset, weights.offset + weights.len);
+        let around = |(run, decay): &(Range<usize>, bool)| {
+            [run.start..run.end.min(start), run.start.max(end)..run.end].map(|rest| (rest, *decay))
+        };
+        self.runs = self.runs.iter().flat_map(around).filter(|(run, _)| !run.is_empty()).collect();
+    }
+
     /// Update number `step` (from 1) of all parameters, with the clip factor in `state`.
     ///
     /// # Panics

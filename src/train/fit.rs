@@ -14,6 +14,7 @@ use crate::data::{Dataset, Extent, Group, Loader, LoaderConfig, Role, Roles, Spa
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
+use crate::objective::Inputs;
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
@@ -33,6 +34,8 @@ pub(super) struct Fitting<'a> {
     pub config: &'a TrainConfig,
     pub model: &'a LlamaConfig,
     pub target: Target,
+    /// The objective's.
+    pub inputs: Inputs,
     pub demand: Demand<'a>,
 }
 
@@ -198,6 +201,7 @@ impl Fitting<'_> {
             recompute,
             cache: needs.cache,
             workspace: self.target.workspace(),
+            inputs: self.inputs,
         };
         Ok(Fitted { token_budget, head_rows, extent, layout: Layout::new(self.model, settings) })
     }

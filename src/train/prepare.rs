@@ -141,7 +141,8 @@ impl Prepared {
             loader: loader.clone(),
             steps,
         };
-        let fitting = Fitting { config: &config, model: &model, target, demand };
+        let inputs = objective.inputs();
+        let fitting = Fitting { config: &config, model: &model, target, inputs, demand };
         let (Fitted { token_budget, head_rows, extent, layout }, shortfall) = fitting.choose(precision)?;
         loader.token_budget = token_budget;
         let budget = layout.activations.budget;
@@ -422,7 +423,8 @@ pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Outline
     let Source { model, folder, tokenizer } = open_source(&mut config.model.clone())?;
     target.check(&model)?;
     let precision = target.precision(config.device.formats)?;
-    let fitting = Fitting { config, model: &model, target, demand: Demand::Unknown };
+    let inputs = objective::build(&config.objective.name, &config.objective.parameters)?.inputs();
+    let fitting = Fitting { config, model: &model, target, inputs, demand: Demand::Unknown };
     let (fitted, shortfall) = fitting.choose(precision)?;
     let dtype = save_dtype(config, folder.as_ref(), &model);
     let folders = FolderBytes::new(&model, dtype, tokenizer.as_deref())?;

@@ -113,11 +113,11 @@ impl<B: Backend> Trainer<B> {
                 for entry in &batch.groups {
                     losses[entry.group as usize].write(entry, &mut coefficients);
                 }
-                self.gradients(batch, step.totals, index > 0, Some(&coefficients));
+                self.gradients(batch, step.totals, index > 0, Some(&coefficients))?;
             }
         } else {
             for (index, batch) in step.batches.iter().enumerate() {
-                self.gradients(batch, step.totals, index > 0, None);
+                self.gradients(batch, step.totals, index > 0, None)?;
                 let (rows, detail) = (batch.gather.len(), Detail::of(self.objective.as_ref()));
                 let tickets = RowTickets::read_later(&mut self.backend, &self.activations, rows, detail);
                 log_probs.push((batch.groups.clone(), LogProbs::Pending(tickets)));
@@ -156,19 +156,36 @@ impl<B: Backend> Trainer<B> {
 
     /// Forward, head and backward of one micro-batch; its gradients replace what was there or are added to it. Not for
     /// objectives that couple the groups of a step.
-    pub fn micro_batch(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool) -> B::Ticket {
-        self.gradients(batch, totals, accumulate, None);
-        self.backend.read_later(self.activations.head.logp.first(batch.gather.len()))
+    pub fn micro_batch(
+        &mut self,
+        batch: &Batch,
+        totals: StepTotals,
+        accumulate: bool,
+    ) -> Result<B::Ticket, BackendError> {
+        self.gradients(batch, totals, accumulate, None)?;
+        Ok(self.backend.read_later(self.activations.head.logp.first(batch.gather.len())))
     }
 
-    fn gradients(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool, given: Option<&[f32]>) {
+    fn gradients(
+        &mut self,
+        batch: &Batch,
+        totals: StepTotals,
+        accumulate: bool,
+        given: Option<&[f32]>,
+    ) -> Result<(), BackendError> {
         let Self { backend, model, activations, objective, state, .. } = self;
-        let device = activations.upload(backend, batch);
-        model.forward(backend, activations, &device);
+        let mut device = activations.upload(backend, batch);
         let objective = objective.as_ref();
+        let predicted = model.mix_inputs(backend, activations, batch, &mut device, objective.inputs());
+        model.forward(backend, activations, &device);
         let head = HeadStep { objective, given, totals, state: *state, accumulate };
         model.head(backend, activations, &device, &batch.groups, head);
+        if let Some(predicted) = predicted {
+            let predicted = backend.collect(predicted)?;
+            activations.sort_mixed_tokens(backend, batch, &predicted, &mut device);
+        }
         model.backward(backend, activations, &device, accumulate, |_, _| {});
+        Ok(())
     }
 
     /// Log-probs of every response row of a batch, waiting for them.

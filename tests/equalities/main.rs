@@ -8,6 +8,7 @@
 //! - [`coupling`]: objectives on whole steps, however those are cut.
 //! - [`every`]: every objective's coefficients, on the CPU and on CUDA.
 //! - [`memory`]: recomputing and padding change no bit; [`cuda`]: nor on a GPU in bf16.
+//! - [`mixing`]: inputs mixed with predictions, without a mix = SFT; cut, recomputed and padded.
 //! - [`masks`]: tokens that are only context; a mask of every token.
 //! - [`twin`]: the whole model's gradients = the f64 twin's.
 
@@ -22,6 +23,7 @@ mod fixture;
 mod head;
 mod masks;
 mod memory;
+mod mixing;
 mod objectives;
 mod packing;
 #[path = "../simulator/mod.rs"]

@@ -8,6 +8,7 @@ mod cpu_bf16;
 mod cuda;
 mod generation;
 mod harness;
+mod ift;
 mod oracle;
 #[path = "../simulator/mod.rs"]
 mod simulator;
