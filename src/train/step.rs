@@ -181,6 +181,7 @@ impl<B: Backend> Trainer<B> {
         let head = HeadStep { objective, given, totals, state: *state, accumulate };
         model.head(backend, activations, &device, &batch.groups, head);
         if let Some(predicted) = predicted {
+            // They came before the log-probs for which the head has waited, unless the device formed the coefficients.
             let predicted = backend.collect(predicted)?;
             activations.sort_mixed_tokens(backend, batch, &predicted, &mut device);
         }
