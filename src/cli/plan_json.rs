@@ -85,10 +85,12 @@ fn of_run(run: &RunPlan) -> Map<String, Value> {
             "scored_tokens": per_step(run.work.rows),
             "flops": per_step(estimate.training.total()),
             "flops_recomputed": per_step(estimate.recomputed.total()),
+            "flops_scoring": per_step(estimate.scoring.total()),
         },
         "flops": {
             "training": flops(estimate.training),
             "recomputed": flops(estimate.recomputed),
+            "scoring": flops(estimate.scoring),
             "evaluation": flops(estimate.evaluation),
             "evaluations": estimate.evaluations,
             "reference": flops(estimate.reference),

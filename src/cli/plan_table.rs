@@ -46,15 +46,17 @@ fn of_run(text: &mut String, run: &RunPlan) {
         if run.held_out > 0 { format!(", {} held out", run.held_out) } else { String::new() }
     );
     let estimate = &run.estimate;
-    let again = estimate.recomputed.total();
-    let again = if again > 0 {
-        format!(", and {} computed again", operations(again as f64 / steps))
-    } else {
-        String::new()
-    };
+    let mut beside = String::new();
+    for (flops, what) in
+        [(estimate.recomputed, "computed again"), (estimate.scoring, "of a first pass without gradients")]
+    {
+        if flops.total() > 0 {
+            let _ = write!(beside, ", and {} {what}", operations(flops.total() as f64 / steps));
+        }
+    }
     let _ = writeln!(
         text,
-        "a step on average: {:.0} tokens, {:.0} of them scored, in {}; {} (blocks {}, head {}, attention {}){again}",
+        "a step on average: {:.0} tokens, {:.0} of them scored, in {}; {} (blocks {}, head {}, attention {}){beside}",
         run.work.tokens as f64 / steps,
         run.work.rows as f64 / steps,
         plural(run.batches as f64 / steps, "micro-batch"),

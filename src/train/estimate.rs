@@ -11,6 +11,8 @@ pub struct Estimate {
     pub training: Flops,
     /// What the steps compute again for want of memory.
     pub recomputed: Flops,
+    /// Of the pass without gradients that comes first where the objective feeds the model its own predictions.
+    pub scoring: Flops,
     /// Of one evaluation.
     pub evaluation: Flops,
     /// Evaluations.
@@ -23,7 +25,8 @@ impl Estimate {
     /// Everything.
     pub fn total(&self) -> u64 {
         let evaluations = self.evaluation.total() * self.evaluations as u64;
-        self.training.total() + self.recomputed.total() + evaluations + self.reference.total()
+        let steps = self.training.total() + self.recomputed.total() + self.scoring.total();
+        steps + evaluations + self.reference.total()
     }
 }
 
@@ -49,6 +52,10 @@ impl Prepared {
         Estimate {
             training: Flops::training(model, work),
             recomputed: Flops::recomputed(model, work, self.layout.activations.recompute),
+            scoring: match self.objective.inputs().are_predicted() {
+                true => Flops::forward(model, work),
+                false => Flops::default(),
+            },
             evaluation: Flops::forward(model, work_of(held_out, spans)),
             evaluations: if self.eval.is_some() { self.evaluations() } else { 0 },
             reference,
