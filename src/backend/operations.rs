@@ -9,11 +9,14 @@ use super::View;
 use crate::data::{BatchGroup, StepTotals};
 use crate::objective::Objective;
 
-/// `out[t] = table[ids[t]]`.
+/// `out[t] = table[ids[t]]`; with a mix `(1 - weight) table[ids[t]] + weight table[mix.ids[t]]`, a plain copy of the row
+/// where both ids are one.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingForward {
     /// `[T]` u32, below V.
     pub ids: View,
+    /// The second ids, if rows are mixed.
+    pub mix: Option<EmbeddingMix>,
     /// `[V, H]`.
     pub table: View,
     /// `[T, H]`.
@@ -22,15 +25,26 @@ pub struct EmbeddingForward {
     pub hidden: usize,
 }
 
-/// `dtable[id] += sum of dout[t] over the rows t of that id`, in ascending order of t. Always accumulates.
+/// What [`EmbeddingForward`] mixes into its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddingMix {
+    /// `[T]` u32, below V.
+    pub ids: View,
+    /// Share of these ids' rows, from 0 to 1.
+    pub weight: f32,
+}
+
+/// `dtable[id] += sum of scale[i] * dout[token_rows[i]] over the entries i of that id`, in their order. Always accumulates.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingBackward {
     /// `[U]` u32: the distinct ids, ascending.
     pub token_ids: View,
-    /// `[U + 1]` u32: where each id's rows begin in `token_rows`.
+    /// `[U + 1]` u32: where each id's entries begin in `token_rows`.
     pub token_offsets: View,
-    /// u32: packed rows by id, ascending within one id.
+    /// u32: packed rows by id, ascending within one id; a mixed row is there under both of its ids.
     pub token_rows: View,
+    /// f32, one for each of `token_rows`; 1 where absent.
+    pub scale: Option<View>,
     /// `[T, H]`.
     pub dout: View,
     /// `[V, H]`.
@@ -313,7 +327,8 @@ pub struct ScatterRows {
     pub hidden: usize,
 }
 
-/// `out[rows[r], out_column..] = source[r, source_column..]`, `width` elements of each row.
+/// `out[rows[r], out_column..] = source[r, source_column..]`, `width` elements of each row. Bits move: u32 may be copied as
+/// f32 ([`View::as_f32`]).
 #[derive(Clone, Copy, Debug)]
 pub struct CopyRows {
     /// `[R, source_stride]`.

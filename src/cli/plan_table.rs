@@ -51,7 +51,7 @@ fn of_run(text: &mut String, run: &RunPlan) {
     let resident = run.reference_mode == ReferenceMode::Resident;
     for (flops, what) in [
         (estimate.recomputed, "computed again"),
-        (estimate.scoring, "to score every group of it first"),
+        (estimate.scoring, "of a first pass without gradients"),
         (if resident { estimate.reference } else { Flops::default() }, "of the reference model"),
     ] {
         if flops.total() > 0 {

@@ -254,6 +254,29 @@ pub fn pack_mixed(groups: &[&Group], spans: Spans, mixtures: &[Mixture]) -> Batc
 }
 
 impl Batch {
+    /// `[R]` the packed row of the token that each response row predicts; all distinct.
+    pub fn places(&self) -> Vec<u32> {
+        let mut places = vec![0; self.gather.len()];
+        for (entry, family) in self.groups.iter().zip(&self.families) {
+            let segments = &self.segments[family.start as usize..family.end as usize];
+            let prompt_end = segments[0].start + segments[0].len;
+            let mut place = |span: Span, start: u32| {
+                for row in span.range() {
+                    // An answer's first token is predicted where the prompt ends.
+                    let before = self.gather[row] + 1;
+                    places[row] = if before == prompt_end { start } else { before };
+                }
+            };
+            if let Some(span) = entry.prompt {
+                place(span, prompt_end);
+            }
+            for ((_, &span), segment) in entry.answers.present().zip(&segments[1..]) {
+                place(span, segment.start);
+            }
+        }
+        places
+    }
+
     fn add(&mut self, place: u32, group: &Group, spans: Spans) {
         let family = self.segments.len() as u32;
         let prompt = self.add_segment(&group.prompt, None);

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::{LlamaConfig, Precision};
+use super::{LlamaConfig, Mixing, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_MIXED, SPAN_OTHER, SPAN_PROMPT,
-    SPAN_REJECTED, SPAN_WORDS, Scalar, SecondRows, StatisticsViews, TILE_WORDS, View, key_tiles, query_tiles,
+    Backend, Element, EmbeddingMix, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_MIXED, SPAN_OTHER,
+    SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS, Scalar, SecondRows, StatisticsViews, TILE_WORDS, View, key_tiles,
+    query_tiles,
 };
 use crate::data::{Batch, BatchGroup, Role};
 use crate::plan::{Arena, MemoryPlan};
@@ -54,7 +55,7 @@ impl Rungs {
 
 impl Budget {
     /// Response rows that buffers hold: a chunk padded to its rung may reach beyond the last one.
-    fn padded_rows(self) -> usize {
+    pub(super) fn padded_rows(self) -> usize {
         self.rows + self.rungs.rows - 1
     }
 
@@ -215,6 +216,10 @@ pub struct DeviceBatch {
     pub token_rows: View,
     /// Of a batch with mixtures.
     pub mixed: Option<DeviceMixture>,
+    /// One for each of `token_rows`, where they are mixed.
+    pub token_scale: Option<View>,
+    /// What is mixed into the inputs ([`Llama::mix_inputs`](super::Llama::mix_inputs)).
+    pub mix: Option<EmbeddingMix>,
 }
 
 /// What mixed rows read beside ([`crate::data::MixedRows`]).
@@ -258,6 +263,8 @@ pub struct Activations {
     pub head: HeadActivations,
     /// The backward pass's; absent for inference.
     pub backward: Option<BackwardActivations>,
+    /// For inputs that are mixed with predictions, where an objective wants that.
+    pub mixing: Option<Mixing>,
     batch: DeviceBatch,
 }
 
@@ -307,7 +314,20 @@ impl Activations {
             Purpose::Inference => Recompute::Nothing,
             Purpose::Training(recompute) => recompute,
         };
-        Self { budget, recompute, layers, branch, last_stream, last_rstd, hidden, head, backward, batch }
+        let mixing = None;
+        Self {
+            budget,
+            recompute,
+            layers,
+            branch,
+            last_stream,
+            last_rstd,
+            hidden,
+            head,
+            backward,
+            mixing,
+            batch,
+        }
     }
 
     /// Copies a batch's lists to the device and cuts their views to its size.
@@ -366,6 +386,8 @@ impl Activations {
             token_ids: put(self.batch.token_ids, &batch.token_ids),
             token_offsets: put(self.batch.token_offsets, &batch.token_offsets),
             token_rows: put(self.batch.token_rows, &batch.token_rows),
+            token_scale: None,
+            mix: None,
         }
     }
 }
@@ -525,6 +547,8 @@ fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
         token_ids: add("distinct token ids", t),
         token_offsets: add("token offsets", t + 1),
         token_rows: add("token-sorted rows", t),
+        token_scale: None,
+        mix: None,
     }
 }
 
@@ -568,6 +592,7 @@ impl Activations {
             }),
             budget: self.budget,
             head: self.head,
+            mixing: self.mixing,
             batch: self.batch,
         }
     }

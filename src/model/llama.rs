@@ -49,7 +49,7 @@ pub struct Llama {
     pub table: ParameterTable,
     /// `[V, H]`.
     pub embedding: View,
-    /// `[V, H]`; with tied embeddings the head's gradient as well.
+    /// `[V, H]`; with tied embeddings the head's gradient as well. Absent where inputs give the table no gradient.
     pub embedding_gradient: Option<View>,
     /// L blocks.
     pub layers: Vec<Layer>,
@@ -147,7 +147,7 @@ impl Llama {
 
     /// The gradients as one run.
     pub fn gradients(&self) -> Option<View> {
-        self.embedding_gradient.map(|view| View { offset: 0, len: self.table.arena_elements(), ..view })
+        self.final_norm.gradient.map(|view| View { offset: 0, len: self.table.arena_elements(), ..view })
     }
 
     /// Fills the rotary tables; angles are computed in f64.
@@ -226,6 +226,7 @@ impl Llama {
         let first = cut.layers[0];
         backend.embedding_forward(EmbeddingForward {
             ids: batch.ids,
+            mix: batch.mix,
             table: self.embedding,
             out: first.stream,
             hidden: self.config.hidden_size,

@@ -60,6 +60,7 @@ impl Llama {
             token_ids: batch.token_ids,
             token_offsets: batch.token_offsets,
             token_rows: batch.token_rows,
+            scale: batch.token_scale,
             dout: scratch.dstream,
             dtable,
             hidden: h,

@@ -15,6 +15,8 @@
 
 pub mod asft;
 pub mod combination;
+pub mod ift;
+pub mod inputs;
 pub mod loss;
 pub mod nll;
 pub mod odds;
@@ -35,6 +37,7 @@ mod rewards;
 mod units;
 
 pub use error::ObjectiveError;
+pub use inputs::Inputs;
 pub use loss::{GroupLoss, Slope};
 pub use metrics::Metrics;
 pub use nll::{NllOn, NllReduction};
@@ -129,6 +132,11 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
     /// Whether [`Scored::statistics`] must be there.
     fn statistics(&self) -> bool {
         false
+    }
+
+    /// What the model is given for the tokens in training. Evaluation gives it the tokens themselves.
+    fn inputs(&self) -> Inputs {
+        Inputs::TOKENS
     }
 
     /// The loss where policy and reference are one model, as at the first step of a run from the reference: the same for

@@ -1,6 +1,8 @@
 //! AdamW over the flat arenas: which runs of parameters decay, the moments beside them, and the moments in and out of a
 //! checkpoint, where they are f32 whatever the device keeps.
 
+use std::ops::Range;
+
 use half::bf16;
 
 use super::codes::{Codes, Sign};
@@ -37,6 +39,8 @@ pub enum Moment {
 pub struct AdamwOptimizer {
     settings: AdamwSettings,
     runs: Vec<Run>,
+    /// Weights that are not updated whatever the runs.
+    left_out: Option<Range<usize>>,
     /// First moments, at the parameters' offsets.
     pub first_moments: View,
     /// Second moments, at the parameters' offsets.
@@ -61,12 +65,34 @@ impl AdamwOptimizer {
             ["scales of first moments", "scales of second moments"]
                 .map(|name| plan.add(Arena::MomentScales, name, Element::F32, &[blocks]))
         });
-        Self { settings, runs: table.runs(|_, _| Some(0)), first_moments, second_moments, scales }
+        Self {
+            settings,
+            runs: table.runs(|_, _| Some(0)),
+            left_out: None,
+            first_moments,
+            second_moments,
+            scales,
+        }
     }
 
-    /// Updates these runs of parameters from now on.
+    /// Updates these runs of parameters from now on, but for what is [left out](Self::leave_out).
     pub fn learn(&mut self, runs: Vec<Run>) {
-        self.runs = runs;
+        let Some(out) = self.left_out.clone() else {
+            self.runs = runs;
+            return;
+        };
+        let around = |run: Run| {
+            let Range { start, end } = run.range.clone();
+            let rest = [start..end.min(out.start), start.max(out.end)..end];
+            rest.map(|range| Run { range, ..run.clone() })
+        };
+        self.runs = runs.into_iter().flat_map(around).filter(|run| !run.range.is_empty()).collect();
+    }
+
+    /// Leaves these weights as they are, without decay either: a whole parameter that no gradient reaches.
+    pub fn leave_out(&mut self, weights: View) {
+        self.left_out = Some(weights.offset..weights.offset + weights.len);
+        self.learn(self.runs.clone());
     }
 
     /// Update number `step` (from 1) of all parameters that are learnt, with the clip factor in `state`. A parameter that was

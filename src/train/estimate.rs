@@ -13,7 +13,8 @@ pub struct Estimate {
     pub training: Flops,
     /// What the steps compute again for want of memory.
     pub recomputed: Flops,
-    /// Of the pass without gradients that comes first where the objective couples all groups of a step.
+    /// Of the pass without gradients that comes first, where the objective couples all groups of a step or feeds the model its
+    /// own predictions.
     pub scoring: Flops,
     /// Of one evaluation, that of resident reference models included.
     pub evaluation: Flops,
@@ -52,7 +53,11 @@ impl Prepared {
         Estimate {
             training: self.training(work),
             recomputed: Flops::recomputed(model, work, self.layout.activations.recompute),
-            scoring: if is_coupled { Flops::forward(model, first_pass) } else { Flops::default() },
+            scoring: if is_coupled || self.objective.inputs().are_predicted() {
+                Flops::forward(model, first_pass)
+            } else {
+                Flops::default()
+            },
             evaluation: [Flops::forward(model, evaluated), resident(evaluated)].into_iter().sum(),
             evaluations: if self.eval.is_some() { self.evaluations() } else { 0 },
             reference: match self.config.objective.reference_mode {

@@ -14,6 +14,7 @@ use crate::data::{Dataset, Extent, Group, Halves, Loader, LoaderConfig, Role, Ro
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
+use crate::objective::Inputs;
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
@@ -35,6 +36,8 @@ pub(super) struct Fitting<'a> {
     /// Reference models that stay on the device.
     pub references: &'a [LlamaConfig],
     pub target: Target,
+    /// The objective's.
+    pub inputs: Inputs,
     pub demand: Demand<'a>,
 }
 
@@ -223,6 +226,7 @@ impl Fitting<'_> {
             recompute,
             cache: needs.cache,
             workspace: self.target.workspace(),
+            inputs: self.inputs,
         };
         let layout = Layout::new(self.model, settings).beside(self.references);
         Ok(Fitted { token_budget, head_rows, extent, layout })

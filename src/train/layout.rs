@@ -2,8 +2,8 @@
 
 use crate::backend::{Backend, BackendError, Element, NORM_BLOCK, STEP_STATE_LEN, View};
 use crate::generate::{Cache, CacheSize};
-use crate::model::{Activations, Budget, Llama, LlamaConfig, Precision, Purpose, Recompute, Use};
-use crate::objective::Objective;
+use crate::model::{Activations, Budget, Llama, LlamaConfig, Mixing, Precision, Purpose, Recompute, Use};
+use crate::objective::{Inputs, Objective};
 use crate::optim::{AdamwOptimizer, AdamwSettings};
 use crate::plan::{Arena, MemoryPlan, allocate, total_bytes};
 use crate::train::Trainer;
@@ -23,13 +23,16 @@ pub struct LayoutSettings {
     pub cache: Option<CacheSize>,
     /// Bytes for matrix products to work in.
     pub workspace: usize,
+    /// What the objective gives the model for the tokens.
+    pub inputs: Inputs,
 }
 
 impl LayoutSettings {
     /// Everything in f32, all activations kept, nothing sampled: the CPU's.
     pub fn f32(budget: Budget, optimizer: AdamwSettings) -> Self {
         let (precision, recompute) = (Precision::F32, Recompute::Nothing);
-        Self { budget, optimizer, precision, recompute, cache: None, workspace: 0 }
+        let inputs = Inputs::TOKENS;
+        Self { budget, optimizer, precision, recompute, cache: None, workspace: 0, inputs }
     }
 }
 
@@ -59,16 +62,23 @@ pub struct Layout {
 impl Layout {
     /// The layout of a training run.
     pub fn new(config: &LlamaConfig, settings: LayoutSettings) -> Self {
-        let LayoutSettings { budget, optimizer, precision, recompute, cache, workspace } = settings;
+        let LayoutSettings { budget, optimizer, precision, recompute, cache, workspace, inputs } = settings;
         let mut plan = MemoryPlan::default();
-        let model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Training);
-        let optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer, precision);
+        let mut model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Training);
+        let mut optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer, precision);
+        if !inputs.train_embedding {
+            model.embedding_gradient = None;
+            if !config.tie_word_embeddings {
+                optimizer.leave_out(model.embedding);
+            }
+        }
         let state = plan.add(Arena::Constants, "step state", Element::F64, &[STEP_STATE_LEN]);
         let blocks = model.table.arena_elements().div_ceil(NORM_BLOCK);
         let norm_partial =
             plan.add(Arena::Constants, "gradient norm's partial sums", Element::F64, &[blocks]);
         let purpose = Purpose::Training(recompute);
-        let activations = Activations::plan(&mut plan, config, budget, precision, purpose);
+        let mut activations = Activations::plan(&mut plan, config, budget, precision, purpose);
+        activations.mixing = Mixing::plan(&mut plan, budget, inputs);
         let tokens = activations.budget.tokens;
         let cache = cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
         plan_workspace(&mut plan, workspace);

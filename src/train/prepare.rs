@@ -150,7 +150,9 @@ impl Prepared {
             loader: loader.clone(),
             steps,
         };
-        let fitting = Fitting { config: &config, model: &model, references: &resident, target, demand };
+        let inputs = objective.inputs();
+        let fitting =
+            Fitting { config: &config, model: &model, references: &resident, target, inputs, demand };
         let (Fitted { token_budget, head_rows, extent, layout }, shortfall) = fitting.choose(precision)?;
         loader.token_budget = token_budget;
         let budget = layout.activations.budget;
@@ -464,8 +466,9 @@ pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Outline
     let resident = resident_models(&config, objective.as_ref(), &references, &model)?;
     let precision = target.precision(config.device.formats)?;
     let config = &config;
+    let inputs = objective.inputs();
     let demand = Demand::Unknown { mixed: objective.mixing().is_some() };
-    let fitting = Fitting { config, model: &model, references: &resident, target, demand };
+    let fitting = Fitting { config, model: &model, references: &resident, target, inputs, demand };
     let (fitted, shortfall) = fitting.choose(precision)?;
     let dtype = save_dtype(config, folder.as_ref(), &model);
     let folders = FolderBytes::new(&model, dtype, tokenizer.as_deref())?;

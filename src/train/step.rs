@@ -129,13 +129,13 @@ impl<B: Backend> Trainer<B> {
                 for entry in &batch.groups {
                     losses[entry.group as usize].write(entry, &mut coefficients);
                 }
-                self.gradients(batch, &batch.groups, step.totals, index > 0, Some(&coefficients));
+                self.gradients(batch, &batch.groups, step.totals, index > 0, Some(&coefficients))?;
             }
         } else {
             for (index, batch) in step.batches.iter().enumerate() {
                 let need = self.objective.reference();
                 let groups = with_references(&mut self.backend, &self.references, batch, need)?;
-                self.gradients(batch, &groups, step.totals, index > 0, None);
+                self.gradients(batch, &groups, step.totals, index > 0, None)?;
                 let detail = self.detail();
                 let tickets = RowTickets::read_later(&mut self.backend, &self.activations, batch, detail);
                 log_probs.push((groups, LogProbs::Pending(tickets)));
@@ -199,9 +199,14 @@ impl<B: Backend> Trainer<B> {
 
     /// Forward, head and backward of one micro-batch; its gradients replace what was there or are added to it. Not for
     /// objectives that couple the groups of a step, nor for reference models on the device.
-    pub fn micro_batch(&mut self, batch: &Batch, totals: StepTotals, accumulate: bool) -> B::Ticket {
-        self.gradients(batch, &batch.groups, totals, accumulate, None);
-        self.backend.read_later(self.activations.head.logp.first(batch.gather.len()))
+    pub fn micro_batch(
+        &mut self,
+        batch: &Batch,
+        totals: StepTotals,
+        accumulate: bool,
+    ) -> Result<B::Ticket, BackendError> {
+        self.gradients(batch, &batch.groups, totals, accumulate, None)?;
+        Ok(self.backend.read_later(self.activations.head.logp.first(batch.gather.len())))
     }
 
     /// `groups` are the batch's with everything that the objective is to know of them.
@@ -212,15 +217,22 @@ impl<B: Backend> Trainer<B> {
         totals: StepTotals,
         accumulate: bool,
         given: Option<&[f32]>,
-    ) {
+    ) -> Result<(), BackendError> {
         let detail = self.detail();
         let Self { backend, model, activations, objective, state, .. } = self;
-        let device = activations.upload(backend, batch);
-        model.forward(backend, activations, &device);
+        let mut device = activations.upload(backend, batch);
         let objective = objective.as_ref();
+        let predicted = model.mix_inputs(backend, activations, batch, &mut device, objective.inputs());
+        model.forward(backend, activations, &device);
         let head = HeadStep { objective, given, detail, totals, state: *state, accumulate };
         model.head(backend, activations, &device, groups, head);
+        if let Some(predicted) = predicted {
+            // They came before the log-probs for which the head has waited, unless the device formed the coefficients.
+            let predicted = backend.collect(predicted)?;
+            activations.sort_mixed_tokens(backend, batch, &predicted, &mut device);
+        }
         model.backward(backend, activations, &device, accumulate, |_, _| {});
+        Ok(())
     }
 
     /// Log-probs of every response row of a batch, waiting for them.

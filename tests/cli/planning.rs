@@ -99,6 +99,31 @@ fn smaller_batches_and_shorter_sequences_need_less() {
     assert!(total(&format!("{short} --max-tokens-per-batch 256")) < whole);
 }
 
+/// IFT's first pass is a forward pass of every step, and has its lists in memory; without a mix there is neither.
+#[test]
+fn the_first_pass_of_ift_is_planned() {
+    let shell = Shell::new();
+    let (model, data) = (checkpoint("gqa-llama3"), batch("train12"));
+    let words = format!("--model {model} --data {data} --batch-size 4 --max-steps 6 --objective ift");
+    let total = |plan: &Value, what: &str| number(&plan["flops"][what]["total"]);
+    let mixed = plan(&shell, &words);
+    assert!(total(&mixed, "training") > 0);
+    assert_eq!(total(&mixed, "training"), 3 * total(&mixed, "scoring"));
+    assert_eq!(number(&mixed["flops"]["total"]), 4 * total(&mixed, "scoring"));
+    let plain = plan(&shell, &format!("{words} --lambda 0"));
+    assert_eq!((total(&plain, "scoring"), total(&plain, "training")), (0, total(&mixed, "training")));
+    let names = |plan: &Value| -> Vec<String> {
+        let tensors = plan["tensors"].as_array().unwrap().iter();
+        tensors.map(|tensor| tensor["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let more = |name: &str| {
+        names(&mixed).iter().any(|own| own == name) && !names(&plain).iter().any(|own| own == name)
+    };
+    assert!(more("mixed token ids") && more("places of scored tokens"));
+    let table = done(&shell, &format!("plan {words}")).stdout;
+    assert!(table.contains("of a first pass without gradients"), "{table}");
+}
+
 /// Lengths of prompt, chosen and rejected answer of every row of a file of token ids.
 fn lengths(file: &str) -> Vec<[u64; 3]> {
     let columns = ["prompt_input_ids", "chosen_input_ids", "rejected_input_ids"];

@@ -99,7 +99,7 @@ fn recomputing_gives_the_same_bits() {
                 let mut trainer = cuda_trainer(model, budget(&all), recompute, "asft");
                 trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
                 let batch = pack(&all.iter().collect::<Vec<_>>(), trainer.objective.spans());
-                trainer.micro_batch(&batch, StepTotals::of(&all), false);
+                trainer.micro_batch(&batch, StepTotals::of(&all), false).unwrap();
                 let gradients = trainer.model.gradients().unwrap();
                 bits(&read(&mut trainer, gradients))
             };

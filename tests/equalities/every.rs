@@ -1,5 +1,5 @@
 //! Every objective of the registry through a whole step: what reaches the logits is what the Rust function says of the
-//! log-probs that the device found.
+//! log-probs that the device found, from the tokens or from whatever else the objective gives the model for them.
 
 use asft::backend::Backend;
 use asft::backend::cpu::CpuBackend;
@@ -88,8 +88,17 @@ fn check<B: Backend>(mut trainer: Trainer<B>, groups: &[Group]) {
     let what = trainer.objective.name().to_owned();
     let scored = step.scoring.first().unwrap_or(&step.batches[0]);
     let Trainer { backend, model, activations, objective, .. } = &mut trainer;
-    let scores =
+    let mut scores =
         score_in_detail(backend, model, activations, scored, Detail::of(objective.as_ref())).unwrap();
+    let pending = trainer.step(&step, 1e-3).unwrap();
+    if trainer.objective.inputs().are_predicted() {
+        // Those of other inputs.
+        let logp = trainer.activations.head.logp.first(scores.logp.len());
+        let logp = read(&mut trainer, logp);
+        assert!(logp != scores.logp, "{what}: inputs are not mixed");
+        scores.logp = logp;
+    }
+    let objective = trainer.objective.as_ref();
     let views: Vec<GroupLogps> =
         scored.groups.iter().map(|group| GroupLogps::of(group, scores.rows())).collect();
     let losses = objective.evaluate(&views, &step.totals);
@@ -98,7 +107,6 @@ fn check<B: Backend>(mut trainer: Trainer<B>, groups: &[Group]) {
     for (entry, loss) in batch.groups.iter().zip(&losses) {
         loss.write(entry, &mut expected);
     }
-    let pending = trainer.step(&step, 1e-3).unwrap();
     let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap();
     let loss = losses.iter().fold(0.0, |sum, loss| sum + loss.value);
     assert_eq!(outcome.loss.to_bits(), loss.to_bits(), "{what}: {} and {loss}", outcome.loss);

@@ -178,6 +178,7 @@ pub fn trainer_of<B: Backend>(
     settings: LayoutSettings,
     objective: Box<dyn Objective>,
 ) -> Trainer<B> {
+    let settings = LayoutSettings { inputs: objective.inputs(), ..settings };
     let layout = Layout::new(&config(model), settings);
     let mut trainer = layout.trainer(backend, objective, Some(1.0)).unwrap();
     let Trainer { backend, model, .. } = &mut trainer;
@@ -203,7 +204,7 @@ pub fn compute(trainer: &mut Trainer<CpuBackend>, groups: &[Group]) -> Computed 
     let batch = packed(trainer, groups);
     let totals = StepTotals::of(groups);
     clear(trainer);
-    let ticket = trainer.micro_batch(&batch, totals, false);
+    let ticket = trainer.micro_batch(&batch, totals, false).unwrap();
     let log_probs: Vec<f32> = trainer.backend.collect(ticket).unwrap();
     let mut evaluation = Evaluation::new(trainer.objective.as_ref(), totals);
     evaluation.add(&batch.groups, log_probs.clone());

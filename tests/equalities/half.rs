@@ -96,7 +96,7 @@ fn what_is_learnt_has_the_bits_it_would_have_and_what_is_frozen_keeps_its_own() 
             let mut all = trainer_like(model, &mut trainer);
             let step = step(&all, index);
             for (place, batch) in step.batches.iter().enumerate() {
-                all.micro_batch(batch, step.totals, place > 0);
+                all.micro_batch(batch, step.totals, place > 0).unwrap();
             }
             let expected = gradients(&mut all);
             let [weights, first, second] = arenas(&mut trainer);

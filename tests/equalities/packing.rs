@@ -79,7 +79,7 @@ fn shared_equals_separate(model: &str, name: &str) {
             separate.objective = Box::new(Given(Mutex::new([coefficients].into())));
             let alone = alone(group, role);
             let batch = pack(&[&alone], separate.objective.spans());
-            let ticket = separate.micro_batch(&batch, StepTotals::of([&alone]), !first);
+            let ticket = separate.micro_batch(&batch, StepTotals::of([&alone]), !first).unwrap();
             first = false;
             let scored: Vec<f32> = separate.backend.collect(ticket).unwrap();
             let (of_prompt, of_answer) = scored.split_at(group.prompt.len() - 1);

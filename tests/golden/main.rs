@@ -9,6 +9,7 @@ mod cuda;
 mod generation;
 mod harness;
 mod hft;
+mod ift;
 mod oracle;
 mod sftmix;
 #[path = "../simulator/mod.rs"]

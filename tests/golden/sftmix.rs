@@ -62,7 +62,7 @@ fn every_case<B: Backend>(engine: &Engine<B>, judge: impl Fn(&Value, Distance)) 
         let mut trainer = engine.trainer(&checkpoint, budget, objective(&golden_json));
         let batch = pack_mixed(&members, trainer.objective.spans(), &mixtures);
         trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
-        let ticket = trainer.micro_batch(&batch, totals, false);
+        let ticket = trainer.micro_batch(&batch, totals, false).unwrap();
         let log_probs: Vec<f32> = trainer.backend.collect(ticket).unwrap();
         let mut evaluation = Evaluation::new(trainer.objective.as_ref(), totals);
         evaluation.add(&batch.groups, log_probs);

@@ -5,6 +5,7 @@ mod every;
 mod family;
 mod golden;
 mod identities;
+mod ift;
 mod limits;
 mod metrics;
 mod oracle;

@@ -6,7 +6,7 @@
 use asft::backend::cuda::CudaBackend;
 use asft::backend::probe;
 use asft::backend::{
-    Backend, EmbeddingForward, GatherRows, GradientNorm, HeadRows, NORM_BLOCK, RMSNORM_PARTS,
+    Backend, EmbeddingForward, EmbeddingMix, GatherRows, GradientNorm, HeadRows, NORM_BLOCK, RMSNORM_PARTS,
     RmsnormBackward, RmsnormForward, Rope, Rotation, SecondTargets, SwigluBackward, SwigluForward,
 };
 use serde::Deserialize;
@@ -215,8 +215,12 @@ fn copies_of_rows_and_the_gradient_norm_move_their_minimum() {
         let matrix = device.store(&STORAGE.normal(1, ROWS * HIDDEN));
         let out = device.store_out(ROWS * HIDDEN);
         let rows: Vec<u32> = (0..ROWS as u32).rev().collect();
+        let mixed: Vec<u32> = rows.iter().map(|row| row ^ 1).collect();
+        let mix = Some(EmbeddingMix { ids: device.put(&mixed), weight: 0.25 });
         let (rows, scale) = (device.put(&rows), device.put(&normal(2, ROWS)));
-        device.backend.embedding_forward(EmbeddingForward { ids: rows, table: matrix, out, hidden: HIDDEN });
+        let embedding = EmbeddingForward { ids: rows, mix: None, table: matrix, out, hidden: HIDDEN };
+        device.backend.embedding_forward(embedding);
+        device.backend.embedding_forward(EmbeddingForward { mix, ..embedding });
         device.backend.gather_rows(GatherRows {
             second: None,
             source: matrix,
@@ -232,6 +236,7 @@ fn copies_of_rows_and_the_gradient_norm_move_their_minimum() {
     };
     counted("counters::copies_of_rows_and_the_gradient_norm_move_their_minimum", work, |_, launches| {
         only(launches, "embedding_forward_bf16").moves_its_minimum(2 * MATRIX);
+        only(launches, "embedding_mixed_forward_bf16").moves_its_minimum(3 * MATRIX);
         only(launches, "gather_rows_bf16").moves_its_minimum(2 * MATRIX);
         only(launches, "gradient_norm_partial_f32").moves_its_minimum(4 * elements as u64);
     });

@@ -45,7 +45,7 @@ impl Storage {
 pub struct Device<'b, B: Backend> {
     /// For the operation under test.
     pub backend: &'b mut B,
-    storage: Storage,
+    pub storage: Storage,
     tensors: Vec<Tensor>,
     bits: Vec<u32>,
 }
