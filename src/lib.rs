@@ -14,11 +14,14 @@
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
 //! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
 //! - [`generate`]: answers to prompts, with a key/value cache.
+//! - [`report`]: what became of runs, as a page, as TensorBoard's events, on a terminal.
+//! - [`chart`]: curves as SVG.
 //! - [`progress`]: how far long work has come.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
 pub mod bench;
+pub mod chart;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -31,6 +34,7 @@ pub mod objective;
 pub mod optim;
 pub mod plan;
 pub mod progress;
+pub mod report;
 pub mod train;
 
 pub use dtype::DType;
