@@ -104,7 +104,9 @@ fn numbers_that_are_none_stay_json() {
         ..step(1, &[("rewards/margins", f64::NAN)])
     };
     state.record(&log.step(&broken).unwrap());
-    state.record(&log.evaluation(&EvalMetrics { step: 1, values: &[("loss", f64::NAN)], intervals: &[] }).unwrap());
+    state.record(
+        &log.evaluation(&EvalMetrics { step: 1, values: &[("loss", f64::NAN)], intervals: &[] }).unwrap(),
+    );
     let lines = all(&path);
     for (line, key) in
         [(0, "loss"), (0, "grad_norm"), (0, "tokens_per_second"), (0, "rewards/margins"), (1, "eval_loss")]

@@ -121,10 +121,7 @@ fn summary(outcome: &Outcome) -> String {
     let data =
         outcome.eval_file.as_deref().map_or_else(|| "FILE.jsonl".into(), |file| file.display().to_string());
     let _ = writeln!(text, "\nNext, what happened as a page:\n  {program} report {folder}");
-    let _ = writeln!(
-        text,
-        "Log-probs of single answers:\n  {program} score --model {folder} --data {data}"
-    );
+    let _ = writeln!(text, "Log-probs of single answers:\n  {program} score --model {folder} --data {data}");
     text
 }
 

@@ -34,7 +34,8 @@ pub struct WatchArguments {
 pub fn run(arguments: &WatchArguments) -> anyhow::Result<ExitStatus> {
     let folder = &arguments.run;
     if !folder.is_dir() {
-        return Err(anyhow!("{} is not a folder; give the --output of asft train", folder.display())).or_usage();
+        return Err(anyhow!("{} is not a folder; give the --output of asft train", folder.display()))
+            .or_usage();
     }
     let mut watched = Watched::new(folder).or_usage()?;
     if arguments.once || !stdout().is_terminal() {

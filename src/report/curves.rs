@@ -26,8 +26,7 @@ struct Figure {
     note: &'static str,
 }
 
-const PLAIN: Figure =
-    Figure { id: "", title: "", keys: &[], range: None, level: None, unit: 1.0, note: "" };
+const PLAIN: Figure = Figure { id: "", title: "", keys: &[], range: None, level: None, unit: 1.0, note: "" };
 
 const FIGURES: [Figure; 11] = [
     Figure {
@@ -80,7 +79,12 @@ const FIGURES: [Figure; 11] = [
         keys: &[("grad_norm", "before clipping")],
         ..PLAIN
     },
-    Figure { id: "learning-rate", title: "Learning rate", keys: &[("learning_rate", "learning rate")], ..PLAIN },
+    Figure {
+        id: "learning-rate",
+        title: "Learning rate",
+        keys: &[("learning_rate", "learning rate")],
+        ..PLAIN
+    },
     Figure { id: "speed", title: "Tokens per second", keys: &[("tokens_per_second", "tokens/s")], ..PLAIN },
     Figure {
         id: "memory",

@@ -143,19 +143,26 @@ fn displacement(run: &RunRecord) -> Option<Finding> {
 }
 
 fn skipped(run: &RunRecord) -> Option<Finding> {
-    let steps: Vec<u64> =
-        run.lines.iter().filter(|line| is_skipped(line)).filter_map(|line| line.get("step")?.as_u64()).collect();
+    let steps: Vec<u64> = run
+        .lines
+        .iter()
+        .filter(|line| is_skipped(line))
+        .filter_map(|line| line.get("step")?.as_u64())
+        .collect();
     let (first, count) = (steps.first()?, steps.len());
     let steps = if count == 1 { "step was" } else { "steps were" };
     finding(
         Weight::Warning,
-        format!("{count} {steps} skipped because loss or gradient was not finite, the first of them step {first}."),
+        format!(
+            "{count} {steps} skipped because loss or gradient was not finite, the first of them step {first}."
+        ),
     )
 }
 
 fn not_finite(run: &RunRecord) -> Option<Finding> {
     let is_null = |line: &&Line| {
-        !is_skipped(line) && ["loss", "eval_loss"].iter().any(|key| line.get(*key).is_some_and(|v| v.is_null()))
+        !is_skipped(line)
+            && ["loss", "eval_loss"].iter().any(|key| line.get(*key).is_some_and(|v| v.is_null()))
     };
     let step = run.lines.iter().find(is_null)?.get("step")?.as_u64()?;
     finding(Weight::Warning, format!("A loss was not finite, first at step {step}."))
@@ -170,7 +177,8 @@ fn spike(run: &RunRecord) -> Option<Finding> {
     values.sort_by(f64::total_cmp);
     let median = *values.get(values.len() / 2)?;
     let spikes = points.iter().filter(|point| point.1 > SPIKE * median).count();
-    let largest = points.iter().max_by(|a, b| a.1.total_cmp(&b.1)).filter(|point| point.1 > SPIKE * median)?;
+    let largest =
+        points.iter().max_by(|a, b| a.1.total_cmp(&b.1)).filter(|point| point.1 > SPIKE * median)?;
     let steps = if spikes == 1 { "At 1 step".to_owned() } else { format!("At {spikes} steps") };
     finding(
         Weight::Note,
@@ -226,6 +234,8 @@ fn answers(run: &RunRecord) -> Option<Finding> {
     }
     finding(
         if after > before { Weight::Good } else { Weight::Note },
-        format!("Of {all} sampled answers {after} are exactly the chosen one; after step {first} {before} were."),
+        format!(
+            "Of {all} sampled answers {after} are exactly the chosen one; after step {first} {before} were."
+        ),
     )
 }

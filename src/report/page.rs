@@ -4,7 +4,8 @@
 
 use std::fmt::Write;
 
-use minijinja::{Environment, Value};
+use minijinja::Environment;
+use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::ReportError;
@@ -166,7 +167,7 @@ pub fn to_html(runs: &[RunRecord]) -> Result<String, ReportError> {
         prompts: prompts(runs),
         differences: differences(runs),
     };
-    Ok(environment.get_template("report.html")?.render(Value::from_serialize(&page))?)
+    Ok(environment.get_template("report.html")?.render(Serde(&page))?)
 }
 
 fn view(number: usize, run: &RunRecord) -> RunView {
@@ -183,7 +184,9 @@ fn view(number: usize, run: &RunRecord) -> RunView {
             Status::Finished => "finished",
             Status::Unfinished(_) => "not finished",
         },
-        steps: run.planned_steps().map_or_else(|| steps.to_string(), |planned| format!("{steps} of {planned}")),
+        steps: run
+            .planned_steps()
+            .map_or_else(|| steps.to_string(), |planned| format!("{steps} of {planned}")),
         loss: shown(last("eval_loss").or_else(|| last("loss"))),
         accuracy: with_interval(run, "eval_rewards/accuracies"),
         speed: shown(median(run, "tokens_per_second")),
@@ -246,7 +249,8 @@ fn data(facts: &RunFacts) -> Vec<DataView> {
             .lengths
             .iter()
             .map(|part| {
-                let [min, median, p90, max] = [part.min, part.median, part.p90, part.max].map(|n| n.to_string());
+                let [min, median, p90, max] =
+                    [part.min, part.median, part.p90, part.max].map(|n| n.to_string());
                 [part.part.clone(), min, median, p90, max]
             })
             .collect(),
@@ -258,7 +262,8 @@ fn data(facts: &RunFacts) -> Vec<DataView> {
 fn chart(number: usize, drawn: &Drawn) -> ChartView {
     let chart = &drawn.chart;
     let (width, height) = chart.size;
-    let last = |curve: &Curve| curve.smoothed().last().map(|(_, value)| significant(*value)).unwrap_or_default();
+    let last =
+        |curve: &Curve| curve.smoothed().last().map(|(_, value)| significant(*value)).unwrap_or_default();
     let spoken: Vec<String> =
         chart.curves.iter().map(|curve| format!("{} {}", curve.legend, last(curve))).collect();
     let label = format!("{} by step; at the end: {}", drawn.title, spoken.join(", "));
@@ -301,7 +306,8 @@ fn hover(curve: &Curve) -> HoverSeries {
     let points = thinned(&curve.smoothed());
     let value = |(step, value): &(f64, f64)| {
         let interval = curve.intervals.iter().find(|interval| interval.0 == *step);
-        let interval = interval.map(|(_, low, high)| format!(" [{}, {}]", significant(*low), significant(*high)));
+        let interval =
+            interval.map(|(_, low, high)| format!(" [{}, {}]", significant(*low), significant(*high)));
         format!("{}{}", significant(*value), interval.unwrap_or_default())
     };
     HoverSeries {
@@ -328,7 +334,8 @@ fn table(curves: &[Curve]) -> (Vec<String>, Vec<Vec<String>>) {
             let near = points.iter().rfind(|point| point.0 <= *step);
             near.map_or_else(|| "\u{2013}".to_owned(), |point| significant(point.1))
         };
-        let row: Vec<String> = std::iter::once(format!("{step:.0}")).chain(smoothed.iter().map(value)).collect();
+        let row: Vec<String> =
+            std::iter::once(format!("{step:.0}")).chain(smoothed.iter().map(value)).collect();
         if rows.last() != Some(&row) {
             rows.push(row);
         }
@@ -349,15 +356,20 @@ fn metrics(runs: &[RunRecord]) -> Vec<Metric> {
         let shown = |point: Option<&(f64, f64)>| {
             point.map_or_else(|| "\u{2013}".to_owned(), |point| significant(point.1))
         };
-        let interval = run.intervals(key).last().map(|(_, low, high)| {
-            format!("{} to {}", significant(*low), significant(*high))
-        });
+        let interval = run
+            .intervals(key)
+            .last()
+            .map(|(_, low, high)| format!("{} to {}", significant(*low), significant(*high)));
         let before = points.first().filter(|_| points.len() > 1);
         [shown(before), shown(points.last()), interval.unwrap_or_default()]
     };
     let measured = keys.into_iter().filter(|key| runs.iter().any(|run| !run.points(key).is_empty()));
     let metric = |key: &str| Metric {
-        name: WORDS.iter().find(|(name, _)| *name == key).map_or(&key["eval_".len()..], |(_, words)| words).to_owned(),
+        name: WORDS
+            .iter()
+            .find(|(name, _)| *name == key)
+            .map_or(&key["eval_".len()..], |(_, words)| words)
+            .to_owned(),
         runs: runs.iter().map(|run| figures(run, key)).collect(),
     };
     measured.map(metric).collect()

@@ -100,9 +100,8 @@ impl Tail {
         if self.pending.is_empty() {
             return Ok(None);
         }
-        parse(&self.pending).map_err(|_| {
-            format!("{}:{}: the last line is cut off in the middle", self.name(), self.line + 1)
-        })
+        parse(&self.pending)
+            .map_err(|_| format!("{}:{}: the last line is cut off in the middle", self.name(), self.line + 1))
     }
 
     fn name(&self) -> String {
@@ -248,8 +247,10 @@ impl RunRecord {
         if !self.lines.iter().any(|line| !is_evaluation(line)) {
             say("There are no steps yet.");
         } else if !self.lines.iter().any(is_evaluation) {
-            say("There was no evaluation: nothing here says how the model does on pairs it has not learnt from \
-                 (--eval-data FILE, or --eval-split).");
+            say(
+                "There was no evaluation: nothing here says how the model does on pairs it has not learnt from \
+                 (--eval-data FILE, or --eval-split).",
+            );
         }
         if self.samples.is_empty() {
             say("No answers were sampled (--sample-answers N together with evaluation data).");
@@ -303,9 +304,9 @@ fn whole(path: &Path, missing: &mut Vec<String>) -> Result<Vec<Line>, ReportErro
 
 fn settings(folder: &Path, missing: &mut Vec<String>) -> Vec<(String, String)> {
     let path = folder.join(RUN_FILE);
-    let table = std::fs::read_to_string(&path)
-        .map_err(|error| format!("cannot be read ({error})"))
-        .and_then(|text| text.parse::<toml::Table>().map_err(|error| format!("is broken ({})", error.message())));
+    let table = std::fs::read_to_string(&path).map_err(|error| format!("cannot be read ({error})")).and_then(
+        |text| text.parse::<toml::Table>().map_err(|error| format!("is broken ({})", error.message())),
+    );
     match table {
         Ok(table) => {
             let mut settings = Vec::new();
@@ -332,7 +333,8 @@ fn flatten(above: &str, table: &toml::Table, settings: &mut Vec<(String, String)
 
 fn facts(folder: &Path, missing: &mut Vec<String>) -> Option<RunFacts> {
     let read = std::fs::read(folder.join(FACTS_FILE)).map_err(|error| format!("cannot be read ({error})"));
-    match read.and_then(|text| serde_json::from_slice(&text).map_err(|error| format!("is broken ({error})"))) {
+    match read.and_then(|text| serde_json::from_slice(&text).map_err(|error| format!("is broken ({error})")))
+    {
         Ok(facts) => Some(facts),
         Err(problem) => {
             missing.push(format!(

@@ -45,7 +45,6 @@ pub fn write(folder: &Path, run: &RunRecord) -> Result<PathBuf, ReportError> {
 pub fn events(lines: &[Line]) -> Vec<u8> {
     let mut file = Vec::new();
     let mut version = Message::default();
-    version.double(1, 0.0);
     version.bytes(3, VERSION.as_bytes());
     record(&mut file, &version.0);
     let mut seconds = 0.0;
@@ -93,7 +92,8 @@ fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(MASK)
 }
 
-/// A protobuf message as it grows. A key is the field's number and how the value is stored.
+/// A protobuf message as it grows. A key is the field's number and how the value is stored. Numbers that are 0 are left out, but
+/// for a `float`: the one that is needed is a choice of several, where leaving it out would mean that there is none.
 #[derive(Default)]
 struct Message(Vec<u8>);
 
@@ -107,11 +107,17 @@ impl Message {
     }
 
     fn integer(&mut self, field: u64, value: u64) {
+        if value == 0 {
+            return;
+        }
         self.varint(field << 3);
         self.varint(value);
     }
 
     fn double(&mut self, field: u64, value: f64) {
+        if value == 0.0 {
+            return;
+        }
         self.varint(field << 3 | 1);
         self.0.extend(value.to_le_bytes());
     }

@@ -97,7 +97,8 @@ impl Watched {
         let area = frame.area();
         let text = self.text();
         let height = text.len() as u16;
-        let curves = if area.height >= LEAST_FOR_CURVES { Constraint::Fill(1) } else { Constraint::Length(0) };
+        let curves =
+            if area.height >= LEAST_FOR_CURVES { Constraint::Fill(1) } else { Constraint::Length(0) };
         let [head, gauge, body, middle] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(1),
@@ -133,7 +134,8 @@ impl Watched {
         parts.extend(self.remaining());
         parts.extend(last("tokens_per_second").map(|speed| format!("{speed:.0} tokens/s")));
         let bytes = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
-        let planned = self.facts.as_ref().map(|facts| format!(" of {} planned", bytes(facts.planned_bytes())));
+        let planned =
+            self.facts.as_ref().map(|facts| format!(" of {} planned", bytes(facts.planned_bytes())));
         let planned = planned.unwrap_or_default();
         parts.extend(
             last("peak_memory_bytes").map(|held| format!("memory {} held{planned}", bytes(held as u64))),
@@ -141,7 +143,8 @@ impl Watched {
         let mut text = vec![Text::from(parts.join("   "))];
         let steps: [(&str, &str); 3] =
             [("loss", "loss"), ("grad_norm", "gradient norm"), ("learning_rate", "learning rate")];
-        let now = steps.iter().filter_map(|(key, words)| Some(format!("{words} {}", significant(last(key)?))));
+        let now =
+            steps.iter().filter_map(|(key, words)| Some(format!("{words} {}", significant(last(key)?))));
         text.push(Text::from(now.collect::<Vec<_>>().join("   ")));
         if let Some(evaluation) = self.lines.iter().rfind(|line| is_evaluation(line)) {
             text.push(Text::from(vec![Span::from("evaluation").bold(), self.evaluation(evaluation).into()]));
@@ -204,10 +207,17 @@ impl Watched {
         }
     }
 
-    fn draw_curve(&self, frame: &mut Frame, area: Rect, title: &str, (steps, evaluations): (&Points, &Points)) {
+    fn draw_curve(
+        &self,
+        frame: &mut Frame,
+        area: Rect,
+        title: &str,
+        (steps, evaluations): (&Points, &Points),
+    ) {
         let line = thinned(&smooth(steps));
         let values = || line.iter().chain(evaluations).map(|point| point.1);
-        let (low, high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+        let (low, high) =
+            (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
         let axis = chart::Axis::new(low, high);
         let last = self.planned().unwrap_or(0).max(self.step()).max(1) as f64;
         let dataset = |points, marker, kind, color| {
@@ -219,9 +229,7 @@ impl Watched {
         ];
         let chart = Chart::new(datasets)
             .block(Block::bordered().title(format!(" {title} ")).border_style(Style::new().dim()))
-            .x_axis(
-                Axis::default().bounds([0.0, last]).labels(["0".to_owned(), format!("{last:.0}")]),
-            )
+            .x_axis(Axis::default().bounds([0.0, last]).labels(["0".to_owned(), format!("{last:.0}")]))
             .y_axis(
                 Axis::default()
                     .bounds([axis.low, axis.high])

@@ -92,10 +92,9 @@ impl RunFacts {
         let objective = prepared.objective.as_ref();
         let spans = Spans { answers: objective.learns_from(), ..objective.spans() };
         let plan = &prepared.layout.plan;
-        let planned = ARENAS.into_iter().map(|arena| PlannedBytes {
-            what: arena.title().to_owned(),
-            bytes: plan.bytes(arena) as u64,
-        });
+        let planned = ARENAS
+            .into_iter()
+            .map(|arena| PlannedBytes { what: arena.title().to_owned(), bytes: plan.bytes(arena) as u64 });
         Self {
             objective: objective.name().to_owned(),
             device: device.to_owned(),
