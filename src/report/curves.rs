@@ -200,10 +200,18 @@ fn against_plan(memory: &mut Drawn, runs: &[RunRecord]) {
     let planned = planned.max().unwrap_or(0) as f64 / GIBIBYTE;
     let held = memory.chart.curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
     let most = held.fold(planned, f64::max);
+    let (planned, most) = if most < 1.0 { in_mebibytes(memory, planned, most) } else { (planned, most) };
     memory.chart.range = Some((0.0, if most > 0.0 { 1.05 * most } else { 1.0 }));
     if runs.len() == 1 && planned > 0.0 {
         memory.chart.level = Some(planned);
     } else {
         memory.note = "The plans stand in the table of runs.";
     }
+}
+
+/// Small models are told in a smaller unit.
+fn in_mebibytes(memory: &mut Drawn, planned: f64, most: f64) -> (f64, f64) {
+    memory.title = "Memory in MiB";
+    memory.chart.curves.iter_mut().flat_map(|curve| &mut curve.points).for_each(|point| point.1 *= 1024.0);
+    (planned * 1024.0, most * 1024.0)
 }

@@ -162,7 +162,8 @@ impl Watched {
     fn evaluation(&self, line: &Line) -> String {
         let step = line.get("step").and_then(serde_json::Value::as_u64).unwrap_or(0);
         let mut text = format!(" after step {step}");
-        for (words, _, key) in CURVES {
+        for ((_, _, key), words) in CURVES.into_iter().zip(["loss", "margin", "accuracy", "chosen log-prob"])
+        {
             if let Some(value) = line.get(key).and_then(serde_json::Value::as_f64) {
                 text += &format!("   {words} {}", significant(value));
             }
