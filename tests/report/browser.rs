@@ -29,7 +29,7 @@ addEventListener('load', () => {
   const svg = document.querySelector('figure svg');
   svg.dispatchEvent(new PointerEvent('pointermove', { clientX: svg.getBoundingClientRect().left + svg.clientWidth / 2 }));
   const found = {
-    inner: innerWidth, scroll: page.scrollWidth, wide: wide.slice(0, 5), errors: window.failures,
+    inner: page.clientWidth, scroll: page.scrollWidth, wide: wide.slice(0, 5), errors: window.failures,
     requests: performance.getEntriesByType('resource').length, tip: document.querySelector('.tip').textContent,
   };
   document.body.setAttribute('data-probe', JSON.stringify(found));
@@ -59,6 +59,7 @@ fn probe(browser: &str, page: &Path, width: u32, folder: &Path) -> (serde_json::
         .args([
             "--disable-component-update",
             "--disable-sync",
+            "--hide-scrollbars",
             "--enable-logging=stderr",
             "--virtual-time-budget=2000",
         ])
