@@ -47,6 +47,8 @@ mod objectives;
 mod planning;
 /// What cannot be run, with its message and exit code.
 mod refusals;
+/// `asft report` and `asft watch`.
+mod reporting;
 /// Stopped, killed, finished and longer runs.
 mod resume;
 /// run.toml, fingerprints, and the defaults that the help text promises.
