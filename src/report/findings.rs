@@ -73,8 +73,10 @@ fn ending(run: &RunRecord) -> Option<Finding> {
     }
 }
 
-/// The first evaluation's value, the last one's and its interval.
-fn first_and_last(run: &RunRecord, key: &str) -> Option<(f64, f64, Option<(f64, f64)>)> {
+/// The first evaluation's value, the last one's, and the interval of the last.
+type FirstAndLast = (f64, f64, Option<(f64, f64)>);
+
+fn first_and_last(run: &RunRecord, key: &str) -> Option<FirstAndLast> {
     let points = run.points(key);
     let (first, last) = (points.first()?, points.last()?);
     let interval = run.intervals(key).into_iter().rfind(|interval| interval.0 == last.0);

@@ -326,7 +326,7 @@ fn table(curves: &[Curve]) -> (Vec<String>, Vec<Vec<String>>) {
     let fewest = smoothed.iter().filter(|points| points.len() > 1).min_by_key(|points| points.len());
     let Some(steps) = fewest.or(smoothed.first()) else { return (columns.collect(), Vec::new()) };
     let last = steps.len().saturating_sub(1);
-    let shown = last.min(SHOWN_STEPS - 1).max(1);
+    let shown = last.clamp(1, SHOWN_STEPS - 1);
     let mut rows: Vec<Vec<String>> = Vec::new();
     for place in 0..=shown {
         let Some((step, _)) = steps.get(place * last / shown) else { continue };
