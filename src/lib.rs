@@ -15,12 +15,15 @@
 //! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
 //! - [`generate`]: answers to prompts, with a key/value cache.
 //! - [`paper`]: the figures of ASFT's paper, as far as any machine can make them.
+//! - [`report`]: what became of runs, as a page, as TensorBoard's events, on a terminal.
+//! - [`chart`]: curves as SVG.
 //! - [`progress`]: how far long work has come.
 //! - [`prepare`]: new data files from data files.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
 pub mod bench;
+pub mod chart;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -35,6 +38,7 @@ pub mod paper;
 pub mod plan;
 pub mod prepare;
 pub mod progress;
+pub mod report;
 pub mod train;
 
 pub use dtype::DType;

@@ -47,7 +47,7 @@ fn run(path: &Path, from: Option<usize>, to: usize) -> TrainerState {
     };
     let evaluate = |log: &mut MetricsLog, state: &mut TrainerState, step: usize| {
         let values = [("loss", 0.7 - step as f64 / 30.0), ("rewards/accuracies", 0.5)];
-        let line = log.evaluation(&EvalMetrics { step, values: &values }).unwrap();
+        let line = log.evaluation(&EvalMetrics { step, values: &values, intervals: &[] }).unwrap();
         state.record(&line);
     };
     if from.is_none() {
@@ -105,7 +105,9 @@ fn numbers_that_are_none_stay_json() {
         ..step(1, &[("rewards/margins", f64::NAN)])
     };
     state.record(&log.step(&broken).unwrap());
-    state.record(&log.evaluation(&EvalMetrics { step: 1, values: &[("loss", f64::NAN)] }).unwrap());
+    state.record(
+        &log.evaluation(&EvalMetrics { step: 1, values: &[("loss", f64::NAN)], intervals: &[] }).unwrap(),
+    );
     let lines = all(&path);
     for (line, key) in
         [(0, "loss"), (0, "grad_norm"), (0, "tokens_per_second"), (0, "rewards/margins"), (1, "eval_loss")]

@@ -33,9 +33,11 @@ mod plan_table;
 mod prepare;
 mod prepare_dynamics;
 mod progress;
+mod report;
 mod score;
 mod signals;
 mod train;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -72,6 +74,10 @@ enum Command {
     Generate(Box<Layers<GenerateArguments>>),
     /// Whether it worked: metrics of models on data
     Eval(eval::EvalArguments),
+    /// What became of training runs, as a page: curves, evaluations, answers, settings
+    Report(report::ReportArguments),
+    /// A training run on the terminal, while it is under way or afterwards
+    Watch(watch::WatchArguments),
     /// What a training run would need: takes the flags of train, starts nothing
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     Plan(Box<plan::PlanArguments>),
@@ -140,6 +146,8 @@ impl Cli {
             Command::Score(arguments) => score::run(&arguments),
             Command::Generate(arguments) => generate::run(&arguments),
             Command::Eval(arguments) => eval::run(&arguments),
+            Command::Report(arguments) => report::run(&arguments),
+            Command::Watch(arguments) => watch::run(&arguments),
             Command::Plan(arguments) => plan::run(&arguments),
             Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),

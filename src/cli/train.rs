@@ -120,10 +120,8 @@ fn summary(outcome: &Outcome) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "asft".to_owned());
     let data =
         outcome.eval_file.as_deref().map_or_else(|| "FILE.jsonl".into(), |file| file.display().to_string());
-    let _ = writeln!(
-        text,
-        "\nNext, log-probs of single answers:\n  {program} score --model {folder} --data {data}"
-    );
+    let _ = writeln!(text, "\nNext, what happened as a page:\n  {program} report {folder}");
+    let _ = writeln!(text, "Log-probs of single answers:\n  {program} score --model {folder} --data {data}");
     text
 }
 

@@ -14,6 +14,6 @@ pub mod pairs;
 mod scorer;
 pub mod text;
 
-pub use scorer::{Scorer, largest};
+pub use scorer::{Evaluated, Scorer, largest};
 
 pub use crate::progress::{Progress, Silent};

@@ -1,9 +1,10 @@
 //! Scoring groups: packed within a budget, forward only, results in the order of the groups.
 
+use super::bootstrap::{Estimate, estimate};
 use crate::backend::{Backend, BackendError};
 use crate::data::{Batch, BatchGroup, ByRole, Group, Reference, Roles, Spans, StepTotals, pack};
 use crate::model::{Activations, Detail, Llama};
-use crate::objective::{Metrics, Objective, ReferenceNeed};
+use crate::objective::{Coupling, Metrics, Objective, ReferenceNeed};
 use crate::progress::Progress;
 use crate::train::resident::with_references;
 use crate::train::{Evaluation, InferenceLayout, score, score_in_detail};
@@ -75,7 +76,7 @@ impl<B: Backend> Scorer<'_, B> {
         &mut self,
         groups: &[Group],
         objective: &dyn Objective,
-    ) -> Result<(f64, Metrics), BackendError> {
+    ) -> Result<Evaluated, BackendError> {
         self.evaluate_beside(&[], groups, objective)
     }
 
@@ -85,7 +86,7 @@ impl<B: Backend> Scorer<'_, B> {
         references: &[InferenceLayout],
         groups: &[Group],
         objective: &dyn Objective,
-    ) -> Result<(f64, Metrics), BackendError> {
+    ) -> Result<Evaluated, BackendError> {
         let spans = objective.spans();
         let spans = Spans { answers: spans.answers.union(Roles::PAIR), ..spans };
         let mut evaluation = Evaluation::new(objective, StepTotals::of(groups));
@@ -96,7 +97,9 @@ impl<B: Backend> Scorer<'_, B> {
             evaluation.add(&members, scores);
             Ok(())
         })?;
-        Ok(evaluation.finish_held_out())
+        let each = evaluation.each();
+        let (loss, metrics) = evaluation.finish_held_out();
+        Ok(Evaluated { intervals: intervals(objective, &each, &metrics), loss, metrics })
     }
 
     /// Log-probs of every answer of every group, as a reference.
@@ -132,6 +135,53 @@ impl<B: Backend> Scorer<'_, B> {
         }
         Ok(())
     }
+}
+
+/// What an evaluation found.
+#[derive(Clone, Debug)]
+pub struct Evaluated {
+    /// Of the whole data set, as if it were one optimizer step.
+    pub loss: f64,
+    /// The same.
+    pub metrics: Metrics,
+    /// 95% intervals by name, `loss` among them: how far these means would have come out differently with other rows of
+    /// the same kind. A figure that is not a mean over rows has none.
+    pub intervals: Vec<(&'static str, Estimate)>,
+}
+
+/// Which resamples the intervals of evaluations are made of: the same for all evaluations of a run, so that they differ by
+/// the weights alone.
+const RESAMPLING_SEED: u64 = 0;
+
+fn intervals(
+    objective: &dyn Objective,
+    each: &[(f64, Metrics)],
+    metrics: &Metrics,
+) -> Vec<(&'static str, Estimate)> {
+    let groups = each.len();
+    if groups < 2 {
+        return Vec::new();
+    }
+    let mut intervals = Vec::new();
+    // Where a loss depends on all groups at once, those of single groups say nothing of other groups.
+    if objective.coupling() != Coupling::Step {
+        let loss = |rows: &[usize]| rows.iter().map(|&row| each[row].0).sum();
+        intervals.push(("loss", estimate(groups, RESAMPLING_SEED, loss)));
+    }
+    for (name, _) in metrics.means() {
+        let parts: Vec<(f64, f64)> =
+            each.iter().map(|(_, metrics)| metrics.weighted(name).unwrap_or_default()).collect();
+        if parts.iter().all(|(_, weight)| *weight == 0.0) {
+            continue;
+        }
+        let mean = |rows: &[usize]| {
+            let add = |sums: (f64, f64), &row: &usize| (sums.0 + parts[row].0, sums.1 + parts[row].1);
+            let (sum, weight) = rows.iter().fold((0.0, 0.0), add);
+            sum / weight
+        };
+        intervals.push((name, estimate(groups, RESAMPLING_SEED, mean)));
+    }
+    intervals
 }
 
 /// The largest group in tokens and in rows, and the longest sequence: what a budget must hold at least.

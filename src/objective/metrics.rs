@@ -57,6 +57,11 @@ impl Metrics {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| entry.sum / entry.weight)
     }
 
+    /// Weighted sum and weight of one metric, if it was given: what means over other choices of the same groups are made of.
+    pub fn weighted(&self, name: &str) -> Option<(f64, f64)> {
+        self.entries.iter().find(|entry| entry.name == name).map(|entry| (entry.sum, entry.weight))
+    }
+
     // A dozen names at most: a linear search beats hashing and keeps the order.
     fn accumulate(&mut self, name: &'static str, sum: f64, weight: f64) {
         match self.entries.iter_mut().find(|entry| entry.name == name) {

@@ -7,9 +7,9 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::{Figure, Result};
+use crate::chart::escape;
 use crate::eval::mt_bench::{self, ModelAnswer, Question};
 use crate::eval::text::distinct::{distinct, repetition, tokens};
-use crate::train::curves::escape;
 
 /// Words of a question that are shown.
 const SHOWN_WORDS: usize = 6;

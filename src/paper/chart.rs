@@ -2,9 +2,9 @@
 
 use std::fmt::{Arguments, Write};
 
-use crate::train::curves::{Axis, STYLE, escape};
+use crate::chart::{Axis, STYLE, escape};
 
-pub(super) use crate::train::curves::significant;
+pub(super) use crate::chart::significant;
 
 /// Colours and marks beside those of a run's curves: two more series, and what is derived instead of measured.
 const MORE_STYLE: &str = "\

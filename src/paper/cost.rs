@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::chart::{Plot, Svg, significant};
 use super::{Figure, PaperError, Result, spread};
-use crate::train::curves::Axis;
+use crate::chart::Axis;
 use crate::train::log::lines;
 
 /// One way of training.

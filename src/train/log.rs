@@ -58,10 +58,15 @@ pub struct EvalMetrics<'a> {
     pub step: usize,
     /// Names without the `eval_` they are written with.
     pub values: &'a [(&'a str, f64)],
+    /// 95% intervals under the same names; written as one object under [`INTERVALS`].
+    pub intervals: &'a [(&'a str, [f64; 2])],
 }
 
 /// Key of how many tokens there were so far.
 pub(super) const NUM_TOKENS: &str = "num_tokens";
+/// Key of an evaluation's intervals: an object of `[low, high]` by name without `eval_`.
+pub const INTERVALS: &str = "eval_intervals";
+
 /// Key of how many steps were left out so far.
 const SKIPPED_STEPS: &str = "skipped_steps";
 /// Key that only the line of a step that was left out has.
@@ -117,6 +122,12 @@ impl MetricsLog {
         let mut line = Map::new();
         line.insert("step".into(), metrics.step.into());
         line.extend(metrics.values.iter().map(|(name, value)| (format!("eval_{name}"), number(*value))));
+        if !metrics.intervals.is_empty() {
+            let interval = |(name, [low, high]): &(&str, [f64; 2])| {
+                ((*name).to_owned(), Value::Array(vec![number(*low), number(*high)]))
+            };
+            line.insert(INTERVALS.into(), Value::Object(metrics.intervals.iter().map(interval).collect()));
+        }
         self.record.append(&line)?;
         Ok(line)
     }
@@ -240,6 +251,8 @@ impl TrainerState {
         let step = step_of(line)?;
         if line.keys().any(|key| key.starts_with("eval_")) {
             let mut entry = line.clone();
+            // Plotters of Hugging Face's state expect numbers.
+            entry.remove(INTERVALS);
             entry.insert("epoch".into(), number(self.epoch));
             return Some(self.push(entry));
         }

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use super::facts::RunFacts;
 use super::history::{BeforeAndAfter, History};
 use super::log::{EvalMetrics, MetricsLog, RunShape, Skipped, StepMetrics};
 use super::log_command::{LogCommand, Patience};
@@ -29,7 +30,7 @@ use crate::checkpoint::resume::checkpoint_path;
 use crate::checkpoint::run_folder::{prepare as prepare_folder, write_run_file};
 use crate::config::{EvalSource, ModelSource};
 use crate::data::{Loader, Step};
-use crate::eval::{Progress, Scorer};
+use crate::eval::{Evaluated, Progress, Scorer};
 
 /// Rows named when a step was not finite.
 const SHOWN_ROWS: usize = 8;
@@ -38,7 +39,7 @@ const SHOWN_SAMPLES: usize = 2;
 /// Steps in a row that may be skipped: one fewer than ends the run.
 const MOST_SKIPPED: usize = 9;
 /// The run's record.
-pub(super) const METRICS_FILE: &str = "metrics.jsonl";
+pub const METRICS_FILE: &str = "metrics.jsonl";
 
 /// What a finished run has to say.
 #[derive(Clone, Debug)]
@@ -134,6 +135,7 @@ pub fn run<B: Backend>(
     resident::load(prepared, &mut trainer.backend)?;
     begin::announce(prepared, &trainer);
     write_run_file(&folder, &prepared.config.to_toml())?;
+    RunFacts::of(prepared, &trainer.backend.name()).save(&folder)?;
     let (log, samples, history) = begin::records(prepared, &start, first)?;
     let run = Run {
         log_command: log_command(prepared)?,
@@ -475,10 +477,13 @@ impl<B: Backend> Run<'_, B> {
         let Some(eval) = &self.prepared.eval else { return Ok(()) };
         let Trainer { backend, model, activations, references, objective, .. } = &mut self.trainer;
         let mut scorer = Scorer { backend, model, activations, progress: &mut crate::eval::Silent };
-        let (loss, metrics) = scorer.evaluate_beside(references, &eval.groups, objective.as_ref())?;
+        let Evaluated { loss, metrics, intervals } =
+            scorer.evaluate_beside(references, &eval.groups, objective.as_ref())?;
         let mut values = vec![("loss", loss)];
         values.extend(metrics.means());
-        let line = self.log.evaluation(&EvalMetrics { step, values: &values });
+        let intervals: Vec<(&str, [f64; 2])> =
+            intervals.iter().map(|(name, interval)| (*name, [interval.low, interval.high])).collect();
+        let line = self.log.evaluation(&EvalMetrics { step, values: &values, intervals: &intervals });
         let line = self.or_remedy(|| METRICS_FILE.to_owned(), line.map_err(Into::into))?;
         self.record(&line)?;
         let shown = |name: &str| values.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);

@@ -325,6 +325,18 @@ impl<'a> Evaluation<'a> {
         self.objective.evaluate(&self.in_order(), &self.totals)
     }
 
+    /// Loss and metrics of each group by itself, for intervals: of groups chosen otherwise, the loss is the sum of theirs
+    /// and a metric the weighted mean.
+    pub fn each(&self) -> Vec<(f64, Metrics)> {
+        let losses = self.losses().into_iter().map(|loss| loss.value);
+        let metrics = self.in_order().into_iter().map(|group| {
+            let mut metrics = Metrics::default();
+            self.objective.metrics(&group, &self.totals, &mut metrics);
+            metrics
+        });
+        losses.zip(metrics).collect()
+    }
+
     /// Loss and metrics, summed in the order of the groups within the step.
     pub fn finish(self) -> (f64, Metrics) {
         let loss = self.losses().iter().fold(0.0, |sum, loss| sum + loss.value);

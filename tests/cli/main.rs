@@ -55,6 +55,8 @@ mod planning;
 mod preparing;
 /// What cannot be run, with its message and exit code.
 mod refusals;
+/// `asft report` and `asft watch`.
+mod reporting;
 /// Reference models that stay beside the policy.
 mod resident;
 /// Stopped, killed, finished and longer runs.

@@ -93,7 +93,7 @@ fn a_run_folder_is_a_model_and_a_record() {
     done(&shell, &train12("mqa-linear-tied", "run", &more));
     let run = shell.path().join("run");
     let mut expected = set(MODEL);
-    expected.extend(set(["curves.svg", "metrics.jsonl", "run.toml", "samples.jsonl"]));
+    expected.extend(set(["curves.svg", "facts.json", "metrics.jsonl", "run.toml", "samples.jsonl"]));
     for step in [3, 6] {
         let files = MODEL.into_iter().chain(["asft/optimizer.safetensors", "asft/state.json"]);
         expected.extend(files.map(|name| format!("checkpoint-{step}/{name}")));

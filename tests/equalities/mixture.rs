@@ -194,7 +194,7 @@ fn an_evaluation_is_the_plain_nll() {
             activations: &trainer.activations,
             progress: &mut asft::eval::Silent,
         };
-        scorer.evaluate(&groups, trainer.objective.as_ref()).unwrap().0
+        scorer.evaluate(&groups, trainer.objective.as_ref()).unwrap().loss
     };
     assert_eq!(loss(sftmix(5.0)).to_bits(), loss(objective("sft")).to_bits());
     assert_eq!(StepTotals::of(&groups).answer_tokens[Role::Mixed], 0);
