@@ -79,6 +79,11 @@ fn a_gzip_stream_that_is_cut_off_or_damaged() {
     assert!(error.contains("beyond line 20000: the gzip stream is damaged (corrupt gzip stream"), "{error}");
     let (_, error) = refused("a.jsonl.gz", [&gzip(ROW.as_bytes())[..], b"more"].concat());
     assert!(error.starts_with("cannot read a.jsonl.gz"), "{error}");
+    let two = format!("{{\"prompt\":\"{}\"}}\n", "x".repeat(400)).repeat(2);
+    let whole_two = gzip(two.as_bytes());
+    let (rows, error) = refused("a.jsonl.gz", &whole_two[..whole_two.len() - 4]);
+    assert_eq!(rows, 2, "{error}");
+    assert!(error.starts_with("cannot read a.jsonl.gz beyond line 2: the gzip stream is cut off"), "{error}");
     let (_, error) = refused("a.jsonl.gz", &whole[..5]);
     assert_eq!(error, "cannot read a.jsonl.gz: the gzip stream is cut off; fetch or write the file again");
 }

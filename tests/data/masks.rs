@@ -149,6 +149,14 @@ fn identical_answers_are_those_that_are_trained_on() {
         || json!({"prompt": "Hello", "chosen": " The quick brown fox", "rejected": " The quick brown dog"});
     let (_, notes) = used(&encoder("llama3", config()), row());
     assert!(!notes.identical);
+    // The same tokens, of which one answer learns the user's as well: somebody wrote a whole dialogue into one turn.
+    let dialogue = "The<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nfox<|eot_id|>\
+                    <|start_header_id|>assistant<|end_header_id|>\n\ndog";
+    let turns = json!([assistant("The"), user("fox"), assistant("dog")]);
+    let same = json!({"prompt": [user("Hello")], "chosen": [assistant(dialogue)], "rejected": turns});
+    let (group, notes) = used(&encoder("llama3", config()), same);
+    assert_eq!(group.answers[0].ids, group.answers[1].ids);
+    assert!(!notes.identical, "{:?}", group.answers);
     // Cut to the same beginning.
     let short = EncodeConfig { max_length: Some(4), ..config() };
     let (_, notes) = used(&encoder("llama3", short.clone()), row());

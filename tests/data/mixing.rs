@@ -179,6 +179,8 @@ fn unusable_rows_are_told_by_reason_and_place() {
         )
     );
     let tenth = file("tenth", [NO_ANSWER.to_owned(), GOOD.repeat(9)].concat());
+    let strict = LoadConfig { strict: true, ..mixture(&[(&tenth, 1.0)], 0) };
+    assert!(refused(&strict).to_string().starts_with("1 of 10 rows cannot be used"), "one is enough");
     assert_eq!(
         load(&mixture(&[(&tenth, 1.0)], 0)).report.dropped_lines("x").len(),
         2,

@@ -232,6 +232,11 @@ fn prompts_without_a_pair_are_left_out_and_mistakes_refused() {
             (1, "pairs of equal scores left out".to_owned()),
         ]
     );
+    // Some of a prompt's pairs: the best of four beats one in each round, the other two are equal.
+    let tied = json!({"prompt": "p", "candidates": ["a", "b", "c", "d"], "scores": [1, 1, 1, 3]});
+    let tournament = SamplingConfig { ranking: Ranking::Tournament, beta: 1e12, ..config };
+    let pairs = made(&[tied], &tournament);
+    assert_eq!(pairs.iter().map(|pair| pair["chosen"].as_str().unwrap()).collect::<Vec<_>>(), ["d", "d"]);
     let refused = |row: Value| {
         let files = Files::new(&[row]);
         words(&rejection_sample(&files.task(), &config, &mut Silent).unwrap_err())
