@@ -132,7 +132,9 @@ impl Loader {
         let (spans, mut epoch) = (config.spans, Epoch::default());
         let plan = Plan::new(dataset, config, 1..=last_step)?;
         let tokens = |group: &&Group| spans.tokens(group) as u64;
-        Ok((1..=last_step).map(|step| plan.groups(step, &mut epoch).iter().map(tokens).sum()).collect())
+        Ok((1..=last_step)
+            .map(|step| plan.members(step, &mut epoch).groups.iter().map(tokens).sum())
+            .collect())
     }
 
     /// Optimizer steps of one epoch.

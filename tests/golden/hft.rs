@@ -38,6 +38,7 @@ fn twenty_steps_with_another_half_frozen_every_third() {
         parts: Some(2),
         spans: trainer.objective.spans(),
         scored: None,
+        mixing: None,
     };
     let steps = golden["steps"].as_array().unwrap();
     let dataset = Arc::new(Dataset::new(groups, LoadReport::default()));
