@@ -1,6 +1,6 @@
 //! `asft prepare training-dynamics`: every checkpoint scores the rows, one after the other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use asft::backend::Backend;
 use asft::checkpoint::{ModelFolder, hub};
@@ -57,9 +57,9 @@ struct Checkpoint {
 }
 
 impl DynamicsArguments {
-    fn score_config(&self, model: &PathBuf) -> anyhow::Result<ScoreConfig> {
+    fn score_config(&self, model: &Path) -> anyhow::Result<ScoreConfig> {
         let arguments = ScoreArguments {
-            model: Some(model.clone()),
+            model: Some(model.to_owned()),
             data: Some(self.files.data().to_owned()),
             map: Some(self.files.map().to_vec()),
             template: self.template.clone(),

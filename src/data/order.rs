@@ -14,7 +14,7 @@ pub const MIX_STREAM: u64 = u64::MAX - 1;
 pub const HALF_STREAM: u64 = 1 << 62;
 
 /// The first of the streams of partners in mixtures, one for each epoch.
-pub const PARTNER_STREAMS: u64 = 1 << 62;
+pub const PARTNER_STREAMS: u64 = 1 << 61;
 /// The first of the streams of weights in mixtures, one for each step.
 pub const WEIGHT_STREAMS: u64 = 1 << 63;
 

@@ -54,12 +54,15 @@ fn run<B: Backend>(
     run_two(backend, kept, logits, (targets, None), write_gradient, own)
 }
 
+/// Second targets, and the weights of the first ones.
+type Second<'a> = (&'a [u32], &'a [f32]);
+
 /// The same where rows may have a second target, and the first one a weight.
 fn run_two<B: Backend>(
     backend: &mut B,
     kept: Kept,
     logits: &[f32],
-    (targets, second): (&[u32], Option<(&[u32], &[f32])>),
+    (targets, second): (&[u32], Option<Second>),
     write_gradient: bool,
     own: Option<f32>,
 ) -> (Rows, Vec<u32>) {
@@ -258,16 +261,16 @@ fn check_two_kept<B: Backend>(
         );
         assert_eq!(got.argmax[r], row.argmax, "{case}");
         let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for v in 0..vocabulary {
+        for (v, &logit) in z.iter().enumerate() {
             let (unit, exact) = (got.unit[r * vocabulary + v], row.unit_gradient[v]);
             // A target's own element is a difference of two shares of this size.
-            let p = (f64::from(z[v]) - row.lse).exp();
+            let p = (f64::from(logit) - row.lse).exp();
             let size = if v as u32 == targets[r] || v as u32 == second[r] {
                 p.max(exact.abs())
             } else {
                 exact.abs()
             };
-            let distance = f64::from(largest - z[v]) + spread;
+            let distance = f64::from(largest - logit) + spread;
             let limit = 2.5e-7 * (1.0 + distance) * size + rounding * exact.abs() + 1e-30;
             assert!(near(unit, exact, limit), "{case}: gradient {v} is {unit:e}, not {exact:e}");
         }
