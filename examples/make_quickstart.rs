@@ -17,22 +17,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use asft::data::bpe::{self, BEGIN_OF_TEXT, BpeTokenizer, END_OF_TEXT, END_OF_TURN, SPECIAL_TOKENS};
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tokenizers::decoders::DecoderWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::normalizers::NormalizerWrapper;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::processors::PostProcessorWrapper;
-use tokenizers::processors::sequence::Sequence as PostProcessors;
-use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, SplitDelimiterBehavior, TokenizerImpl};
 
 /// Every random choice comes from this seed.
 const SEED: u64 = 2409_10571;
@@ -48,21 +38,6 @@ const WORDS: [&str; 40] = [
     "key", "lamp", "leaf", "map", "nut", "oak", "pen", "rain", "ship", "sun", "tea", "wind",
 ];
 
-const BEGIN_OF_TEXT: &str = "<|begin_of_text|>";
-const END_OF_TEXT: &str = "<|end_of_text|>";
-const START_HEADER: &str = "<|start_header_id|>";
-const END_HEADER: &str = "<|end_header_id|>";
-const END_OF_TURN: &str = "<|eot_id|>";
-const SPECIAL_TOKENS: [&str; 5] = [BEGIN_OF_TEXT, END_OF_TEXT, START_HEADER, END_HEADER, END_OF_TURN];
-
-/// How Llama 3 cuts text before the byte-level BPE. It matters here that line breaks form one piece with each other
-/// and never with what follows (`\s*[\r\n]+`): the blank line after a header is then the same token whether an answer
-/// follows or not, so a tokenised prompt is a prefix of the tokenised prompt and answer.
-const PIECES: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}",
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-);
-
 /// Llama 3's conversation layout: every message is a header, a blank line, the text and an end-of-turn token.
 const CHAT_TEMPLATE: &str = "{{- bos_token }}
 {%- for message in messages %}
@@ -73,9 +48,6 @@ const CHAT_TEMPLATE: &str = "{{- bos_token }}
     {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
 {%- endif %}
 ";
-
-type BpeTokenizer =
-    TokenizerImpl<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>;
 
 /// What the prompt asks to do with its words.
 #[derive(Clone, Copy, Debug)]
@@ -164,41 +136,9 @@ fn draw_rows(count: usize, rng: &mut ChaCha8Rng, seen: &mut HashSet<String>) -> 
     rows
 }
 
-/// Trains a byte-level BPE on the training rows and puts Llama 3's pre-tokenizer, post-processor and special tokens
-/// around it. As in Llama 3 the special tokens come after the ordinary ones.
+/// The tokenizer of the training rows.
 fn train_tokenizer(rows: &[Row]) -> Result<BpeTokenizer> {
-    let model = BPE::builder().ignore_merges(true).build().map_err(anyhow::Error::from_boxed)?;
-    let mut tokenizer = BpeTokenizer::new(model);
-    let pieces = Split::new(SplitPattern::Regex(PIECES.into()), SplitDelimiterBehavior::Isolated, false)
-        .map_err(anyhow::Error::from_boxed)?;
-    tokenizer
-        .with_pre_tokenizer(Some(PreTokenizers::new(vec![
-            pieces.into(),
-            ByteLevel::new(false, true, false).into(),
-        ])))
-        .with_decoder(Some(ByteLevel::new(true, true, true)));
-
-    let mut trainer = BpeTrainer::builder()
-        .vocab_size(MAX_VOCABULARY)
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .show_progress(false)
-        .build();
-    tokenizer.train(&mut trainer, rows.iter().flat_map(Row::texts)).map_err(anyhow::Error::from_boxed)?;
-    tokenizer
-        .add_special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)))
-        .map_err(anyhow::Error::from_boxed)?;
-
-    let begin = TemplateProcessing::builder()
-        .try_single(format!("{BEGIN_OF_TEXT} $A"))
-        .and_then(|template| template.try_pair(format!("{BEGIN_OF_TEXT}:0 $A:0 {BEGIN_OF_TEXT}:1 $B:1")))
-        .map_err(anyhow::Error::msg)?
-        .special_tokens(vec![(BEGIN_OF_TEXT, token_id(&tokenizer, BEGIN_OF_TEXT)?)])
-        .build()?;
-    tokenizer.with_post_processor(Some(PostProcessors::new(vec![
-        ByteLevel::new(true, false, true).into(),
-        begin.into(),
-    ])));
-    Ok(tokenizer)
+    bpe::train(rows.iter().flat_map(Row::texts), MAX_VOCABULARY).map_err(anyhow::Error::from_boxed)
 }
 
 fn token_id(tokenizer: &BpeTokenizer, token: &str) -> Result<u32> {

@@ -5,9 +5,14 @@
 //     e = exp(z_y - m);  logp = -log1p(S) if z_y = m, else (z_y - m) - log(S + e);  lse = m + log(S + e);
 //     U_y = S/(S+e), U_v = -exp(z_v - m)/(S+e), written in place of the logits, or beside them, or not at all.
 //
-// The target stays out of the sum, which keeps the log-prob exact as p -> 1.
+//   head_rows_two, per row with targets y and x of weights k and 1 - k: m = max(z_y, z_x, the others), S over the others,
+//     D = S + e_y + e_x;  log p_y = -log1p(S + e_x) if z_y = m, else (z_y - m) - log D, x alike;
+//     logp = k log p_y + (1 - k) log p_x;  U_y = (k (S + e_x) - (1 - k) e_y)/D, x alike, U_v = -exp(z_v - m)/D;
+//     where x = y: head_rows, to the bit.
+//
+// Targets stay out of the sum, which keeps the log-prob exact as p -> 1.
 // Shapes: x [R,H] and weight [V,H] stored, logits [R,V] and unit [R,V]: both f32, both bf16, or f32 and bf16; targets,
-// argmax [R] u32; target_logits, logp, lse [R] f32.
+// argmax [R] u32; target_logits, logp, lse [R] f32; of the second targets: ids [R] u32, logits and k [R] f32.
 // Bytes per bf16 logit: sm_90 2 read, 2 written; sm_80 4 read (the second time from the second-level cache), 2 written.
 // target_logits: 2 H read per row, twice. Not materialised: the softmax, or anything of a row beyond 16 bytes per warp.
 //
@@ -24,6 +29,9 @@
 // budget: head_rows_f32 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_bf16 64 registers 512 bytes shared, 16-byte loads
 // budget: head_rows_f32_bf16 64 registers 512 bytes shared, 16-byte loads
+// budget: head_rows_two_f32 64 registers 512 bytes shared, 16-byte loads
+// budget: head_rows_two_bf16 64 registers 512 bytes shared, 16-byte loads
+// budget: head_rows_two_f32_bf16 64 registers 512 bytes shared, 16-byte loads
 
 #include "lib/async.cuh"
 #include "lib/storage.cuh"
@@ -104,7 +112,24 @@ template <typename U, u32 W> __device__ __forceinline__ void store_unit(U *targe
     }
 }
 
-// What is known of some logits of a row, the target's left out: their maximum, the sum of exp(z - maximum), and the lowest
+// What a row's log-prob is of: a target with its exact logit, or two of them and what the first counts.
+template <bool TWO> struct Targets {
+    u32 first, second;
+    float z_first, z_second, weight;
+
+    // Takes the targets among W logits, from v on, out of the sum.
+    template <typename T, u32 W> __device__ __forceinline__ void leave_out(Piece<T, W> &piece, u32 v) const {
+        if (first - v < W) piece.drop(first - v);
+        if constexpr (TWO) {
+            if (second - v < W) piece.drop(second - v);
+        }
+    }
+    // One target that is named twice counts once.
+    __device__ __forceinline__ bool both() const { return TWO && second != first; }
+    __device__ __forceinline__ float largest() const { return both() ? fmaxf(z_first, z_second) : z_first; }
+};
+
+// What is known of some logits of a row, the targets left out: their maximum, the sum of exp(z - maximum), and the lowest
 // id that has the maximum.
 struct Part {
     double sum;
@@ -131,8 +156,8 @@ template <typename T, u32 W> struct Running {
     u32 first, best_at = 0;
     Piece<T, W> best = {};
 
-    __device__ __forceinline__ void add(Piece<T, W> piece, u32 v, u32 target) {
-        if (target - v < W) piece.drop(target - v);
+    template <bool TWO> __device__ __forceinline__ void add(Piece<T, W> piece, u32 v, const Targets<TWO> &targets) {
+        targets.leave_out(piece, v);
         float top = piece.at(0);
 #pragma unroll
         for (u32 i = 1; i < W; ++i) top = fmaxf(top, piece.at(i));
@@ -233,15 +258,63 @@ __device__ __forceinline__ void each_piece(const T *row, const T *held, u32 begi
     }
 }
 
-template <typename T, typename U, u32 W>
-__device__ __forceinline__ void one_row(
-    const T *logits, U *unit, const float *target_logits, const u32 *targets, float *logp, float *lse, u32 *argmax,
-    u32 vocabulary, bool hold, ulonglong2 *slots) {
+// What the kernels of rows are given; `second_...` of those with two targets only.
+template <typename T, typename U> struct Rows {
+    const T *logits;
+    U *unit;
+    const float *target_logits;
+    const u32 *targets;
+    const float *second_logits;
+    const u32 *second_targets;
+    const float *weights;
+    float *logp, *lse;
+    u32 *argmax;
+    u32 vocabulary;
+
+    template <bool TWO> __device__ __forceinline__ Targets<TWO> targets_of(u32 row) const {
+        Targets<TWO> result = {};
+        result.first = targets[row], result.z_first = target_logits[row];
+        if constexpr (TWO) {
+            result.second = second_targets[row], result.z_second = second_logits[row], result.weight = weights[row];
+        }
+        return result;
+    }
+};
+
+// The sums over a row: of the others, and of each target, all about the largest logit m.
+struct Sums {
+    float m;
+    double others, first, second;
+
+    __device__ __forceinline__ double all() const { return others + first + second; }
+    // log p of a target with logit z, where `rest` is what everything else adds up to. An overflowed target would look
+    // certain: infinity minus infinity is nobody's probability.
+    __device__ __forceinline__ double log_probability(float z, double rest) const {
+        if (z == -NEGATIVE_INFINITY) return (double)__int_as_float(0x7fffffff);
+        return z == m ? -log1p(rest) : (double)(z - m) - log(all());
+    }
+};
+
+// Nothing times minus infinity is nothing here.
+__device__ __forceinline__ double share(double weight, double logp) { return weight == 0.0 ? 0.0 : weight * logp; }
+
+template <bool TWO>
+__device__ __forceinline__ double log_probability(const Targets<TWO> &targets, const Sums &sums) {
+    const double logp = sums.log_probability(targets.z_first, sums.others + sums.second);
+    if (!targets.both()) return logp;
+    const double weight = (double)targets.weight;
+    return share(weight, logp)
+        + share(1.0 - weight, sums.log_probability(targets.z_second, sums.others + sums.first));
+}
+
+template <typename T, typename U, u32 W, bool TWO>
+__device__ __forceinline__ void one_row(Rows<T, U> rows, bool hold, ulonglong2 *slots) {
     const T *held = nullptr;
     const Place place;
+    const u32 vocabulary = rows.vocabulary;
     const u32 quarter = (vocabulary + 8 * QUARTERS - 1) / (8 * QUARTERS) * 8;
     const u32 begin = min(place.quarter * quarter, vocabulary), end = min(begin + quarter, vocabulary);
-    const T *row = logits + (u64)place.row * vocabulary;
+    const T *row = rows.logits + (u64)place.row * vocabulary;
 #if __CUDA_ARCH__ >= 900
     cluster_arrive();
     if (hold) {
@@ -256,38 +329,56 @@ __device__ __forceinline__ void one_row(
         copies_wait<0>();
     }
 #endif
-    const u32 target = targets[place.row];
-    const float z_y = target_logits[place.row];
+    const Targets<TWO> targets = rows.template targets_of<TWO>(place.row);
     Running<T, W> running;
     running.first = begin + place.thread * W < end ? begin + place.thread * W : 0xffffffffu;
     each_piece<T, W>(row, held, begin, end, place.thread, [&](const Piece<T, W> &piece, u32 v) {
-        running.add(piece, v, target);
+        running.add(piece, v, targets);
     });
     share(slots, place, running.of_warp());
 
     const Part part = Part::unpacked(slots[threadIdx.x & 31]);
-    const float others = warp_reduce<Larger>(part.largest), m = fmaxf(z_y, others);
-    const double sum = warp_reduce<Sum>(part.sum * (double)expf(part.largest - m));
-    const double e = (double)expf(z_y - m);
+    const float others = warp_reduce<Larger>(part.largest);
+    Sums sums = {};
+    sums.m = fmaxf(targets.largest(), others);
+    sums.others = warp_reduce<Sum>(part.sum * (double)expf(part.largest - sums.m));
+    sums.first = (double)expf(targets.z_first - sums.m);
+    if (targets.both()) sums.second = (double)expf(targets.z_second - sums.m);
     const u32 other = warp_reduce<Min>(part.largest == others ? part.first : 0xffffffffu);
     if (place.quarter == 0 && place.thread == 0) {
-        // An overflowed target would look certain: infinity minus infinity is nobody's probability.
-        const bool overflowed = z_y == -NEGATIVE_INFINITY;
-        const double exact = z_y == m ? -log1p(sum) : (double)(z_y - m) - log(sum + e);
-        logp[place.row] = overflowed ? __int_as_float(0x7fffffff) : (float)exact;
-        lse[place.row] = (float)((double)m + log(sum + e));
-        argmax[place.row] = z_y > others ? target : z_y == others ? min(other, target) : other;
+        rows.logp[place.row] = (float)log_probability(targets, sums);
+        rows.lse[place.row] = (float)((double)sums.m + log(sums.all()));
+        float best = targets.z_first;
+        u32 target = targets.first;
+        if (targets.both() && (targets.z_second > best || (targets.z_second == best && targets.second < target))) {
+            best = targets.z_second, target = targets.second;
+        }
+        rows.argmax[place.row] = best > others ? target : best == others ? min(other, target) : other;
     }
-    if (!unit) return;
-    unit += (u64)place.row * vocabulary;
-    const float inverse = (float)(1.0 / (sum + e)), own = (float)(sum / (sum + e));
+    if (!rows.unit) return;
+    U *unit = rows.unit + (u64)place.row * vocabulary;
+    const double all = sums.all();
+    const float inverse = (float)(1.0 / all);
+    float own = (float)((sums.others + sums.second) / all), own_second = 0.0f;
+    if (targets.both()) {
+        const double weight = (double)targets.weight, rest = 1.0 - weight;
+        own = (float)((weight * (sums.others + sums.second) - rest * sums.first) / all);
+        own_second = (float)((rest * (sums.others + sums.first) - weight * sums.second) / all);
+    }
     each_piece<T, W>(row, held, begin, end, place.thread, [&](const Piece<T, W> &piece, u32 v) {
         float values[W];
 #pragma unroll
-        for (u32 i = 0; i < W; ++i) values[i] = -(exponential<T>(piece.at(i) - m) * inverse);
-        if (target - v < W) {
+        for (u32 i = 0; i < W; ++i) values[i] = -(exponential<T>(piece.at(i) - sums.m) * inverse);
+        if constexpr (TWO) {
+            if (targets.second - v < W) {
 #pragma unroll
-            for (u32 i = 0; i < W; ++i) values[i] = v + i == target ? own : values[i];
+                for (u32 i = 0; i < W; ++i) values[i] = v + i == targets.second ? own_second : values[i];
+            }
+        }
+        // Last, for where there is one target only.
+        if (targets.first - v < W) {
+#pragma unroll
+            for (u32 i = 0; i < W; ++i) values[i] = v + i == targets.first ? own : values[i];
         }
         store_unit<U, W>(unit + v, values);
     });
@@ -321,17 +412,30 @@ __device__ __forceinline__ void dot_row(const T *x, const T *weight, float *out,
 FOR_EACH_STORAGE(DEFINE)
 
 // `hold`: the quarter fits into the dynamic shared memory of the launch; only where V is a multiple of 16 bytes.
+template <typename T, typename U, bool TWO>
+__device__ __forceinline__ void head_rows(const Rows<T, U> &rows, bool hold, ulonglong2 *slots) {
+    constexpr u32 W = Width<T>::value;
+    if (rows.vocabulary % W == 0) one_row<T, U, W, TWO>(rows, hold, slots);
+    else one_row<T, U, 1, TWO>(rows, false, slots);
+}
+
 #define DEFINE_ROWS(NAME, T, U)                                                                                           \
     extern "C" __global__ ROW_GEOMETRY void head_rows_##NAME(                                                             \
         const T *logits, U *unit, const float *target_logits, const u32 *targets, float *logp, float *lse, u32 *argmax,   \
         u32 vocabulary, u32 hold) {                                                                                       \
-        constexpr u32 W = Width<T>::value;                                                                                \
         __shared__ ulonglong2 slots[SLOTS];                                                                               \
-        if (vocabulary % W == 0) {                                                                                        \
-            one_row<T, U, W>(logits, unit, target_logits, targets, logp, lse, argmax, vocabulary, hold, slots);           \
-        } else {                                                                                                          \
-            one_row<T, U, 1>(logits, unit, target_logits, targets, logp, lse, argmax, vocabulary, false, slots);          \
-        }                                                                                                                 \
+        const Rows<T, U> rows = {                                                                                         \
+            logits, unit, target_logits, targets, nullptr, nullptr, nullptr, logp, lse, argmax, vocabulary};              \
+        head_rows<T, U, false>(rows, hold, slots);                                                                        \
+    }                                                                                                                     \
+    extern "C" __global__ ROW_GEOMETRY void head_rows_two_##NAME(                                                         \
+        const T *logits, U *unit, const float *target_logits, const u32 *targets, const float *second_logits,             \
+        const u32 *second_targets, const float *weights, float *logp, float *lse, u32 *argmax, u32 vocabulary,            \
+        u32 hold) {                                                                                                       \
+        __shared__ ulonglong2 slots[SLOTS];                                                                               \
+        const Rows<T, U> rows = {logits,         unit,    target_logits, targets, second_logits,                          \
+                                 second_targets, weights, logp,          lse,     argmax,        vocabulary};             \
+        head_rows<T, U, true>(rows, hold, slots);                                                                         \
     }
 
 DEFINE_ROWS(f32, float, float)

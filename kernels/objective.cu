@@ -1,16 +1,17 @@
-// Coefficients of pointwise objectives (SFT, ASFT): d loss / d log-prob of every token of a span, from that span alone.
+// Coefficients of pointwise objectives (SFT, ASFT, SFTMix): d loss / d log-prob of every token of a span, from that span alone.
 //
 //   s = sum of the span's log-probs, T their number, a = s / T, p = e^a, o = a - log(1 - p)
 //   prompt:   loss = token_slope s,  coefficient = token_slope
 //   chosen:   loss = slope s + align softplus(-beta o),  coefficient = slope + align (d softplus / d a) / T,
 //             slope = c (token_slope - sequence_weight / T)
 //   rejected: loss = align softplus(beta o),  coefficient = align (d softplus / d a) / T
+//   mixed:    loss = mixed_slope s,  coefficient = mixed_slope
 //   each softplus term continued linearly beyond a = -eps where it diverges; closed forms at beta = 1
 //
 // The same function in Rust is `objective/asft.rs`; the two are compared in a test. Everything is f64 up to the
 // coefficient. A loss that is not finite sets the sticky flag, so that no update follows.
 //
-// Shapes: spans [count,3] u32 (start, len, role: 0 prompt, 1 chosen, 2 rejected), logp and coefficients [R] f32.
+// Shapes: spans [count,3] u32 (start, len, role: 0 prompt, 1 chosen, 2 rejected, 4 mixed), logp and coefficients [R] f32.
 // Bytes: 4 read and 4 written per row. Launch: one block of 128 per span.
 //
 // budget: objective_pointwise 64 registers 256 bytes shared
@@ -21,7 +22,7 @@ struct Term {
     double value, slope;
 };
 
-static const u32 PROMPT = 0, CHOSEN = 1;
+static const u32 PROMPT = 0, CHOSEN = 1, MIXED = 4;
 static const double LN_2 = 0.693147180559945309417;
 
 __device__ double log1mexp(double a) { return a > -LN_2 ? log(-expm1(a)) : log1p(-exp(a)); }
@@ -51,7 +52,7 @@ __device__ Term align_term(bool chosen, double beta, double eps, double a) {
 
 extern "C" __global__ void objective_pointwise(
     const u32 *spans, const float *logp, float *coefficients, double *state, double c, double token_slope,
-    double sequence_weight, double align, double beta, double eps) {
+    double sequence_weight, double align, double beta, double eps, double mixed_slope) {
     __shared__ double shared[32];
     const u32 *span = spans + 3 * blockIdx.x;
     const u32 start = span[0], len = span[1], role = span[2];
@@ -65,7 +66,8 @@ extern "C" __global__ void objective_pointwise(
         slope = c * (role == CHOSEN ? token_slope - sequence_weight * share : token_slope);
         loss = slope * sum;
     }
-    if (role != PROMPT && align != 0.0) {
+    if (role == MIXED) slope = mixed_slope, loss = mixed_slope * sum;
+    if (role != PROMPT && role != MIXED && align != 0.0) {
         const Term term = align_term(role == CHOSEN, beta, eps, sum / len);
         loss += align * term.value;
         slope += align * term.slope * share;

@@ -16,7 +16,9 @@
 //! - [`generate`]: answers to prompts, with a key/value cache.
 //! - [`report`]: what became of runs, as a page, as TensorBoard's events, on a terminal.
 //! - [`chart`]: curves as SVG.
+//! - [`paper`]: the figures of ASFT's paper, as far as any machine can make them.
 //! - [`progress`]: how far long work has come.
+//! - [`prepare`]: new data files from data files.
 //! - [`mod@bench`]: training steps and single operations, timed.
 
 pub mod backend;
@@ -32,7 +34,9 @@ pub mod inspect;
 pub mod model;
 pub mod objective;
 pub mod optim;
+pub mod paper;
 pub mod plan;
+pub mod prepare;
 pub mod progress;
 pub mod report;
 pub mod train;

@@ -4,6 +4,8 @@
 //! the model works on and the table of `asft plan`; no code takes device memory that is not in it. Tensors that are
 //! needed in one phase of a step only share the scratch arena with those of the other phases.
 
+use std::collections::BTreeMap;
+
 use crate::backend::{ArenaId, Backend, BackendError, Element, View, WORKSPACE};
 
 /// Where a tensor lies and how long it lives.
@@ -91,6 +93,11 @@ impl Arena {
         }
     }
 
+    /// Whether a model that stands beside another one has an arena of its own for this.
+    pub fn is_of_each_model(self) -> bool {
+        matches!(self, Arena::Weights | Arena::Constants)
+    }
+
     /// Whether this is one of the phases that share an arena.
     pub fn is_scratch(self) -> bool {
         matches!(self, Arena::Forward | Arena::Head | Arena::Backward)
@@ -118,13 +125,32 @@ const ALIGNMENT: usize = 128;
 #[derive(Clone, Debug, Default)]
 pub struct MemoryPlan {
     entries: Vec<Entry>,
+    beside: Option<u32>,
 }
 
+/// The first number of the arenas of models that stand beside another one; each takes two.
+const BESIDE: u32 = 16;
+
 impl MemoryPlan {
+    /// The plan of a model that stays on the device beside the one of another plan, the `index`-th of such models. Its weights and
+    /// constants have arenas of their own; what lives for a micro-batch lies where the other model's does, and one overwrites
+    /// the other.
+    pub fn beside(index: usize) -> Self {
+        Self { entries: Vec::new(), beside: Some(index as u32) }
+    }
+
+    fn id(&self, arena: Arena) -> ArenaId {
+        match (self.beside, arena) {
+            (Some(index), Arena::Weights) => ArenaId(BESIDE + 2 * index),
+            (Some(index), Arena::Constants) => ArenaId(BESIDE + 2 * index + 1),
+            _ => arena.id(),
+        }
+    }
+
     /// Adds a tensor behind the last one of its arena and says where it will lie.
     pub fn add(&mut self, arena: Arena, name: impl Into<String>, element: Element, shape: &[usize]) -> View {
         let offset = self.end(arena).next_multiple_of(ALIGNMENT) / element.bytes();
-        let view = View { arena: arena.id(), element, offset, len: shape.iter().product() };
+        let view = View { arena: self.id(arena), element, offset, len: shape.iter().product() };
         self.entries.push(Entry { name: name.into(), arena, shape: shape.to_vec(), view });
         view
     }
@@ -146,24 +172,40 @@ impl MemoryPlan {
 
     /// Bytes of all arenas; phases that share memory count once, by the largest.
     pub fn total_bytes(&self) -> usize {
-        let scratch = ARENAS.iter().filter(|arena| arena.is_scratch()).map(|&arena| self.bytes(arena)).max();
-        let lasting: usize =
-            ARENAS.iter().filter(|arena| !arena.is_scratch()).map(|&arena| self.bytes(arena)).sum();
-        lasting + scratch.unwrap_or(0)
+        total_bytes([self])
     }
 
     /// Takes all arenas from a backend, once.
     pub fn allocate<B: Backend>(&self, backend: &mut B) -> Result<(), BackendError> {
-        let mut sizes = std::collections::BTreeMap::<ArenaId, usize>::new();
-        for arena in ARENAS {
-            let size = sizes.entry(arena.id()).or_default();
-            *size = (*size).max(self.bytes(arena));
-        }
-        sizes
-            .into_iter()
-            .filter(|&(_, bytes)| bytes > 0)
-            .try_for_each(|(arena, bytes)| backend.allocate(arena, bytes))
+        allocate([self], backend)
     }
+}
+
+/// Bytes of the arenas that hold any of these plans at a time; what they share counts once, by the largest.
+pub fn total_bytes<'a>(plans: impl IntoIterator<Item = &'a MemoryPlan>) -> usize {
+    sizes(plans).values().sum()
+}
+
+/// Takes the arenas that hold any of these plans.
+pub fn allocate<'a, B: Backend>(
+    plans: impl IntoIterator<Item = &'a MemoryPlan>,
+    backend: &mut B,
+) -> Result<(), BackendError> {
+    sizes(plans)
+        .into_iter()
+        .filter(|&(_, bytes)| bytes > 0)
+        .try_for_each(|(arena, bytes)| backend.allocate(arena, bytes))
+}
+
+fn sizes<'a>(plans: impl IntoIterator<Item = &'a MemoryPlan>) -> BTreeMap<ArenaId, usize> {
+    let mut sizes = BTreeMap::<ArenaId, usize>::new();
+    for plan in plans {
+        for arena in ARENAS {
+            let size = sizes.entry(plan.id(arena)).or_default();
+            *size = (*size).max(plan.bytes(arena));
+        }
+    }
+    sizes
 }
 
 #[cfg(test)]
@@ -180,5 +222,23 @@ mod tests {
         let backward = plan.add(Arena::Backward, "g", Element::F32, &[50]);
         assert_eq!((forward.arena, forward.offset), (backward.arena, backward.offset));
         assert_eq!(plan.total_bytes(), 128 + 16 + 400);
+    }
+
+    #[test]
+    fn a_model_beside_another_shares_all_but_weights_and_constants() {
+        let mut plans = [MemoryPlan::default(), MemoryPlan::beside(0), MemoryPlan::beside(1)];
+        let arenas = [Arena::Weights, Arena::Constants, Arena::Saved, Arena::Backward];
+        let mut ids = std::collections::BTreeSet::new();
+        for (plan, lengths) in plans.iter_mut().zip([[1, 2, 30, 10], [3, 4, 20, 0], [5, 6, 10, 50]]) {
+            for (arena, len) in arenas.into_iter().zip(lengths) {
+                let view = plan.add(arena, "a", Element::U8, &[len]);
+                assert_eq!(view.offset, 0);
+                ids.insert(view.arena);
+            }
+        }
+        // Three of weights, three of constants, and two that are shared.
+        assert_eq!(ids.len(), 8);
+        assert_eq!(total_bytes(&plans), (1 + 3 + 5) + (2 + 4 + 6) + 30 + 50);
+        assert_eq!(plans[1].total_bytes(), 3 + 4 + 20);
     }
 }

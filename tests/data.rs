@@ -30,6 +30,8 @@ mod loader;
 mod masks;
 #[path = "data/mixing.rs"]
 mod mixing;
+#[path = "data/mixtures.rs"]
+mod mixtures;
 #[path = "data/needs.rs"]
 mod needs;
 #[path = "data/packing.rs"]

@@ -29,6 +29,7 @@ fn step(step: usize, objective: &[(&'static str, f64)]) -> StepMetrics<'static> 
         learning_rate: 1e-3 / step as f64,
         grad_norm: 0.1 + step as f64,
         objective: Box::leak(objective.into()),
+        num_tokens: 1000 * step as u64,
         tokens_per_second: 1234.5,
         peak_memory_bytes: 17 << 30,
         step_seconds: 0.25,
@@ -80,8 +81,8 @@ fn lines_have_the_promised_keys() {
         text.lines().nth(1).unwrap(),
         concat!(
             r#"{"step":1,"epoch":0.2,"loss":2.0,"learning_rate":0.001,"grad_norm":1.1,"rewards/accuracies":0.51,"#,
-            r#""logps/chosen":-0.3333333333333333,"tokens_per_second":1234.5,"peak_memory_bytes":18253611008,"#,
-            r#""step_seconds":0.25}"#
+            r#""logps/chosen":-0.3333333333333333,"num_tokens":1000,"tokens_per_second":1234.5,"#,
+            r#""peak_memory_bytes":18253611008,"step_seconds":0.25}"#
         )
     );
     for line in all(&path) {
@@ -232,7 +233,7 @@ fn trainer_state_is_hugging_faces() {
         history[1],
         json!({
             "epoch": 0.6, "grad_norm": 3.1, "learning_rate": 1e-3 / 3.0, "logps/chosen": -1.0 / 3.0 * 6.0 / 3.0,
-            "loss": (2.0 + 1.0 + 2.0 / 3.0) / 3.0, "rewards/accuracies": (0.51 + 0.52 + 0.53) / 3.0, "step": 3
+            "loss": (2.0 + 1.0 + 2.0 / 3.0) / 3.0, "num_tokens": 3000, "rewards/accuracies": (0.51 + 0.52 + 0.53) / 3.0, "step": 3
         })
     );
     assert_eq!(

@@ -167,7 +167,7 @@ fn layout(optimizer: OptimizerState, storage: Element) -> Layout {
         "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
     });
     let config = LlamaConfig::from_json(&text.to_string(), Path::new("config.json")).unwrap();
-    let budget = Budget { tokens: 8, rows: 8, head_rows: 8, positions: 8, rungs: Rungs::NONE };
+    let budget = Budget { tokens: 8, rows: 8, head_rows: 8, positions: 8, rungs: Rungs::NONE, mixed: false };
     let settings = AdamwSettings { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1, seed: 0 };
     let precision = Precision { storage, operands: storage, logits: storage, optimizer };
     let recompute = Recompute::Nothing;

@@ -1,25 +1,30 @@
-//! A data file: bytes to rows to the file's shape to token ids.
+//! A data file: bytes to rows to the file's shape to token ids. JSON lines or one list, plain or compressed.
 
 #![no_main]
 
 mod shared;
 
+use std::io::Cursor;
 use std::path::Path;
 
-use asft::data::JsonlReader;
+use asft::data::Rows;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let (mut line, mut index) = (0, 0);
+    let mut line = 0;
     let mut rows = Vec::new();
-    for row in JsonlReader::new(bytes, Path::new("data.jsonl")) {
+    let reader = match Rows::from_reader(Cursor::new(bytes.to_vec()), Path::new("data.jsonl")) {
+        Ok(reader) => reader,
+        Err(error) => return assert!(error.to_string().contains("data.jsonl"), "{error}"),
+    };
+    for row in reader {
         match row {
             Ok(row) => {
-                assert!(row.line > line && row.index >= index, "rows are in order");
-                (line, index) = (row.line, row.index);
+                assert!(row.line >= line && row.index == rows.len(), "rows are in order");
+                line = row.line;
                 rows.push(row);
             }
-            Err(error) => assert!(error.to_string().starts_with("data.jsonl:"), "{error}"),
+            Err(error) => assert!(error.to_string().contains("data.jsonl"), "{error}"),
         }
     }
     shared::encode(&rows);

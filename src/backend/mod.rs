@@ -117,9 +117,9 @@ pub trait Backend {
     fn zero(&mut self, view: View);
     /// Copies a view's bytes to another of as many bytes, which it must not overlap: what the device's memory can do.
     fn copy(&mut self, from: View, to: View);
-    /// Token ids to hidden rows.
+    /// Token ids to hidden rows, each from one id or mixed from two.
     fn embedding_forward(&mut self, arguments: EmbeddingForward);
-    /// Hidden-row gradients summed by token id, in ascending row order.
+    /// Hidden-row gradients, with an optional factor, summed by token id in ascending row order.
     fn embedding_backward(&mut self, arguments: EmbeddingBackward);
     /// Residual add and root-mean-square normalisation.
     fn rmsnorm_forward(&mut self, arguments: RmsnormForward);

@@ -9,11 +9,14 @@ use super::View;
 use crate::data::{BatchGroup, StepTotals};
 use crate::objective::Objective;
 
-/// `out[t] = table[ids[t]]`.
+/// `out[t] = table[ids[t]]`; with a mix `(1 - weight) table[ids[t]] + weight table[mix.ids[t]]`, a plain copy of the row
+/// where both ids are one.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingForward {
     /// `[T]` u32, below V.
     pub ids: View,
+    /// The second ids, if rows are mixed.
+    pub mix: Option<EmbeddingMix>,
     /// `[V, H]`.
     pub table: View,
     /// `[T, H]`.
@@ -22,15 +25,26 @@ pub struct EmbeddingForward {
     pub hidden: usize,
 }
 
-/// `dtable[id] += sum of dout[t] over the rows t of that id`, in ascending order of t. Always accumulates.
+/// What [`EmbeddingForward`] mixes into its rows.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddingMix {
+    /// `[T]` u32, below V.
+    pub ids: View,
+    /// Share of these ids' rows, from 0 to 1.
+    pub weight: f32,
+}
+
+/// `dtable[id] += sum of scale[i] * dout[token_rows[i]] over the entries i of that id`, in their order. Always accumulates.
 #[derive(Clone, Copy, Debug)]
 pub struct EmbeddingBackward {
     /// `[U]` u32: the distinct ids, ascending.
     pub token_ids: View,
-    /// `[U + 1]` u32: where each id's rows begin in `token_rows`.
+    /// `[U + 1]` u32: where each id's entries begin in `token_rows`.
     pub token_offsets: View,
-    /// u32: packed rows by id, ascending within one id.
+    /// u32: packed rows by id, ascending within one id; a mixed row is there under both of its ids.
     pub token_rows: View,
+    /// f32, one for each of `token_rows`; 1 where absent.
+    pub scale: Option<View>,
     /// `[T, H]`.
     pub dout: View,
     /// `[V, H]`.
@@ -238,8 +252,11 @@ pub enum Layout {
 pub struct Matmul {
     /// Layout of A and B.
     pub layout: Layout,
-    /// A.
+    /// A, from its first element to its last.
     pub a: View,
+    /// Elements from one row of A to the next, as A lies in memory: its columns, or more where it is some columns of a wider
+    /// matrix.
+    pub a_stride: usize,
     /// B.
     pub b: View,
     /// C, `[m, n]`.
@@ -254,13 +271,35 @@ pub struct Matmul {
     pub accumulate: bool,
 }
 
-/// `out[r] = scale[r] * source[rows[r]]`.
+impl Matmul {
+    /// A, B and C as they must be.
+    pub(super) fn check(&self) {
+        let Self { layout, a, a_stride, b, c, m, n, k, .. } = *self;
+        let [rows, columns] = if layout == Layout::Tn { [k, m] } else { [m, k] };
+        assert!(a_stride >= columns, "matmul {layout:?} {m}x{n}x{k}: rows of A {a_stride} apart");
+        let length = if rows * columns == 0 { 0 } else { (rows - 1) * a_stride + columns };
+        assert_eq!((a.len, b.len, c.len), (length, n * k, m * n), "matmul {layout:?} {m}x{n}x{k}");
+    }
+}
+
+/// The second rows of a [`GatherRows`] whose outputs are made of two.
+#[derive(Clone, Copy, Debug)]
+pub struct SecondRows {
+    /// `[R]` u32; the first row again where an output is made of one only.
+    pub rows: View,
+    /// `[R]`: k, what the first row counts; 1 where there is one only. The second has 1 - k.
+    pub weights: View,
+}
+
+/// `out[r] = scale[r] * source[rows[r]]`; with second rows, `scale[r] * (k[r] source[rows[r]] + (1 - k[r]) source[second[r]])`.
 #[derive(Clone, Copy, Debug)]
 pub struct GatherRows {
     /// `[T, H]`.
     pub source: View,
     /// `[R]` u32.
     pub rows: View,
+    /// Where outputs may be made of two rows.
+    pub second: Option<SecondRows>,
     /// `[R]`; 1 where absent.
     pub scale: Option<View>,
     /// `[R, H]`.
@@ -269,15 +308,17 @@ pub struct GatherRows {
     pub hidden: usize,
 }
 
-/// `out[t] = sum over i in offsets[t]..offsets[t+1] of scale[rows[i]] * source[rows[i]]`, zero where there is none.
+/// `out[t] = sum over i in offsets[t]..offsets[t+1] of weights[i] * scale[rows[i]] * source[rows[i]]`, zero where there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct ScatterRows {
     /// `[R, H]`.
     pub source: View,
     /// `[T + 1]` u32.
     pub offsets: View,
-    /// `[R]` u32.
+    /// `[entries]` u32: R, and more where outputs were made of two rows.
     pub rows: View,
+    /// `[entries]`: the adjoint of [`SecondRows::weights`]; 1 where absent.
+    pub weights: Option<View>,
     /// `[R]`; 1 where absent.
     pub scale: Option<View>,
     /// `[T, H]`.
@@ -286,7 +327,8 @@ pub struct ScatterRows {
     pub hidden: usize,
 }
 
-/// `out[rows[r], out_column..] = source[r, source_column..]`, `width` elements of each row.
+/// `out[rows[r], out_column..] = source[r, source_column..]`, `width` elements of each row. Bits move: u32 may be copied as
+/// f32 ([`View::as_f32`]).
 #[derive(Clone, Copy, Debug)]
 pub struct CopyRows {
     /// `[R, source_stride]`.
@@ -322,11 +364,26 @@ pub struct TargetLogits {
     pub hidden: usize,
 }
 
+/// The second targets of the rows of a [`HeadRows`] that have two.
+#[derive(Clone, Copy, Debug)]
+pub struct SecondTargets {
+    /// `[R]` u32; the first target again where a row has one only.
+    pub targets: View,
+    /// `[R]`, from [`TargetLogits`].
+    pub logits: View,
+    /// `[R]`: k, what the first target counts. The second has 1 - k. Not looked at where both are the same.
+    pub weights: View,
+}
+
 /// Per row, with target y and `z_y` from [`TargetLogits`]: `m = max(z_y, max over v != y of z_v)`,
 /// `S = sum over v != y of exp(z_v - m)`, `e = exp(z_y - m)`; `logp = -log1p(S)` if `z_y = m`, else
 /// `(z_y - m) - log(S + e)`. The unit gradient, if asked for: `U_y = S/(S+e)`, `U_v = -exp(z_v - m)/(S+e)`. The target
 /// stays out of the sum, so the log-prob is exact as p -> 1. An infinite target logit gives NaN. The logits are scratch
 /// afterwards.
+///
+/// With a second target x of weight 1 - k: `m = max(z_y, z_x, max of the others)`, `S` over the others, `D = S + e_y + e_x`;
+/// `log p_y = -log1p(S + e_x)` if `z_y = m`, else `(z_y - m) - log D`, x alike; `logp = k log p_y + (1 - k) log p_x`;
+/// `U_y = (k (S + e_x) - (1 - k) e_y) / D`, x alike, `U_v = -exp(z_v - m) / D`. Where x = y, the row has one target.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadRows {
     /// `[R, V]`: stored, or f32.
@@ -337,6 +394,8 @@ pub struct HeadRows {
     pub target_logits: View,
     /// `[R]` u32.
     pub targets: View,
+    /// Where rows may have two targets.
+    pub second: Option<SecondTargets>,
     /// `[R]`: log-prob of the target.
     pub logp: View,
     /// `[R]`: log-sum-exp of the row.
@@ -382,7 +441,7 @@ pub struct HeadStatistics {
 }
 
 /// The u32 words of one encoded span of response rows: start, len, role ([`SPAN_PROMPT`], [`SPAN_CHOSEN`],
-/// [`SPAN_REJECTED`], [`SPAN_OTHER`]).
+/// [`SPAN_REJECTED`], [`SPAN_OTHER`], [`SPAN_MIXED`]).
 pub const SPAN_WORDS: usize = 3;
 /// The prompt's tokens.
 pub const SPAN_PROMPT: u32 = 0;
@@ -392,6 +451,8 @@ pub const SPAN_CHOSEN: u32 = 1;
 pub const SPAN_REJECTED: u32 = 2;
 /// Another answer's, which no objective evaluates on the device.
 pub const SPAN_OTHER: u32 = 3;
+/// Tokens of a mixture.
+pub const SPAN_MIXED: u32 = 4;
 
 /// Evaluates an objective on the units (groups, or single sequences) whose rows are complete.
 #[derive(Clone, Copy, Debug)]

@@ -110,6 +110,15 @@ impl View {
         self.slice(rows.start * width..rows.end * width)
     }
 
+    /// The same words under the name of f32, for an operation that only moves bits.
+    ///
+    /// # Panics
+    /// If its elements are not of 4 bytes.
+    pub fn as_f32(self) -> View {
+        assert_eq!(self.element.bytes(), Element::F32.bytes(), "{self:?} has no elements of 4 bytes");
+        View { element: Element::F32, ..self }
+    }
+
     /// Bytes it covers.
     pub fn bytes(self) -> usize {
         self.len * self.element.bytes()

@@ -72,6 +72,7 @@ impl Request {
                 objective: Some(self.objective.clone()),
                 parameters: Parameters::default(),
                 reference: None,
+                reference_mode: None,
                 reference_cache: Some(folder.join("reference")),
             },
             optimizer: OptimizerArguments {

@@ -92,19 +92,19 @@ pub fn save_into<T, E: From<CheckpointError>>(
 }
 
 /// Writes a file. If `fill` fails or panics, nothing has happened to `path`.
-pub fn save_file<E: From<CheckpointError>>(
+pub fn save_file<T, E: From<CheckpointError>>(
     path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
-) -> Result<(), E> {
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<T, E>,
+) -> Result<T, E> {
     let temporary = Temporary::new(path)?;
     let io = |action| CheckpointError::io(action, path);
     let mut writer = BufWriter::new(File::create(&temporary.path).map_err(io("create"))?);
-    fill(&mut writer)?;
+    let result = fill(&mut writer)?;
     writer.flush().map_err(io("write"))?;
     writer.get_ref().sync_all().map_err(io("sync"))?;
     fs::rename(&temporary.path, path).map_err(io("replace"))?;
     sync_folder(parent_of(path))?;
-    Ok(())
+    Ok(result)
 }
 
 /// Writes a file that is already in memory.

@@ -46,6 +46,10 @@ pub struct ResumeState {
     pub planned_steps: usize,
     /// Steps that were not finite and left out: AdamW has counted so many fewer.
     pub skipped_steps: usize,
+    /// Of each parameter, in the order of the backward pass: AdamW's updates that it was not part of; empty where nothing is ever
+    /// frozen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missed_updates: Vec<u64>,
     /// Whether it was saved for nothing but being the best: it goes when a better one comes.
     pub only_best: bool,
     /// Fingerprint of the settings that may not change on the way.
@@ -73,6 +77,7 @@ impl ResumeState {
             tokens_seen: 0,
             planned_steps: 0,
             skipped_steps: 0,
+            missed_updates: Vec::new(),
             only_best: false,
             config_fingerprint,
             inputs,

@@ -1,9 +1,9 @@
 //! `asft eval`: one subcommand per kind of evaluation.
 
-use asft::config::{EvalPairsArguments, MtBenchArguments};
+use asft::config::{EvalPairsArguments, JudgeArguments, MtBenchArguments};
 use clap::{Args, Subcommand};
 
-use super::{ExitStatus, Layers, PLACES, eval_mt_bench, eval_pairs};
+use super::{ExitStatus, Layers, PLACES, eval_judge, eval_mt_bench, eval_pairs};
 
 /// What is evaluated.
 #[derive(Args, Clone, Debug)]
@@ -20,6 +20,9 @@ enum Kind {
     /// MT-Bench: answers to both turns, in the format that FastChat's judge reads
     #[command(after_help = PLACES, allow_negative_numbers = true)]
     MtBench(Box<Layers<MtBenchArguments>>),
+    /// Ratings of MT-Bench's answers by a language model behind an OpenAI-compatible endpoint
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Judge(Box<Layers<JudgeArguments>>),
 }
 
 /// Evaluates.
@@ -27,5 +30,6 @@ pub fn run(arguments: &EvalArguments) -> anyhow::Result<ExitStatus> {
     match &arguments.kind {
         Kind::Pairs(arguments) => eval_pairs::run(arguments),
         Kind::MtBench(arguments) => eval_mt_bench::run(arguments),
+        Kind::Judge(arguments) => eval_judge::run(arguments),
     }
 }

@@ -120,7 +120,7 @@ impl Subject {
         let precision = target.precision(config.formats).or_usage()?;
         let (rows, head_rows) = (tokens.max(rows), HEAD_ROWS.min(tokens));
         let rungs = target.rungs(tokens, head_rows);
-        let budget = Budget { tokens, rows, head_rows, positions, rungs };
+        let budget = Budget { tokens, rows, head_rows, positions, rungs, mixed: false };
         let layout = InferenceLayout::new(self.folder.config(), budget, precision, target.workspace());
         let (needed, free) = (layout.plan.total_bytes() as u64, target.memory);
         if let Some(available) = free.filter(|&free| free < needed) {

@@ -11,6 +11,7 @@ mod completions;
 mod config;
 mod device;
 mod eval;
+mod eval_judge;
 mod eval_mt_bench;
 mod eval_pairs;
 mod exit;
@@ -24,9 +25,13 @@ mod man;
 mod names;
 mod objectives;
 pub mod output;
+mod paper;
+mod paper_runs;
 mod plan;
 mod plan_json;
 mod plan_table;
+mod prepare;
+mod prepare_dynamics;
 mod progress;
 mod report;
 mod score;
@@ -84,10 +89,15 @@ enum Command {
     Config(Box<Layers<TrainArguments>>),
     /// The objectives, with their formulas and parameters
     Objectives(objectives::ObjectivesArguments),
+    /// New data files from data files: prompts made explicit, splits, recipes of the literature
+    Prepare(prepare::PrepareArguments),
     /// A model for another program: one GGUF file for llama.cpp
     Export(export::ExportArguments),
     /// How fast this machine is: training steps and single operations on random weights
     Bench(Box<bench::BenchArguments>),
+    /// The figures of ASFT's paper, as far as this machine can make them
+    #[command(after_help = PLACES, allow_negative_numbers = true)]
+    Paper(Box<paper::PaperCommand>),
     /// What this program is, what it finds on this machine, and which device it would take
     Info(info::InfoArguments),
     /// A script that lets a shell complete commands, flags and values
@@ -142,8 +152,10 @@ impl Cli {
             Command::Inspect(arguments) => inspect::run(&arguments, &self.messages),
             Command::Config(arguments) => config::run(&arguments),
             Command::Objectives(arguments) => objectives::run(&arguments),
+            Command::Prepare(arguments) => prepare::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Bench(arguments) => bench::run(&arguments),
+            Command::Paper(command) => paper::run(&command),
             Command::Info(arguments) => info::run(&arguments),
             Command::Completions(arguments) => completions::run(&arguments),
             Command::Man(arguments) => man::run(&arguments),

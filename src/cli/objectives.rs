@@ -97,6 +97,11 @@ fn explained(entry: &Entry) -> String {
     };
     let _ = writeln!(text, "  rows hold   prompt, {}", columns(entry).join(", "));
     let _ = writeln!(text, "  reference   {reference}\n  coupling    {}", coupling(entry));
+    if registry::build(entry.name, &Default::default())
+        .is_ok_and(|objective| objective.inputs().are_predicted())
+    {
+        text.push_str("  inputs      mixed with the model's own predictions: one forward pass more\n");
+    }
     let rate = entry.learning_rate;
     let _ = writeln!(text, "  default learning rate {:e} ({})", rate.value, rate.source);
     if !entry.aliases.is_empty() {

@@ -250,6 +250,9 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
+        if fields.is_raw_traffic() {
+            return Ok(());
+        }
         let level = *event.metadata().level();
         if self.json {
             let mut time = String::new();
@@ -298,6 +301,12 @@ struct Fields {
 }
 
 impl Fields {
+    /// Whether a library shows the very bytes that it sends, among them keys. They are in no log, whatever is asked for.
+    fn is_raw_traffic(&self) -> bool {
+        let target = self.others.get("log.target").and_then(Value::as_str);
+        target.is_some_and(|target| target.starts_with("ureq_proto"))
+    }
+
     fn insert(&mut self, field: &Field, value: Value) {
         self.others.insert(field.name().to_owned(), value);
     }

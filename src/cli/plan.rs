@@ -2,7 +2,8 @@
 
 use asft::backend::cpu::CpuBackend;
 use asft::backend::{Backend, DeviceKind, probe};
-use asft::config::{Device, TrainArguments, TrainConfig};
+use asft::config::{Device, ExistingFolder, ReferenceMode, TrainArguments, TrainConfig};
+use asft::plan::{Arena, Entry};
 use asft::train::{DiskNeed, Estimate, Layout, Prepared, Shortfall, Target, disk, plan_without_data};
 use bytesize::ByteSize;
 use clap::Args;
@@ -27,8 +28,13 @@ pub struct PlanArguments {
 
 /// Plans the run of the merged settings.
 pub fn run(arguments: &PlanArguments) -> anyhow::Result<ExitStatus> {
-    let config =
+    let mut config =
         arguments.train.merge().or_usage()?.arguments.resolve_plan(default_learning_rate).or_usage()?;
+    if matches!(config.run.existing, ExistingFolder::ResumeLatest | ExistingFolder::Resume(_)) {
+        // A run that goes on is cut into the micro-batches that it began with.
+        let command: Vec<String> = std::env::args().collect();
+        asft::train::start(&mut config, &command).or_usage()?;
+    }
     let (target, whose) = target(&config, arguments.gpu_memory)?;
     let planned = Planned::new(&config, target, whose)?;
     output::print(&if arguments.json { plan_json::json(&planned) } else { plan_table::table(&planned) })?;
@@ -94,8 +100,21 @@ pub struct RunPlan {
     pub work: asft::data::Work,
     /// What they compute.
     pub estimate: Estimate,
+    /// Where reference log-probs come from.
+    pub reference_mode: ReferenceMode,
     /// Bytes that the model takes which scores reference log-probs beforehand.
     pub reference_bytes: Option<u64>,
+}
+
+/// What the reference models that stay beside the policy have of their own in an arena.
+pub fn reference_entries(layout: &Layout, arena: Arena) -> impl Iterator<Item = &Entry> {
+    let entries = layout.references.iter().flat_map(|reference| reference.plan.entries());
+    entries.filter(move |entry| entry.arena == arena)
+}
+
+/// The name of that in the table.
+pub fn reference_title(arena: Arena) -> String {
+    format!("reference: {}", arena.title())
 }
 
 impl Planned {
@@ -117,6 +136,7 @@ impl Planned {
             batches: prepared.extent.all_batches,
             work: prepared.extent.work,
             estimate: prepared.estimate(),
+            reference_mode: prepared.config.objective.reference_mode,
             reference_bytes: prepared.reference_bytes,
         };
         let (disk, run) = (prepared.disk, Some(run));

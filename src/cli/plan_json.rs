@@ -1,31 +1,36 @@
 //! `asft plan --json`: everything that is known of a plan.
 
 use asft::model::{Flops, Recompute};
-use asft::plan::{ARENAS, Arena};
+use asft::plan::{ARENAS, Entry};
 use asft::train::{Remedy, Shortfall};
 use serde_json::{Map, Value, json};
 
-use super::plan::{Planned, RunPlan};
+use super::plan::{Planned, RunPlan, reference_entries, reference_title};
 
 /// One JSON object and a newline.
 pub fn json(planned: &Planned) -> String {
-    let plan = &planned.layout.plan;
-    let budget = planned.layout.activations.budget;
-    let tensors: Vec<Value> = plan
-        .entries()
-        .iter()
-        .map(|entry| {
-            json!({
-                "name": entry.name,
-                "arena": entry.arena.title(),
-                "dtype": entry.view.element.name(),
-                "shape": entry.shape,
-                "bytes": entry.view.bytes(),
-            })
+    let layout = &planned.layout;
+    let budget = layout.activations.budget;
+    let tensor = |entry: &Entry, arena: String| {
+        json!({
+            "name": entry.name,
+            "arena": arena,
+            "dtype": entry.view.element.name(),
+            "shape": entry.shape,
+            "bytes": entry.view.bytes(),
         })
-        .collect();
-    let arenas: Map<String, Value> =
-        ARENAS.iter().map(|&arena: &Arena| (arena.title().to_owned(), json!(plan.bytes(arena)))).collect();
+    };
+    let entries = layout.plan.entries().iter();
+    let mut tensors: Vec<Value> =
+        entries.map(|entry| tensor(entry, entry.arena.title().to_owned())).collect();
+    let mut arenas: Map<String, Value> =
+        ARENAS.iter().map(|&arena| (arena.title().to_owned(), json!(layout.bytes(arena)))).collect();
+    for arena in ARENAS.into_iter().filter(|arena| arena.is_of_each_model() && !layout.references.is_empty())
+    {
+        let title = reference_title(arena);
+        tensors.extend(reference_entries(layout, arena).map(|entry| tensor(entry, title.clone())));
+        arenas.insert(title, json!(layout.reference_bytes(arena)));
+    }
     let kept: Map<String, Value> = Recompute::ALL
         .iter()
         .map(|&level| (level.name().to_owned(), json!(planned.layout.kept_at(level))))
@@ -37,7 +42,7 @@ pub fn json(planned: &Planned) -> String {
         "head_rows": budget.head_rows,
         "recompute": planned.layout.activations.recompute.name(),
         "activations_by_recompute": kept,
-        "total_bytes": plan.total_bytes(),
+        "total_bytes": layout.total_bytes(),
         "available_bytes": planned.target.memory,
         "fits": planned.target.memory.map(|_| planned.shortfall.is_none()),
         "remedies": planned.shortfall.as_ref().map(remedies),
@@ -85,15 +90,18 @@ fn of_run(run: &RunPlan) -> Map<String, Value> {
             "scored_tokens": per_step(run.work.rows),
             "flops": per_step(estimate.training.total()),
             "flops_recomputed": per_step(estimate.recomputed.total()),
+            "flops_scoring": per_step(estimate.scoring.total()),
         },
         "flops": {
             "training": flops(estimate.training),
             "recomputed": flops(estimate.recomputed),
+            "scoring": flops(estimate.scoring),
             "evaluation": flops(estimate.evaluation),
             "evaluations": estimate.evaluations,
             "reference": flops(estimate.reference),
             "total": estimate.total(),
         },
+        "reference_mode": run.reference_mode,
         "reference_bytes": run.reference_bytes,
     });
     match fields {

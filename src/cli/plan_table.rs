@@ -3,11 +3,12 @@
 use std::fmt::Write;
 
 use asft::backend::DeviceKind;
-use asft::model::Recompute;
+use asft::config::ReferenceMode;
+use asft::model::{Flops, Recompute};
 use asft::plan::ARENAS;
 use asft::train::{Shortfall, gibibytes};
 
-use super::plan::{Planned, RunPlan};
+use super::plan::{Planned, RunPlan, reference_entries, reference_title};
 
 // Writing to a String cannot fail, so its results are dropped throughout.
 
@@ -46,15 +47,20 @@ fn of_run(text: &mut String, run: &RunPlan) {
         if run.held_out > 0 { format!(", {} held out", run.held_out) } else { String::new() }
     );
     let estimate = &run.estimate;
-    let again = estimate.recomputed.total();
-    let again = if again > 0 {
-        format!(", and {} computed again", operations(again as f64 / steps))
-    } else {
-        String::new()
-    };
+    let mut beside = String::new();
+    let resident = run.reference_mode == ReferenceMode::Resident;
+    for (flops, what) in [
+        (estimate.recomputed, "computed again"),
+        (estimate.scoring, "of a first pass without gradients"),
+        (if resident { estimate.reference } else { Flops::default() }, "of the reference model"),
+    ] {
+        if flops.total() > 0 {
+            let _ = write!(beside, ", and {} {what}", operations(flops.total() as f64 / steps));
+        }
+    }
     let _ = writeln!(
         text,
-        "a step on average: {:.0} tokens, {:.0} of them scored, in {}; {} (blocks {}, head {}, attention {}){again}",
+        "a step on average: {:.0} tokens, {:.0} of them scored, in {}; {} (blocks {}, head {}, attention {}){beside}",
         run.work.tokens as f64 / steps,
         run.work.rows as f64 / steps,
         plural(run.batches as f64 / steps, "micro-batch"),
@@ -84,15 +90,27 @@ fn of_run(text: &mut String, run: &RunPlan) {
 
 fn memory(text: &mut String, planned: &Planned) {
     let plan = &planned.layout.plan;
-    let total = plan.total_bytes() as u64;
+    let total = planned.layout.total_bytes() as u64;
     let _ = writeln!(text, "\n{:36} {:>8} {:>14} {:>10}", "memory", "tensors", "bytes", "GiB");
     for arena in ARENAS {
         let tensors = plan.entries().iter().filter(|entry| entry.arena == arena).count();
         if tensors > 0 {
             let shared = if arena.is_scratch() { " *" } else { "" };
-            let bytes = plan.bytes(arena);
+            let bytes = planned.layout.bytes(arena);
             let name = format!("{}{shared}", arena.title());
             let _ = writeln!(text, "{name:36} {tensors:>8} {bytes:>14} {:>10.3}", gib(bytes as u64));
+        }
+    }
+    for arena in ARENAS.into_iter().filter(|arena| arena.is_of_each_model()) {
+        let bytes = planned.layout.reference_bytes(arena);
+        if bytes > 0 {
+            let tensors = reference_entries(&planned.layout, arena).count();
+            let _ = writeln!(
+                text,
+                "{:36} {tensors:>8} {bytes:>14} {:>10.3}",
+                reference_title(arena),
+                gib(bytes as u64)
+            );
         }
     }
     let _ = writeln!(text, "{:36} {:>8} {total:>14} {:>10.3}", "total", "", gib(total));

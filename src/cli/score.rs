@@ -27,7 +27,7 @@ const SPANS: Spans = Spans { prompt: false, answers: Roles::PAIR };
 pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
     let config = arguments.merge().or_usage()?.arguments.resolve().or_usage()?;
     let folder = ModelFolder::open(&hub::locate(&config.model).or_usage()?.folder).or_usage()?;
-    let (rows, groups) = rows(&config, &folder).or_usage()?;
+    let (rows, groups) = rows(&config, &folder, SPANS).or_usage()?;
     let backend = choose(config.device, config.threads, config.formats.dtype)?;
     let scores = on_device!(backend, backend => scores(&config, &folder, &groups, backend))?;
     let mut scores = scores.into_iter();
@@ -48,10 +48,14 @@ pub fn run(arguments: &Layers<ScoreArguments>) -> anyhow::Result<ExitStatus> {
 }
 
 /// What became of each row of the file.
-type Rows = Vec<Result<Group, Skipped>>;
+pub(super) type Rows = Vec<Result<Group, Skipped>>;
 
-/// Every row in order, and the usable ones among them.
-fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>), TrainError> {
+/// Every row in order, and the usable ones among them, of which these spans are to be scored.
+pub(super) fn rows(
+    config: &ScoreConfig,
+    folder: &ModelFolder,
+    spans: Spans,
+) -> Result<(Rows, Vec<Group>), TrainError> {
     let model = folder.config();
     let settings = EncodeConfig {
         vocab_size: model.vocab_size,
@@ -68,7 +72,7 @@ fn rows(config: &ScoreConfig, folder: &ModelFolder) -> Result<(Rows, Vec<Group>)
     report.warn("rows");
     let positions = model.max_position_embeddings;
     let groups: Vec<Group> = rows.iter().filter_map(|row| row.as_ref().ok().cloned()).collect();
-    let (.., longest) = largest(&groups, SPANS);
+    let (.., longest) = largest(&groups, spans);
     if longest > positions {
         return Err(TrainError::TooLong { longest, positions });
     }
@@ -85,22 +89,7 @@ fn scores<B: Backend>(
     if groups.is_empty() {
         return Ok(Vec::new());
     }
-    let (tokens, head_rows, positions) = largest(groups, SPANS);
-    let all: usize = groups.iter().map(|group| SPANS.tokens(group)).sum();
-    let tokens = config.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).min(all).max(tokens);
-    let target = Target::of(&backend);
-    target.check(folder.config()).or_usage()?;
-    let precision = target.precision(config.formats).or_usage()?;
-    let (rows, head_rows) = (tokens.max(head_rows), HEAD_ROWS.min(tokens));
-    let budget = Budget { tokens, rows, head_rows, positions, rungs: target.rungs(tokens, head_rows) };
-    let layout = InferenceLayout::new(folder.config(), budget, precision, target.workspace());
-    let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
-    if let Some(available) = free.filter(|&free| free < needed) {
-        let path = folder.dir().to_owned();
-        return Err(TrainError::ScoringMemory { path, needed, available, tokens }).or_usage();
-    }
-    layout.allocate(&mut backend)?;
-    layout.model.load(&mut backend, folder)?;
+    let layout = loaded(config, folder, groups, SPANS, &mut backend)?;
     let (model, activations) = (&layout.model, &layout.activations);
     let mut scorer = Scorer { backend: &mut backend, model, activations, progress: &mut Bars::default() };
     let mut scores = Vec::with_capacity(groups.len());
@@ -114,6 +103,34 @@ fn scores<B: Backend>(
         }
     })?;
     Ok(scores)
+}
+
+/// The model on a device, with room for batches of these groups.
+pub(super) fn loaded<B: Backend>(
+    config: &ScoreConfig,
+    folder: &ModelFolder,
+    groups: &[Group],
+    spans: Spans,
+    backend: &mut B,
+) -> anyhow::Result<InferenceLayout> {
+    let (tokens, head_rows, positions) = largest(groups, spans);
+    let all: usize = groups.iter().map(|group| spans.tokens(group)).sum();
+    let tokens = config.max_tokens_per_batch.unwrap_or(DEFAULT_TOKENS).min(all).max(tokens);
+    let target = Target::of(backend);
+    target.check(folder.config()).or_usage()?;
+    let precision = target.precision(config.formats).or_usage()?;
+    let (rows, head_rows) = (tokens.max(head_rows), HEAD_ROWS.min(tokens));
+    let budget =
+        Budget { tokens, rows, head_rows, positions, rungs: target.rungs(tokens, head_rows), mixed: false };
+    let layout = InferenceLayout::new(folder.config(), budget, precision, target.workspace());
+    let (needed, free) = (layout.plan.total_bytes() as u64, backend.available_memory());
+    if let Some(available) = free.filter(|&free| free < needed) {
+        let path = folder.dir().to_owned();
+        return Err(TrainError::ScoringMemory { path, needed, available, tokens }).or_usage();
+    }
+    layout.allocate(backend)?;
+    layout.model.load(backend, folder)?;
+    Ok(layout)
 }
 
 fn answer(log_probs: &[f32], tokens: bool) -> Value {

@@ -12,7 +12,8 @@ use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::choice::{
-    DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler, TruncationMode,
+    DeviceName, Dtype, Freeze, OptimizerStateName, RecomputeName, Redraw, ReferenceMode, Resume, SaveDtype,
+    Scheduler, TruncationMode,
 };
 use crate::data::{TemplateChoice, TemplateConfig, TemplateDate};
 use crate::objective::Parameters;
@@ -132,7 +133,7 @@ pub struct TemplateArguments {
 
 impl TemplateArguments {
     /// What they mean.
-    pub(super) fn resolve(&self) -> TemplateConfig {
+    pub fn resolve(&self) -> TemplateConfig {
         let choice = self.chat_template.as_deref().map(TemplateChoice::parse);
         TemplateConfig { choice, date: self.template_date }
     }
@@ -162,6 +163,10 @@ pub struct ObjectiveArguments {
     #[arg(long, value_name = "DIR")]
     #[serde(deserialize_with = "one_or_many")]
     pub reference: Option<Vec<PathBuf>>,
+    /// Where reference log-probs come from: computed once before training and kept, or from the model itself, which then stays in
+    /// memory and scores every micro-batch (the same numbers) [default: cached]
+    #[arg(long, value_name = "MODE")]
+    pub reference_mode: Option<ReferenceMode>,
     /// Folder that keeps reference log-probs for later runs [default: asft/reference in the user's cache folder]
     #[arg(long, value_name = "DIR")]
     pub reference_cache: Option<PathBuf>,
@@ -199,6 +204,13 @@ pub struct OptimizerArguments {
     /// Largest global gradient norm; 0 turns clipping off [default: 1]
     #[arg(long, value_name = "NORM")]
     pub max_grad_norm: Option<f64>,
+    /// Leave about half of every layer's parameters as they are, another half every round (Half Fine-Tuning): less work, less
+    /// forgetting [default: none]
+    #[arg(long, value_name = "PARAMETERS")]
+    pub freeze: Option<Freeze>,
+    /// When another half is drawn: every epoch, or every N optimizer steps [default there: epoch]
+    #[arg(long, value_name = "epoch|STEPS", value_parser = Redraw::parse)]
+    pub hft_redraw: Option<Redraw>,
     /// Leave out the update of a step whose loss or gradient is not finite and go on, instead of stopping there; ten in a row
     /// stop the run all the same
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",

@@ -148,6 +148,80 @@ impl From<Recompute> for RecomputeName {
     }
 }
 
+/// Where reference log-probs come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReferenceMode {
+    /// Computed once before training, and kept for later runs.
+    #[default]
+    Cached,
+    /// Computed for every micro-batch by the model, which stays on the device.
+    Resident,
+}
+
+/// Which parameters are not learnt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Freeze {
+    /// All are.
+    #[default]
+    None,
+    /// About half of every layer's, drawn again and again (arXiv 2404.18466).
+    #[value(alias = "half")]
+    Hft,
+}
+
+/// When half fine-tuning draws another half. TOML: `"epoch"` or a number of steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redraw {
+    /// Every epoch.
+    Epoch,
+    /// Every so many optimizer steps; at least 1.
+    Steps(i64),
+}
+
+impl Redraw {
+    /// What a typed value means.
+    pub(crate) fn parse(typed: &str) -> Result<Self, String> {
+        if typed.eq_ignore_ascii_case("epoch") {
+            return Ok(Self::Epoch);
+        }
+        let steps = typed.parse().ok().filter(|&steps: &i64| steps >= 1);
+        steps
+            .map(Self::Steps)
+            .ok_or_else(|| format!("{typed:?} is neither epoch nor a number of steps from 1 on"))
+    }
+}
+
+impl Serialize for Redraw {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Epoch => serializer.serialize_str("epoch"),
+            Self::Steps(steps) => serializer.serialize_i64(*steps),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Redraw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Redraw;
+            fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+                formatter.write_str("\"epoch\" or a number of steps from 1 on")
+            }
+            fn visit_i64<E: de::Error>(self, steps: i64) -> Result<Redraw, E> {
+                Redraw::parse(&steps.to_string()).map_err(E::custom)
+            }
+            fn visit_u64<E: de::Error>(self, steps: u64) -> Result<Redraw, E> {
+                Redraw::parse(&steps.to_string()).map_err(E::custom)
+            }
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Redraw, E> {
+                Redraw::parse(value).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
 /// What becomes of an answer longer than `--max-length` leaves room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -204,7 +278,17 @@ macro_rules! serde_by_name {
         }
     )*};
 }
-serde_by_name!(Scheduler, SaveDtype, DeviceName, Dtype, OptimizerStateName, RecomputeName, TruncationMode);
+serde_by_name!(
+    Scheduler,
+    SaveDtype,
+    DeviceName,
+    Dtype,
+    Freeze,
+    OptimizerStateName,
+    RecomputeName,
+    ReferenceMode,
+    TruncationMode
+);
 
 fn parse_name<T: ValueEnum>(typed: &str) -> Result<T, String> {
     T::from_str(typed, false).map_err(|_| {

@@ -16,7 +16,9 @@ mod error;
 mod eval;
 mod file;
 mod generate;
+mod judge;
 mod layers;
+mod paper;
 mod resolve;
 mod score;
 mod source;
@@ -27,11 +29,16 @@ pub use arguments::{
     OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 pub use best::{BestConfig, EarlyStopping};
-pub use choice::{DeviceName, Dtype, OptimizerStateName, RecomputeName, Resume, SaveDtype, Scheduler};
+pub use choice::{
+    DeviceName, Dtype, Freeze, OptimizerStateName, RecomputeName, Redraw, ReferenceMode, Resume, SaveDtype,
+    Scheduler, TruncationMode,
+};
 pub use error::ConfigError;
 pub use eval::{EvalPairsArguments, EvalPairsConfig, MtBenchArguments, MtBenchConfig};
 pub use generate::{GenerateArguments, GenerateConfig, PromptSource};
+pub use judge::{JudgeArguments, JudgeConfig};
 pub use layers::{Arguments, Merged, Origin, merge};
+pub use paper::{PaperArguments, PaperConfig};
 pub use score::{ScoreArguments, ScoreConfig};
 pub use train::{
     BatchSize, DataConfig, Device, DeviceConfig, Difference, Duration, EvalSource, EvaluationConfig,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 use super::arguments::{ModelArguments, TrainArguments};
-use super::choice::{DeviceName, RecomputeName, Resume, Scheduler};
+use super::choice::{DeviceName, Freeze, RecomputeName, Redraw, Resume, Scheduler};
 use super::train::{
     BatchSize, DataConfig, Device, DeviceConfig, Duration, EvalSource, EvaluationConfig, ExistingFolder,
     FormatConfig, InspectConfig, ModelSource, ObjectiveConfig, OptimizerConfig, RunConfig, ScheduleConfig,
@@ -167,6 +167,7 @@ impl TrainArguments {
             name: arguments.objective.clone().unwrap_or_else(|| "asft".to_owned()),
             parameters: arguments.parameters,
             references: arguments.reference.clone().unwrap_or_default(),
+            reference_mode: arguments.reference_mode.unwrap_or_default(),
             reference_cache: arguments
                 .reference_cache
                 .clone()
@@ -227,6 +228,11 @@ impl TrainArguments {
         if !(epsilon > 0.0 && epsilon.is_finite()) {
             return Err(range("adam_epsilon", epsilon, "a finite number above 0"));
         }
+        let half = match (arguments.freeze.unwrap_or_default(), arguments.hft_redraw) {
+            (Freeze::None, None) => None,
+            (Freeze::None, Some(_)) => return Err(needs("hft_redraw", "--freeze hft")),
+            (Freeze::Hft, redraw) => Some(redraw.unwrap_or(Redraw::Epoch)),
+        };
         let max_grad_norm = not_negative("max_grad_norm", arguments.max_grad_norm.unwrap_or(1.0))?;
         Ok(OptimizerConfig {
             learning_rate,
@@ -235,6 +241,7 @@ impl TrainArguments {
             beta2: decay("adam_beta2", arguments.adam_beta2.unwrap_or(0.999))?,
             epsilon,
             max_grad_norm: (max_grad_norm > 0.0).then_some(max_grad_norm),
+            half,
             skip_nonfinite: arguments.skip_nonfinite.unwrap_or(false),
         })
     }

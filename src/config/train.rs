@@ -11,7 +11,7 @@ use super::arguments::{
     OptimizerArguments, RunArguments, ScheduleArguments, TemplateArguments, TrainArguments,
 };
 use super::best::BestConfig;
-use super::choice::{DeviceName, Resume, SaveDtype, Scheduler};
+use super::choice::{DeviceName, Freeze, Redraw, ReferenceMode, Resume, SaveDtype, Scheduler};
 use super::source;
 use crate::backend::Element;
 use crate::data::{ColumnMap, TemplateConfig, Truncation, WeightedFile};
@@ -100,6 +100,8 @@ pub struct ObjectiveConfig {
     pub parameters: Parameters,
     /// Folders of the reference models; none: the initial weights.
     pub references: Vec<PathBuf>,
+    /// Where reference log-probs come from.
+    pub reference_mode: ReferenceMode,
     /// Folder that keeps reference log-probs from run to run.
     pub reference_cache: PathBuf,
 }
@@ -128,6 +130,8 @@ pub struct OptimizerConfig {
     pub epsilon: f64,
     /// Largest global gradient norm; `None`: no clipping.
     pub max_grad_norm: Option<f64>,
+    /// When half fine-tuning draws another half; `None`: everything is learnt.
+    pub half: Option<Redraw>,
     /// Whether a step that is not finite is left out instead of ending the run.
     pub skip_nonfinite: bool,
 }
@@ -299,6 +303,7 @@ const MAY_CHANGE: &[&str] = &[
     "save_total_limit",
     "logging_steps",
     "output",
+    "reference_mode",
     "reference_cache",
     "device",
     "threads",
@@ -339,6 +344,7 @@ impl TrainConfig {
                 objective: Some(self.objective.name.clone()),
                 parameters: self.objective.parameters,
                 reference: Some(self.objective.references.clone()).filter(|folders| !folders.is_empty()),
+                reference_mode: Some(self.objective.reference_mode),
                 reference_cache: Some(self.objective.reference_cache.clone()),
             },
             optimizer: self.optimizer_arguments(),
@@ -371,6 +377,8 @@ impl TrainConfig {
             adam_beta2: Some(optimizer.beta2),
             adam_epsilon: Some(optimizer.epsilon),
             max_grad_norm: Some(optimizer.max_grad_norm.unwrap_or(0.0)),
+            freeze: optimizer.half.map(|_| Freeze::Hft),
+            hft_redraw: optimizer.half,
             skip_nonfinite: Some(optimizer.skip_nonfinite),
         }
     }

@@ -43,6 +43,8 @@ pub enum Annotation {
     OldLogps,
     /// An embedding of the prompt: `prompt_embedding`.
     PromptEmbedding,
+    /// How sure models were of the answer: `confidence`.
+    Confidence,
 }
 
 impl Annotation {
@@ -57,6 +59,7 @@ impl Annotation {
             Annotation::Advantages => &["advantages"],
             Annotation::OldLogps => &["old_logps"],
             Annotation::PromptEmbedding => &["prompt_embedding"],
+            Annotation::Confidence => &["confidence"],
         }
     }
 }
@@ -98,6 +101,8 @@ pub struct Annotations {
     pub soft_label: Option<f64>,
     /// An embedding of the prompt, of one length in the whole data set.
     pub prompt_embedding: Option<Box<[f32]>>,
+    /// How sure models were of the answer; larger is surer.
+    pub confidence: Option<f64>,
     /// Of each answer.
     pub answers: ByRole<AnswerAnnotations>,
 }
@@ -108,6 +113,14 @@ impl Annotations {
         label: None,
         soft_label: None,
         prompt_embedding: None,
-        answers: ByRole::new([EMPTY; 5]),
+        confidence: None,
+        answers: ByRole::new([EMPTY; Role::ALL.len()]),
     };
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        for (role, reference) in references.present() {
+            self.answers[role].references.push(reference.clone());
+        }
+    }
 }

@@ -3,16 +3,19 @@
 //! Layout, group by group: the prompt's tokens, then each answer's, in the order of their roles. An answer
 //! attends to its prompt and causally to itself; its positions go on where the prompt ended. The row that
 //! predicts a token is the one before it, which for every answer's first token is the prompt's last row. All tokens of
-//! an answer are packed; its span holds the scored ones, in order.
+//! an answer are packed; its span holds the scored ones, in order. Where two groups are mixed ([`super::mixture`]), the rows
+//! of their mixture come behind those of the later one.
 //!
 //! Boundary: pure integer bookkeeping ([`pack`]) and its proof ([`Batch::check`]). Which groups share a
 //! micro-batch is decided in [`super::loader`].
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::annotations::Annotations;
+use super::annotations::{Annotations, Reference};
 use super::group::{Answer, Group};
+use super::mixture::Mixture;
 use super::role::{ByRole, Role, Roles};
 
 /// Keys that a query segment sees: query i sees key j of the range iff `j < len && j <= i + causal_offset`.
@@ -63,7 +66,7 @@ pub struct BatchGroup {
     pub row: usize,
     /// The prompt's tokens 1..P, where they are scored.
     pub prompt: Option<Span>,
-    /// The scored tokens of each answer that is packed.
+    /// The scored tokens of each answer that is packed. [`Role::Mixed`]: what it has in common with a group before it.
     pub answers: ByRole<Option<Span>>,
     /// [`Group::annotations`].
     pub annotations: Option<Arc<Annotations>>,
@@ -89,6 +92,11 @@ impl BatchGroup {
     pub fn annotations(&self) -> &Annotations {
         self.annotations.as_deref().unwrap_or(Annotations::NONE)
     }
+
+    /// Adds the log-probs of the answers under one more reference model.
+    pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
+        Arc::make_mut(self.annotations.get_or_insert_default()).push_references(references);
+    }
 }
 
 /// One packed micro-batch of T tokens and R response rows (scored tokens).
@@ -108,8 +116,10 @@ pub struct Batch {
     pub targets: Vec<u32>,
     /// `[T + 1]` borders in [`Self::scatter_rows`].
     pub scatter_offsets: Vec<u32>,
-    /// `[R]` the response rows that read hidden row t, ascending: the inverse of [`Self::gather`].
+    /// `[R]` the response rows that read hidden row t, ascending: the inverse of [`Self::gather`]. A mixed row is here twice.
     pub scatter_rows: Vec<u32>,
+    /// What mixed rows read beside; `None` where there is none.
+    pub mixed: Option<MixedRows>,
     /// `[U]` distinct token ids, ascending.
     pub token_ids: Vec<u32>,
     /// `[U + 1]` borders in [`Self::token_rows`].
@@ -118,6 +128,20 @@ pub struct Batch {
     pub token_rows: Vec<u32>,
     /// The groups in the order packed.
     pub groups: Vec<BatchGroup>,
+}
+
+/// The second part of response rows that are mixtures of two: of the hidden rows that predict, and of the tokens predicted. Of
+/// any other row it is the first part again, which then has the whole weight.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MixedRows {
+    /// `[R]` the other hidden row.
+    pub gather: Vec<u32>,
+    /// `[R]` the other token.
+    pub targets: Vec<u32>,
+    /// `[R]` k, the weight of [`Batch::gather`] and [`Batch::targets`]; the rest is of these.
+    pub weights: Vec<f32>,
+    /// `[R + mixed rows]` the weight with which each of [`Batch::scatter_rows`] reads.
+    pub scatter_weights: Vec<f32>,
 }
 
 /// Which spans are scored.
@@ -195,25 +219,64 @@ pub struct Step {
 /// Every group needs a prompt of at least one token and answers of at least one scored token, as loading guarantees,
 /// and T must fit in 32 bits.
 pub fn pack(groups: &[&Group], spans: Spans) -> Batch {
+    pack_mixed(groups, spans, &[])
+}
+
+/// The same with mixtures of these groups, whose places are those in `groups`; the mixed rows come behind the answers of the
+/// later one. The answers that are mixed must be among those that are packed.
+pub fn pack_mixed(groups: &[&Group], spans: Spans, mixtures: &[Mixture]) -> Batch {
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
-    let rows = groups.iter().map(|group| spans.rows(group)).sum();
+    let mixed: usize = mixtures.iter().map(|mixture| mixture.rows(groups)).sum();
+    let rows = mixed + groups.iter().map(|group| spans.rows(group)).sum::<usize>();
     let mut batch = Batch {
         ids: Vec::with_capacity(tokens),
         positions: Vec::with_capacity(tokens),
         gather: Vec::with_capacity(rows),
         targets: Vec::with_capacity(rows),
+        mixed: (!mixtures.is_empty()).then(MixedRows::default),
         ..Batch::default()
     };
     for (place, group) in groups.iter().enumerate() {
         batch.add(place as u32, group, spans);
+        for mixture in mixtures.iter().filter(|mixture| mixture.first.max(mixture.second) == place) {
+            batch.mix(mixture);
+        }
     }
-    (batch.scatter_offsets, batch.scatter_rows) = invert(&batch.gather, batch.ids.len());
+    let (offsets, rows, weights) = batch.readers();
+    (batch.scatter_offsets, batch.scatter_rows) = (offsets, rows);
+    if let Some(mixed) = &mut batch.mixed {
+        mixed.fill(&batch.gather, &batch.targets);
+        mixed.scatter_weights = weights;
+    }
     batch.sort_tokens();
     debug_assert_eq!(batch.check(), Ok(()));
     batch
 }
 
 impl Batch {
+    /// `[R]` the packed row of the token that each response row predicts; all distinct.
+    pub fn places(&self) -> Vec<u32> {
+        let mut places = vec![0; self.gather.len()];
+        for (entry, family) in self.groups.iter().zip(&self.families) {
+            let segments = &self.segments[family.start as usize..family.end as usize];
+            let prompt_end = segments[0].start + segments[0].len;
+            let mut place = |span: Span, start: u32| {
+                for row in span.range() {
+                    // An answer's first token is predicted where the prompt ends.
+                    let before = self.gather[row] + 1;
+                    places[row] = if before == prompt_end { start } else { before };
+                }
+            };
+            if let Some(span) = entry.prompt {
+                place(span, prompt_end);
+            }
+            for ((_, &span), segment) in entry.answers.present().zip(&segments[1..]) {
+                place(span, segment.start);
+            }
+        }
+        places
+    }
+
     fn add(&mut self, place: u32, group: &Group, spans: Spans) {
         let family = self.segments.len() as u32;
         let prompt = self.add_segment(&group.prompt, None);
@@ -263,6 +326,47 @@ impl Batch {
         Span { start, len: self.gather.len() as u32 - start }
     }
 
+    /// Scores what two groups that are packed have in common; the later one, packed last, gets the span.
+    fn mix(&mut self, mixture: &Mixture) {
+        let span = |place: usize| self.groups[place].answers[mixture.of];
+        let (Some(first), Some(second)) = (span(mixture.first), span(mixture.second)) else { return };
+        let len = first.len.min(second.len);
+        let (start, rows) = (self.gather.len() as u32, |span: Span| Span { len, ..span }.range());
+        let Some(mixed) = &mut self.mixed else { return };
+        mixed.fill(&self.gather, &self.targets);
+        mixed.gather.extend_from_within(rows(second));
+        mixed.targets.extend_from_within(rows(second));
+        mixed.weights.extend(rows(second).map(|_| mixture.weight));
+        self.gather.extend_from_within(rows(first));
+        self.targets.extend_from_within(rows(first));
+        if let Some(entry) = self.groups.last_mut() {
+            entry.answers[Role::Mixed] = Some(Span { start, len });
+        }
+    }
+
+    /// For each hidden row, the response rows that read it, ascending, as (offsets, rows), and how much each of it.
+    fn readers(&self) -> (Vec<u32>, Vec<u32>, Vec<f32>) {
+        let Some(mixed) = &self.mixed else {
+            let (offsets, rows) = invert(&self.gather, self.ids.len());
+            return (offsets, rows, Vec::new());
+        };
+        let (mut hidden, mut reads) = (Vec::new(), Vec::new());
+        for (row, &first) in self.gather.iter().enumerate() {
+            // Rows behind the last mixture have not been filled in yet.
+            let part = mixed.gather.get(row).zip(mixed.weights.get(row));
+            let (second, weight) = part.map_or((first, 1.0), |(second, weight)| (*second, *weight));
+            hidden.push(first);
+            reads.push((row as u32, weight));
+            if second != first {
+                hidden.push(second);
+                reads.push((row as u32, 1.0 - weight));
+            }
+        }
+        let (offsets, places) = invert(&hidden, self.ids.len());
+        let (rows, weights) = places.into_iter().map(|place| reads[place as usize]).unzip();
+        (offsets, rows, weights)
+    }
+
     fn sort_tokens(&mut self) {
         self.token_rows = (0..self.ids.len() as u32).collect();
         let ids = &self.ids;
@@ -287,9 +391,12 @@ impl Batch {
         ensure(self.targets.len() == rows, "one target a response row")?;
         self.check_segments(tokens)?;
         self.check_spans(rows)?;
-        let (offsets, inverse) = invert(&self.gather, tokens);
+        self.check_mixed(rows)?;
+        let (offsets, inverse, weights) = self.readers();
         ensure(self.scatter_offsets == offsets, "scatter_offsets count the readers of each row")?;
         ensure(self.scatter_rows == inverse, "scatter_rows is the inverse of gather")?;
+        let stored = self.mixed.as_ref().map_or(&[][..], |mixed| &mixed.scatter_weights);
+        ensure(stored == weights, "scatter_weights are those of the rows that read")?;
         self.check_tokens(tokens)
     }
 
@@ -333,7 +440,12 @@ impl Batch {
                 ensure(span.len == prompt.len - 1, "a prompt's first token is not scored")?;
                 self.check_span(span, &mut row, prompt.start..prompt.start + prompt.len)?;
             }
-            for (_, &span) in entry.answers.present() {
+            for (role, &span) in entry.answers.present() {
+                if role == Role::Mixed {
+                    ensure(span.start == row && self.mixed.is_some(), "a mixture follows its answers")?;
+                    row += span.len;
+                    continue;
+                }
                 let answer = answers.next().ok_or("one segment a scored answer")?;
                 ensure(span.len > 0, "an answer has a scored token")?;
                 let last = prompt.start + prompt.len - 1;
@@ -343,6 +455,32 @@ impl Batch {
             ensure(answers.next().is_none(), "every packed answer is scored")?;
         }
         ensure(row as usize == rows, "spans cover all response rows")
+    }
+
+    /// Every part of a mixed row is a row that is scored by itself too; any other row is one thing alone.
+    fn check_mixed(&self, rows: usize) -> Result<(), String> {
+        let Some(mixed) = &self.mixed else { return Ok(()) };
+        let lists = [mixed.gather.len(), mixed.targets.len(), mixed.weights.len()];
+        ensure(lists == [rows; 3], "one second part a response row")?;
+        ensure(mixed.weights.iter().all(|weight| (0.0..=1.0).contains(weight)), "weights lie in 0..=1")?;
+        let spans = self.groups.iter().filter_map(|entry| entry.answers[Role::Mixed]);
+        let is_mixed: HashSet<usize> = spans.flat_map(Span::range).collect();
+        let first = |row: usize| (self.gather[row], self.targets[row]);
+        let second = |row: usize| (mixed.gather[row], mixed.targets[row]);
+        let alone: HashSet<(u32, u32)> = (0..rows).filter(|row| !is_mixed.contains(row)).map(first).collect();
+        for row in 0..rows {
+            if is_mixed.contains(&row) {
+                let both = [first(row), second(row)];
+                ensure(
+                    both.iter().all(|part| alone.contains(part)),
+                    "the parts of a mixture are scored rows",
+                )?;
+            } else {
+                let one = first(row) == second(row) && mixed.weights[row] == 1.0;
+                ensure(one, "a row that is no mixture is its first part alone")?;
+            }
+        }
+        Ok(())
     }
 
     /// Along `path`, each row predicts the next one's token, and the span holds such predictions in their order; how
@@ -375,6 +513,16 @@ impl Batch {
             ensure(run.iter().all(|row| self.ids.get(*row as usize) == Some(id)), "rows have their id")?;
         }
         Ok(())
+    }
+}
+
+impl MixedRows {
+    /// Makes the rows that have no second part yet rows of one part.
+    fn fill(&mut self, gather: &[u32], targets: &[u32]) {
+        let known = self.gather.len();
+        self.gather.extend_from_slice(&gather[known..]);
+        self.targets.extend_from_slice(&targets[known..]);
+        self.weights.resize(gather.len(), 1.0);
     }
 }
 

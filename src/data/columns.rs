@@ -9,7 +9,7 @@ use super::message::Message;
 use super::rows::kind;
 
 /// The columns of the shapes of data that are known, as `--map` names them.
-pub const CANONICAL: [&str; 26] = [
+pub const CANONICAL: [&str; 29] = [
     "prompt",
     "chosen",
     "rejected",
@@ -33,9 +33,12 @@ pub const CANONICAL: [&str; 26] = [
     "advantages",
     "old_logps",
     "prompt_embedding",
+    "confidence",
     "ref_chosen_logps",
     "ref_rejected_logps",
     "ref_logps",
+    "candidates",
+    "scores",
 ];
 
 const TEXT_OR_MESSAGES: &str = "a string or a list of messages";
@@ -100,6 +103,11 @@ impl ColumnMap {
     /// The name that a column has in the file.
     pub fn actual<'a>(&'a self, canonical: &'a str) -> &'a str {
         self.get(canonical).unwrap_or(canonical)
+    }
+
+    /// The canonical name of a column that is mapped.
+    pub fn canonical(&self, actual: &str) -> Option<&'static str> {
+        self.0.iter().find(|(_, name)| name == actual).map(|(name, _)| *name)
     }
 
     /// The first mapped column that a row lacks, as (canonical, actual).

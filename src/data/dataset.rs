@@ -32,6 +32,14 @@ impl Dataset {
         Self { groups, report, fingerprint }
     }
 
+    /// Where a group comes from: file and line, if they are known.
+    pub fn place(&self, group: &Group) -> String {
+        match self.report.locate(group.row) {
+            Some(place) => place.to_string(),
+            None => format!("row {}", group.row),
+        }
+    }
+
     /// The same with a mismatched completion for every row ([`add_mismatched`]).
     pub fn with_mismatched(mut self, max_length: Option<usize>) -> Self {
         add_mismatched(&mut self.groups, max_length);
@@ -52,19 +60,7 @@ impl Dataset {
         let by_prompt = rows_by_prompt(&self.groups);
         let rows: usize = by_prompt.iter().map(Vec::len).sum();
         let target = ((rows as f64 * fraction).round() as usize).max(1);
-        let order = permutation(by_prompt.len(), seed, SPLIT_STREAM);
-        let mut held_out: HashSet<usize> = HashSet::new();
-        for prompt in &order {
-            if held_out.len() + by_prompt[*prompt].len() <= target {
-                held_out.extend(&by_prompt[*prompt]);
-            }
-        }
-        if held_out.is_empty() {
-            // Every prompt has more rows than the target: the one with the fewest is nearest.
-            if let Some(prompt) = order.iter().min_by_key(|prompt| by_prompt[**prompt].len()) {
-                held_out.extend(&by_prompt[*prompt]);
-            }
-        }
+        let held_out = hold_out(&by_prompt, target, seed);
         if held_out.len() == rows {
             let prompts = by_prompt.len();
             return Err(DataError::SplitTooSmall { fraction, groups: rows, prompts });
@@ -81,6 +77,23 @@ impl Dataset {
         }
         Ok((Dataset::new(train, self.report.clone()), Dataset::new(eval, self.report)))
     }
+}
+
+/// The rows to hold out: those of prompts drawn by the seed, as many as there is room for in `target`. Those of one prompt stay
+/// together; where every prompt has more rows than the target, it is the one with the fewest.
+pub(crate) fn hold_out(by_prompt: &[Vec<usize>], target: usize, seed: u64) -> HashSet<usize> {
+    let order = permutation(by_prompt.len(), seed, SPLIT_STREAM);
+    let mut held_out: HashSet<usize> = HashSet::new();
+    for prompt in &order {
+        if held_out.len() + by_prompt[*prompt].len() <= target {
+            held_out.extend(&by_prompt[*prompt]);
+        }
+    }
+    if held_out.is_empty() {
+        let fewest = order.iter().min_by_key(|prompt| by_prompt[**prompt].len());
+        held_out.extend(fewest.into_iter().flat_map(|prompt| &by_prompt[*prompt]));
+    }
+    held_out
 }
 
 /// The rows of each distinct prompt, each row once, prompts in order of first appearance.

@@ -172,6 +172,21 @@ pub enum DataError {
         /// What a micro-batch may hold.
         budget: usize,
     },
+    /// Two groups that are mixed and so share a micro-batch, and need more than the budget.
+    #[error(
+        "rows {} and {} of the data (counted from 0) are mixed and must share a micro-batch, which makes {needed} {unit}; the \
+         budget is {budget}; raise it", rows[0], rows[1]
+    )]
+    PairTooLarge {
+        /// [`crate::data::Group::row`] of both.
+        rows: [usize; 2],
+        /// What is counted: tokens, or scored rows.
+        unit: &'static str,
+        /// What both need.
+        needed: usize,
+        /// What a micro-batch may hold.
+        budget: usize,
+    },
     /// A loader setting that makes no sense.
     #[error("{0}")]
     LoaderSetting(&'static str),
@@ -255,6 +270,12 @@ pub enum RowError {
         column: String,
         /// The columns that are there.
         found: String,
+    },
+    /// A column that was to be added.
+    #[error("column \"{column}\" is there already; take it out, or give it another name")]
+    ColumnTaken {
+        /// The column.
+        column: String,
     },
     /// A column that `--map` names is not there.
     #[error("--map {canonical}={actual}: there is no column \"{actual}\"; the row has {found}")]
@@ -347,6 +368,14 @@ pub enum RowError {
         "{message}; this is no file of FastChat's model_answer: move it away, or write to another folder"
     )]
     NotAnAnswer {
+        /// What the parser said.
+        message: String,
+    },
+    /// A line that is no prompt of a judge.
+    #[error(
+        "{message}; a judge's prompt has \"name\", \"type\", \"system_prompt\", \"prompt_template\" and \"output_format\""
+    )]
+    NotAJudgePrompt {
         /// What the parser said.
         message: String,
     },

@@ -73,10 +73,7 @@ impl Group {
 
     /// Adds the log-probs of the answers under one more reference model.
     pub fn push_references(&mut self, references: ByRole<Option<Reference>>) {
-        let answers = &mut self.annotations_mut().answers;
-        for (role, reference) in references.present() {
-            answers[role].references.push(reference.clone());
-        }
+        self.annotations_mut().push_references(references);
     }
 
     /// What a model is given to write the [first turn](Answer::first_turn) of the answer in this role: the prompt, and

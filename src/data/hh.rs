@@ -2,7 +2,8 @@
 //!
 //! A turn begins at a line that follows a blank line and starts with `Human:` or `Assistant:`; the same words anywhere else
 //! are what somebody said. White space around a turn's words is not part of them. Consecutive turns of one role, which the
-//! data set has, are one turn whose parts a blank line separates, because chat templates want the roles to alternate.
+//! data set has, are one turn whose parts a blank line separates, because chat templates want the roles to alternate. (Words that
+//! would begin a turn behind a blank line follow a line break: written and parsed again, a transcript says the same.)
 //!
 //! Boundary: one text and its turns; what two transcripts share is [`super::prompt`]'s business.
 
@@ -27,7 +28,8 @@ pub fn parse(text: &str) -> Option<Vec<Message>> {
         match turns.last_mut() {
             Some((last, words)) if *last == role => {
                 if !words.is_empty() && !said.is_empty() {
-                    words.push_str("\n\n");
+                    let begins_a_turn = MARKS.iter().any(|(mark, _)| said.starts_with(mark.trim_start()));
+                    words.push_str(if begins_a_turn { "\n" } else { "\n\n" });
                 }
                 words.push_str(said);
             }

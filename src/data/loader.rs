@@ -4,6 +4,9 @@
 //! step's groups, so a resumed run begins at another first step and sees what the first run would have seen.
 //! Everything that can be wrong with the budgets is found when the loader is made.
 //!
+//! With mixtures the order is [`super::mixture`]'s: two groups that are mixed stand side by side in one step and go into one
+//! micro-batch.
+//!
 //! Boundary: which group when, and beside which others; the layout of a micro-batch is [`super::batch`]'s.
 
 use std::cmp::Reverse;
@@ -12,18 +15,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
-use super::batch::{Batch, Spans, Step, StepTotals, pack};
+use super::batch::{Batch, Spans, Step, StepTotals, pack_mixed};
 use super::dataset::Dataset;
 use super::error::DataError;
 use super::group::{Answer, Group};
+use super::mixture::{Halves, Mixing, Mixture};
 use super::order::permutation;
+use super::role::Role;
 use super::work::Work;
 
 /// Steps packed ahead of the one in use.
 const AHEAD: usize = 2;
 
 /// How a data set becomes steps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LoaderConfig {
     /// Of the shuffle.
     pub seed: u64,
@@ -42,6 +47,8 @@ pub struct LoaderConfig {
     pub spans: Spans,
     /// What is packed for scoring before, where that is more.
     pub scored: Option<Spans>,
+    /// How groups are mixed, if they are.
+    pub mixing: Option<Mixing>,
 }
 
 /// What a run's steps come to: the largest micro-batch in each respect, for the memory plan, and the sum of all.
@@ -57,8 +64,10 @@ pub struct Extent {
     pub batches: usize,
     /// Micro-batches of all steps.
     pub all_batches: usize,
-    /// What is in them.
+    /// What is in those with gradients.
     pub work: Work,
+    /// What is in those that are scored before, where that is more ([`LoaderConfig::scored`]).
+    pub scoring: Work,
 }
 
 /// An iterator over the steps of a run.
@@ -111,6 +120,23 @@ impl Loader {
         Plan::new(dataset, config, first_step..=last_step)?.extent()
     }
 
+    /// The packed tokens of every step that a loader of these would yield.
+    ///
+    /// # Errors
+    /// As [`Loader::new`].
+    pub fn tokens_by_step(
+        dataset: Arc<Dataset>,
+        config: LoaderConfig,
+        last_step: usize,
+    ) -> Result<Vec<u64>, DataError> {
+        let (spans, mut epoch) = (config.spans, Epoch::default());
+        let plan = Plan::new(dataset, config, 1..=last_step)?;
+        let tokens = |group: &&Group| spans.tokens(group) as u64;
+        Ok((1..=last_step)
+            .map(|step| plan.members(step, &mut epoch).groups.iter().map(tokens).sum())
+            .collect())
+    }
+
     /// Optimizer steps of one epoch.
     pub fn steps_per_epoch(groups: usize, batch_size: usize) -> usize {
         groups.div_ceil(batch_size.max(1))
@@ -148,7 +174,47 @@ impl Drop for Loader {
 struct Plan {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
+    /// Of the data set, where groups are mixed.
+    halves: Option<Halves>,
     steps: RangeInclusive<usize>,
+}
+
+/// The groups of a step in its order, and which of them are mixed.
+struct Members<'a> {
+    groups: Vec<&'a Group>,
+    mixtures: Vec<Mixture>,
+}
+
+/// Groups of a step that belong into one micro-batch.
+struct Unit {
+    places: Vec<usize>,
+    tokens: usize,
+    rows: usize,
+}
+
+impl Members<'_> {
+    /// Two groups that are mixed, or one that is not.
+    fn units(&self, spans: Spans) -> Vec<Unit> {
+        let mut mixtures = self.mixtures.iter().peekable();
+        let mut place = 0;
+        let mut units = Vec::new();
+        while place < self.groups.len() {
+            let mixture = mixtures.next_if(|mixture| mixture.first == place);
+            let places: Vec<usize> = (place..=mixture.map_or(place, |mixture| mixture.second)).collect();
+            place += places.len();
+            let sum =
+                |size: &dyn Fn(&Group) -> usize| places.iter().map(|place| size(self.groups[*place])).sum();
+            let tokens: usize = sum(&|group| spans.tokens(group));
+            let rows: usize = sum(&|group| spans.rows(group));
+            let mixed = mixture.map_or(0, |mixture| mixture.rows(&self.groups));
+            units.push(Unit { places, tokens, rows: rows + mixed });
+        }
+        units
+    }
+
+    fn mixed_rows(&self) -> usize {
+        self.mixtures.iter().map(|mixture| mixture.rows(&self.groups)).sum()
+    }
 }
 
 /// The order of the epoch in use, made once an epoch.
@@ -184,7 +250,13 @@ impl Plan {
         setting(config.batch_size == 0, "the batch size must be at least 1")?;
         setting(config.parts == Some(0), "a step must have at least 1 micro-batch")?;
         setting(*steps.start() == 0, "steps are counted from 1")?;
-        let plan = Self { dataset, config, steps };
+        let halves = config.mixing.and_then(|_| Halves::of(&dataset.groups));
+        if config.mixing.is_some() {
+            setting(halves.is_none(), "rows are mixed by their confidence, and a row has none")?;
+            setting(config.batch_size % 2 == 1, "rows are mixed in pairs: --batch-size must be even")?;
+            setting(dataset.groups.len() < 2, "rows are mixed in pairs, and there is only one row")?;
+        }
+        let plan = Self { dataset, config, halves, steps };
         let most = plan.config.scored.unwrap_or(plan.config.spans);
         plan.check_groups("tokens", plan.config.token_budget, |group| most.tokens(group))?;
         plan.check_groups("scored rows", plan.config.row_budget, |group| most.rows(group))?;
@@ -214,19 +286,21 @@ impl Plan {
         let mut extent = Extent::default();
         let mut epoch = Epoch::default();
         for step in self.steps.clone() {
-            let groups = self.groups(step, &mut epoch);
-            for (spans, parts, part) in self.parts(&groups) {
+            let members = self.members(step, &mut epoch);
+            for (parts, part) in self.parts(&members) {
                 extent.batches = extent.batches.max(parts);
                 extent.all_batches += 1;
-                let sum =
-                    |size: &dyn Fn(&Group) -> usize| part.iter().map(|place| size(groups[*place])).sum();
-                let tokens: usize = sum(&|group| spans.tokens(group));
-                let rows: usize = sum(&|group| spans.rows(group));
+                let Unit { places, tokens, rows } = part;
                 for (unit, needed, budget) in [
                     ("tokens", tokens, self.config.token_budget),
                     ("scored rows", rows, self.config.row_budget),
                 ] {
                     if budget > 0 && needed > budget {
+                        // Cut by the budget, a micro-batch is too large only where two groups have to stay together.
+                        if self.config.parts.is_none() {
+                            let rows = [0, 1].map(|place| members.groups[places[place]].row);
+                            return Err(DataError::PairTooLarge { rows, unit, needed, budget });
+                        }
                         return Err(DataError::PartTooLarge { step, parts, unit, needed, budget });
                     }
                 }
@@ -237,115 +311,134 @@ impl Plan {
                 }
                 extent.tokens = extent.tokens.max(tokens);
                 extent.rows = extent.rows.max(rows);
-                extent.groups = extent.groups.max(part.len());
+                extent.groups = extent.groups.max(places.len());
             }
-            extent.work =
-                groups.iter().fold(extent.work, |sum, group| sum + Work::of_group(group, self.config.spans));
+            let mixed = Work { rows: members.mixed_rows() as u64, ..Work::default() };
+            let groups = &members.groups;
+            let work = |spans| mixed + groups.iter().map(|group| Work::of_group(group, spans)).sum::<Work>();
+            extent.work = extent.work + work(self.config.spans);
+            extent.scoring = extent.scoring + self.config.scored.map(work).unwrap_or_default();
         }
         Ok(extent)
     }
 
     /// The groups of a step in its order.
-    fn groups(&self, step: usize, epoch: &mut Epoch) -> Vec<&Group> {
+    fn members(&self, step: usize, epoch: &mut Epoch) -> Members<'_> {
         let groups = &self.dataset.groups;
         let per_epoch = Loader::steps_per_epoch(groups.len(), self.config.batch_size);
         let number = (step - 1) / per_epoch;
         if epoch.number != Some(number) {
-            epoch.order = match self.config.shuffle {
-                true => permutation(groups.len(), self.config.seed, number as u64),
-                false => (0..groups.len()).collect(),
+            let LoaderConfig { seed, shuffle, .. } = self.config;
+            epoch.order = match &self.halves {
+                Some(halves) => halves.order(seed, number, shuffle),
+                None if shuffle => permutation(groups.len(), seed, number as u64),
+                None => (0..groups.len()).collect(),
             };
             epoch.number = Some(number);
         }
         let start = (step - 1) % per_epoch * self.config.batch_size;
         let end = (start + self.config.batch_size).min(groups.len());
-        epoch.order[start..end].iter().map(|index| &groups[*index]).collect()
+        let groups: Vec<&Group> = epoch.order[start..end].iter().map(|index| &groups[*index]).collect();
+        let mixing = self.config.mixing;
+        let mixtures =
+            mixing.map_or(Vec::new(), |mixing| mixing.of_step(groups.len(), self.config.seed, step));
+        Members { groups, mixtures }
     }
 
     fn step(&self, index: usize, epoch: &mut Epoch) -> Step {
-        let groups = self.groups(index, epoch);
+        let members = self.members(index, epoch);
         let pack_all = |spans: Spans| -> Vec<Batch> {
-            let parts = cut(&groups, &self.config, spans);
-            parts.iter().map(|part| batch(&groups, part, spans)).collect()
+            let parts = cut(members.units(spans), &self.config);
+            parts.iter().map(|part| batch(&members, &part.places, spans)).collect()
         };
         let batches = pack_all(self.config.spans);
         let scoring = self.config.scored.map(pack_all).unwrap_or_default();
         let per_epoch = Loader::steps_per_epoch(self.dataset.groups.len(), self.config.batch_size);
-        let totals = StepTotals::of(groups.iter().copied());
+        let mut totals = StepTotals::of(members.groups.iter().copied());
+        totals.answer_tokens[Role::Mixed] = members.mixed_rows();
         Step { index, epoch: index as f64 / per_epoch as f64, batches, scoring, totals }
     }
 
-    /// What is packed of a step, its number of micro-batches and one of them after the other: those with gradients, then
-    /// those that are scored before.
-    fn parts(&self, groups: &[&Group]) -> impl Iterator<Item = (Spans, usize, Vec<usize>)> {
+    /// The number of micro-batches of a step and one of them after the other: those with gradients, then those that are scored
+    /// before.
+    fn parts(&self, members: &Members<'_>) -> impl Iterator<Item = (usize, Unit)> + use<> {
         let all = [Some(self.config.spans), self.config.scored].into_iter().flatten().map(|spans| {
-            let parts = cut(groups, &self.config, spans);
-            parts.clone().into_iter().map(move |part| (spans, parts.len(), part))
+            let parts = cut(members.units(spans), &self.config);
+            let count = parts.len();
+            parts.into_iter().map(move |part| (count, part))
         });
         all.flatten().collect::<Vec<_>>().into_iter()
     }
 }
 
-fn batch(groups: &[&Group], part: &[usize], spans: Spans) -> Batch {
-    let members: Vec<&Group> = part.iter().map(|place| groups[*place]).collect();
-    let mut batch = pack(&members, spans);
+fn batch(members: &Members<'_>, part: &[usize], spans: Spans) -> Batch {
+    let groups: Vec<&Group> = part.iter().map(|place| members.groups[*place]).collect();
+    // Both groups of a mixture are in one part, and a part's places ascend.
+    let within = |mixture: &Mixture| {
+        let first = part.binary_search(&mixture.first).ok()?;
+        Some(Mixture { first, second: first + 1, ..*mixture })
+    };
+    let mixtures: Vec<Mixture> = members.mixtures.iter().filter_map(within).collect();
+    let mut batch = pack_mixed(&groups, spans, &mixtures);
     for (entry, place) in batch.groups.iter_mut().zip(part) {
         entry.group = *place as u32;
     }
     batch
 }
 
-/// Cuts a step into micro-batches: places in `groups`, ascending within each, batches by their first place.
-fn cut(groups: &[&Group], config: &LoaderConfig, spans: Spans) -> Vec<Vec<usize>> {
+/// Cuts a step into micro-batches of whole units: places ascending within each, batches by their first place.
+fn cut(units: Vec<Unit>, config: &LoaderConfig) -> Vec<Unit> {
     match config.parts {
-        Some(parts) => cut_evenly(groups.len(), parts.min(groups.len())),
-        None => cut_by_budget(groups, config, spans),
+        Some(parts) => {
+            let parts = parts.min(units.len());
+            cut_evenly(units, parts)
+        }
+        None => cut_by_budget(units, config),
     }
 }
 
-/// Runs of groups whose sizes differ by one at most, the larger ones first.
-fn cut_evenly(groups: usize, parts: usize) -> Vec<Vec<usize>> {
-    let (size, larger) = (groups / parts, groups % parts);
-    let mut next = 0;
-    let part = |part| {
-        let start = next;
-        next += size + usize::from(part < larger);
-        (start..next).collect()
+impl Unit {
+    const EMPTY: Self = Self { places: Vec::new(), tokens: 0, rows: 0 };
+
+    fn add(&mut self, other: Unit) {
+        self.places.extend(other.places);
+        self.tokens += other.tokens;
+        self.rows += other.rows;
+    }
+}
+
+/// Runs of units whose counts differ by one at most, the larger ones first.
+fn cut_evenly(units: Vec<Unit>, parts: usize) -> Vec<Unit> {
+    let (size, larger) = (units.len() / parts, units.len() % parts);
+    let mut units = units.into_iter();
+    let mut part = |part| {
+        let mut all = Unit::EMPTY;
+        units.by_ref().take(size + usize::from(part < larger)).for_each(|unit| all.add(unit));
+        all
     };
-    (0..parts).map(part).collect()
+    (0..parts).map(&mut part).collect()
 }
 
-/// First fit by decreasing length: the longest group not yet placed goes into the first micro-batch that has
+/// First fit by decreasing length: the longest unit not yet placed goes into the first micro-batch that has
 /// room for it, else into a new one.
-fn cut_by_budget(groups: &[&Group], config: &LoaderConfig, spans: Spans) -> Vec<Vec<usize>> {
-    struct Part {
-        places: Vec<usize>,
-        tokens: usize,
-        rows: usize,
-    }
+fn cut_by_budget(mut units: Vec<Unit>, config: &LoaderConfig) -> Vec<Unit> {
     let fits = |used: usize, more: usize, budget: usize| budget == 0 || used + more <= budget;
-    let mut order: Vec<usize> = (0..groups.len()).collect();
     // A stable sort: equal lengths stay in the order of the step.
-    order.sort_by_key(|place| Reverse(spans.tokens(groups[*place])));
-    let mut parts: Vec<Part> = Vec::new();
-    for place in order {
-        let (tokens, rows) = (spans.tokens(groups[place]), spans.rows(groups[place]));
+    units.sort_by_key(|unit| Reverse(unit.tokens));
+    let mut parts: Vec<Unit> = Vec::new();
+    for unit in units {
         let room = parts.iter_mut().find(|part| {
-            fits(part.tokens, tokens, config.token_budget) && fits(part.rows, rows, config.row_budget)
+            fits(part.tokens, unit.tokens, config.token_budget)
+                && fits(part.rows, unit.rows, config.row_budget)
         });
         match room {
-            Some(part) => {
-                part.places.push(place);
-                part.tokens += tokens;
-                part.rows += rows;
-            }
-            None => parts.push(Part { places: vec![place], tokens, rows }),
+            Some(part) => part.add(unit),
+            None => parts.push(unit),
         }
     }
-    let mut parts: Vec<Vec<usize>> = parts.into_iter().map(|part| part.places).collect();
     for part in &mut parts {
-        part.sort_unstable();
+        part.places.sort_unstable();
     }
-    parts.sort_unstable_by_key(|part| part[0]);
+    parts.sort_unstable_by_key(|part| part.places[0]);
     parts
 }

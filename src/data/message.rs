@@ -108,6 +108,17 @@ impl Message {
         &self.0
     }
 
+    /// All its fields, taken out.
+    pub fn into_fields(self) -> Map<String, Value> {
+        self.0
+    }
+
+    /// The same message saying this instead.
+    pub fn with_content(mut self, content: &str) -> Self {
+        self.0.insert("content".to_owned(), Value::from(content));
+        self
+    }
+
     /// Whether this is a turn of the assistant's.
     pub fn is_answer(&self) -> bool {
         self.role() == ASSISTANT

@@ -10,6 +10,7 @@
 //! - [`template`] (with [`mod@tojson`], [`template_date`]): a conversation -> text, by that template;
 //! - [`conversation`]: a conversation and its endings -> text, and which of it is the assistant's;
 //! - [`tokenizer`]: text -> token ids, by the folder's tokenizer;
+//! - [`bpe`]: texts -> a tokenizer, for models that start from nothing;
 //! - [`encode`]: an example -> a [`Group`], or the [`Reason`] why it is unusable;
 //! - [`files`]: files -> a [`Dataset`] with its [`LoadReport`], or every row in order for scoring;
 //! - [`cache`]: token ids of a file kept from run to run, under what decides them ([`mod@fingerprint`]);
@@ -19,6 +20,7 @@
 //! - [`annotations`], [`role`]: what is known of a row beside its tokens, and what an answer is to its prompt;
 //! - [`group`]: what one row is after encoding: a prompt and its answers;
 //! - [`mismatch`]: every prompt with another row's completion, for KTO;
+//! - [`mixture`]: which two rows are mixed in their hidden states, and how much of each, for SFTMix;
 //! - [`batch`]: groups -> one packed micro-batch, the prompt computed once for all its answers;
 //! - [`order`]: the permutations everything random here is drawn from;
 //! - [`work`]: how much of what is in a group or a batch, for counting operations;
@@ -30,6 +32,7 @@
 
 pub mod annotations;
 pub mod batch;
+pub mod bpe;
 pub mod cache;
 pub mod columns;
 pub mod conversation;
@@ -45,6 +48,7 @@ pub mod json_list;
 pub mod loader;
 pub mod message;
 pub mod mismatch;
+pub mod mixture;
 pub mod needs;
 pub mod order;
 #[cfg(feature = "parquet")]
@@ -64,7 +68,9 @@ pub mod tokenizer;
 pub mod work;
 
 pub use annotations::{Annotation, Annotations, AnswerAnnotations, Reference};
-pub use batch::{Batch, BatchGroup, KeyRange, Segment, Span, Spans, Step, StepTotals, pack};
+pub use batch::{
+    Batch, BatchGroup, KeyRange, MixedRows, Segment, Span, Spans, Step, StepTotals, pack, pack_mixed,
+};
 pub use columns::{ColumnMap, ColumnMapError};
 pub use dataset::Dataset;
 pub use encode::{EncodeConfig, Encoded, Encoder, Notes, Reason, TemplateConfig, Truncation};
@@ -76,6 +82,7 @@ pub use json_list::JsonListReader;
 pub use loader::{Extent, Loader, LoaderConfig};
 pub use message::Message;
 pub use mismatch::add_mismatched;
+pub use mixture::{Halves, Mixing, Mixture};
 pub use needs::{Needs, RowAnnotations};
 pub use place::{Numbering, Place};
 pub use report::{FileRows, LoadReport, Skipped};

@@ -116,6 +116,7 @@ impl Needs {
                 Annotation::PromptEmbedding => {
                     row.prompt_embedding = Some(numbers(columns, "prompt_embedding")?);
                 }
+                Annotation::Confidence => row.confidence = Some(number(columns, "confidence")?),
                 Annotation::Weights => {
                     let names = annotation.columns(self.answers).iter().zip(own_roles(self.answers));
                     for (name, role) in names {
@@ -268,6 +269,7 @@ pub struct RowAnnotations {
     label: Option<bool>,
     soft_label: Option<f64>,
     prompt_embedding: Option<Vec<f32>>,
+    confidence: Option<f64>,
     scores: ByRole<Option<f64>>,
     lists: ByRole<Lists>,
 }
@@ -304,6 +306,7 @@ impl RowAnnotations {
             label: self.label,
             soft_label: self.soft_label,
             prompt_embedding: self.prompt_embedding.map(Vec::into_boxed_slice),
+            confidence: self.confidence,
             answers: given,
         };
         Ok((annotations != *Annotations::NONE).then(|| Arc::new(annotations)))

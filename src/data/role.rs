@@ -19,12 +19,15 @@ pub enum Role {
     Completion,
     /// Another row's completion, set behind this row's prompt: KTO's estimate of the drift. Scored, never learnt from.
     Mismatched,
+    /// No answer of its own: tokens that two rows' answers share by position, scored from mixed hidden states
+    /// ([`super::mixture`]).
+    Mixed,
 }
 
 impl Role {
     /// Every role, in order.
-    pub const ALL: [Role; 5] =
-        [Role::Chosen, Role::Rejected, Role::Third, Role::Completion, Role::Mismatched];
+    pub const ALL: [Role; 6] =
+        [Role::Chosen, Role::Rejected, Role::Third, Role::Completion, Role::Mismatched, Role::Mixed];
 
     /// The role as a person reads it; for the first four also the name of its column.
     pub fn name(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Role {
             Role::Third => "reference_response",
             Role::Completion => "completion",
             Role::Mismatched => "mismatched completion",
+            Role::Mixed => "mixture",
         }
     }
 }

@@ -4,9 +4,11 @@
 //! - [`Scorer`]: log-probs of data sets, for `asft score`, for evaluations during training, for a reference model;
 //! - [`pairs`]: the metrics of `asft eval pairs`, with [`bootstrap`] intervals;
 //! - [`mt_bench`]: MT-Bench's questions and FastChat's format of answers;
+//! - [`judge`]: a language model that rates them, with FastChat's prompts and format of judgments;
 //! - [`text`]: BLEU, ROUGE and how varied texts are.
 
 pub mod bootstrap;
+pub mod judge;
 pub mod mt_bench;
 pub mod pairs;
 mod scorer;

@@ -2,11 +2,12 @@
 
 use super::bootstrap::{Estimate, estimate};
 use crate::backend::{Backend, BackendError};
-use crate::data::{BatchGroup, ByRole, Group, Reference, Roles, Spans, StepTotals, pack};
+use crate::data::{Batch, BatchGroup, ByRole, Group, Reference, Roles, Spans, StepTotals, pack};
 use crate::model::{Activations, Detail, Llama};
-use crate::objective::{Coupling, Metrics, Objective, ReferenceNeed, RowScores};
+use crate::objective::{Coupling, Metrics, Objective, ReferenceNeed};
 use crate::progress::Progress;
-use crate::train::{Evaluation, score_in_detail};
+use crate::train::resident::with_references;
+use crate::train::{Evaluation, InferenceLayout, score, score_in_detail};
 
 /// A planned model that scores.
 pub struct Scorer<'a, B: Backend> {
@@ -30,18 +31,19 @@ impl<B: Backend> Scorer<'_, B> {
         spans: Spans,
         mut take: impl FnMut(&[BatchGroup], Vec<f32>),
     ) -> Result<(), BackendError> {
-        self.each_in_detail(what, groups, (spans, Detail::LogProbs), |groups, scores| {
-            take(groups, scores.logp);
+        self.each_batch(what, groups, spans, |scorer, batch| {
+            take(&batch.groups, score(scorer.backend, scorer.model, scorer.activations, batch)?);
+            Ok(())
         })
     }
 
-    /// The same with whatever else is wanted of the rows.
-    fn each_in_detail(
+    /// Packs the groups, in order, and hands every batch on.
+    fn each_batch(
         &mut self,
         what: &str,
         groups: &[Group],
-        (spans, detail): (Spans, Detail),
-        mut take: impl FnMut(&[BatchGroup], RowScores),
+        spans: Spans,
+        mut take: impl FnMut(&mut Self, &Batch) -> Result<(), BackendError>,
     ) -> Result<(), BackendError> {
         let budget = self.activations.budget;
         self.progress.begin(what, groups.len());
@@ -60,8 +62,7 @@ impl<B: Backend> Scorer<'_, B> {
             for group in &mut batch.groups {
                 group.group += first as u32;
             }
-            let scores = score_in_detail(self.backend, self.model, self.activations, &batch, detail)?;
-            take(&batch.groups, scores);
+            take(self, &batch)?;
             first = next;
             self.progress.advance(first, "");
         }
@@ -76,13 +77,28 @@ impl<B: Backend> Scorer<'_, B> {
         groups: &[Group],
         objective: &dyn Objective,
     ) -> Result<Evaluated, BackendError> {
+        self.evaluate_beside(&[], groups, objective)
+    }
+
+    /// The same with reference models on the device that score every batch as well.
+    pub fn evaluate_beside(
+        &mut self,
+        references: &[InferenceLayout],
+        groups: &[Group],
+        objective: &dyn Objective,
+    ) -> Result<Evaluated, BackendError> {
         let spans = objective.spans();
         let spans = Spans { answers: spans.answers.union(Roles::PAIR), ..spans };
         let mut evaluation = Evaluation::new(objective, StepTotals::of(groups));
-        let wanted = (spans, Detail::of(objective));
-        self.each_in_detail("evaluating", groups, wanted, |groups, scores| evaluation.add(groups, scores))?;
+        self.each_batch("evaluating", groups, spans, |scorer, batch| {
+            let members = with_references(scorer.backend, references, batch, objective.reference())?;
+            let Scorer { backend, model, activations, .. } = scorer;
+            let scores = score_in_detail(*backend, model, activations, batch, Detail::Statistics)?;
+            evaluation.add(&members, scores);
+            Ok(())
+        })?;
         let each = evaluation.each();
-        let (loss, metrics) = evaluation.finish();
+        let (loss, metrics) = evaluation.finish_held_out();
         Ok(Evaluated { intervals: intervals(objective, &each, &metrics), loss, metrics })
     }
 
@@ -99,11 +115,7 @@ impl<B: Backend> Scorer<'_, B> {
         self.each(what, groups, spans, |members, log_probs| {
             for group in members {
                 for (role, span) in group.answers.present() {
-                    let tokens = Reference::Tokens(log_probs[span.range()].into());
-                    references[group.group as usize][role] = Some(match need {
-                        ReferenceNeed::Tokens => tokens,
-                        ReferenceNeed::None | ReferenceNeed::Sums => Reference::Sum(tokens.sum()),
-                    });
+                    references[group.group as usize][role] = Some(need.of(&log_probs[span.range()]));
                 }
             }
         })?;

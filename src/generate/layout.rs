@@ -100,7 +100,7 @@ impl Demand {
         };
         let tokens = prompt_tokens.min(self.prompt_tokens).max(sequences).max(1);
         let positions = (self.longest_prompt + self.max_new_tokens).min(config.max_position_embeddings);
-        Budget { tokens, rows: sequences, head_rows: sequences, positions, rungs }
+        Budget { tokens, rows: sequences, head_rows: sequences, positions, rungs, mixed: false }
     }
 
     /// Tokens that the longest sequences would keep in the cache, prompts counted once for their samples.

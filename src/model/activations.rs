@@ -1,9 +1,12 @@
 //! The places of everything a micro-batch leaves behind or passes on: one struct of views per layer, all from the plan.
 
-use super::{LlamaConfig, Precision};
+use std::ops::Range;
+
+use super::{LlamaConfig, Mixing, Precision};
 use crate::backend::{
-    Backend, Element, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_OTHER, SPAN_PROMPT, SPAN_REJECTED,
-    SPAN_WORDS, StatisticsViews, TILE_WORDS, View, key_tiles, query_tiles,
+    Backend, Element, EmbeddingMix, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_MIXED, SPAN_OTHER,
+    SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS, Scalar, SecondRows, StatisticsViews, TILE_WORDS, View, key_tiles,
+    query_tiles,
 };
 use crate::data::{Batch, BatchGroup, Role};
 use crate::plan::{Arena, MemoryPlan};
@@ -21,6 +24,8 @@ pub struct Budget {
     pub positions: usize,
     /// What sizes are rounded up to on the device.
     pub rungs: Rungs,
+    /// Whether response rows may be mixtures of two.
+    pub mixed: bool,
 }
 
 /// T and R of a micro-batch are padded to multiples of these, so that few sizes of products occur and each is planned
@@ -50,7 +55,7 @@ impl Rungs {
 
 impl Budget {
     /// Response rows that buffers hold: a chunk padded to its rung may reach beyond the last one.
-    fn padded_rows(self) -> usize {
+    pub(super) fn padded_rows(self) -> usize {
         self.rows + self.rungs.rows - 1
     }
 
@@ -139,6 +144,8 @@ pub struct HeadActivations {
     pub scaled: View,
     /// `[R]`.
     pub target_logits: View,
+    /// `[R]`: of the second targets, where rows may be mixtures.
+    pub second_logits: View,
     /// `[R]`.
     pub logp: View,
     /// `[R]`.
@@ -199,7 +206,7 @@ pub struct DeviceBatch {
     pub targets: View,
     /// `[T + 1]`.
     pub scatter_offsets: View,
-    /// `[R]`.
+    /// `[R + mixed rows]`.
     pub scatter_rows: View,
     /// `[U]`.
     pub token_ids: View,
@@ -207,6 +214,32 @@ pub struct DeviceBatch {
     pub token_offsets: View,
     /// `[T]`.
     pub token_rows: View,
+    /// Of a batch with mixtures.
+    pub mixed: Option<DeviceMixture>,
+    /// One for each of `token_rows`, where they are mixed.
+    pub token_scale: Option<View>,
+    /// What is mixed into the inputs ([`Llama::mix_inputs`](super::Llama::mix_inputs)).
+    pub mix: Option<EmbeddingMix>,
+}
+
+/// What mixed rows read beside ([`crate::data::MixedRows`]).
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceMixture {
+    /// `[R + padding]`.
+    pub gather: View,
+    /// `[R + padding]`.
+    pub targets: View,
+    /// `[R + padding]`.
+    pub weights: View,
+    /// As long as `scatter_rows`.
+    pub scatter_weights: View,
+}
+
+impl DeviceMixture {
+    /// The second hidden rows of some response rows.
+    pub fn second_rows(self, rows: Range<usize>) -> SecondRows {
+        SecondRows { rows: self.gather.slice(rows.clone()), weights: self.weights.slice(rows) }
+    }
 }
 
 /// Everything a micro-batch touches.
@@ -230,6 +263,8 @@ pub struct Activations {
     pub head: HeadActivations,
     /// The backward pass's; absent for inference.
     pub backward: Option<BackwardActivations>,
+    /// For inputs that are mixed with predictions, where an objective wants that.
+    pub mixing: Option<Mixing>,
     batch: DeviceBatch,
 }
 
@@ -279,7 +314,20 @@ impl Activations {
             Purpose::Inference => Recompute::Nothing,
             Purpose::Training(recompute) => recompute,
         };
-        Self { budget, recompute, layers, branch, last_stream, last_rstd, hidden, head, backward, batch }
+        let mixing = None;
+        Self {
+            budget,
+            recompute,
+            layers,
+            branch,
+            last_stream,
+            last_rstd,
+            hidden,
+            head,
+            backward,
+            mixing,
+            batch,
+        }
     }
 
     /// Copies a batch's lists to the device and cuts their views to its size.
@@ -294,7 +342,7 @@ impl Activations {
             values.resize(len, padding);
             values
         };
-        let (gathered, scatter_end) = (rows + rungs.rows - 1, rows as u32);
+        let (gathered, scatter_end) = (rows + rungs.rows - 1, batch.scatter_rows.len() as u32);
         let segments: Vec<u32> = batch
             .segments
             .iter()
@@ -306,12 +354,20 @@ impl Activations {
         let ends = batch.families.iter().map(|family| family.end);
         let families: Vec<u32> = std::iter::once(0).chain(ends).collect();
         let spans: Vec<u32> = batch.groups.iter().flat_map(encoded_spans).flatten().collect();
-        let mut put = |view: View, values: &[u32]| {
-            let view = view.first(values.len());
-            backend.write(view, values);
-            view
-        };
+        let mixed = batch.mixed.as_ref().map(|mixed| {
+            let Some(places) = self.batch.mixed else { panic!("planned without mixtures") };
+            let mut weights = mixed.weights.clone();
+            weights.resize(gathered, 1.0);
+            DeviceMixture {
+                gather: put(backend, places.gather, &padded(&mixed.gather, gathered, 0)),
+                targets: put(backend, places.targets, &padded(&mixed.targets, gathered, 0)),
+                weights: put(backend, places.weights, &weights),
+                scatter_weights: put(backend, places.scatter_weights, &mixed.scatter_weights),
+            }
+        });
+        let mut put = |view: View, values: &[u32]| put(backend, view, values);
         DeviceBatch {
+            mixed,
             rows,
             ids: put(self.batch.ids, &padded(&batch.ids, tokens, 0)),
             positions: put(self.batch.positions, &padded(&batch.positions, tokens, 0)),
@@ -330,8 +386,17 @@ impl Activations {
             token_ids: put(self.batch.token_ids, &batch.token_ids),
             token_offsets: put(self.batch.token_offsets, &batch.token_offsets),
             token_rows: put(self.batch.token_rows, &batch.token_rows),
+            token_scale: None,
+            mix: None,
         }
     }
+}
+
+/// Copies a list to the beginning of its place.
+fn put<B: Backend, S: Scalar>(backend: &mut B, view: View, values: &[S]) -> View {
+    let view = view.first(values.len());
+    backend.write(view, values);
+    view
 }
 
 /// The spans of a group or of a part of it, in the order in which they lie.
@@ -341,11 +406,12 @@ fn encoded_spans(group: &BatchGroup) -> impl Iterator<Item = [u32; SPAN_WORDS]> 
     prompt.into_iter().chain(answers).map(|(span, role)| [span.start, span.len, role])
 }
 
-/// The word of a role; only pairs are evaluated on the device.
+/// The word of a role; only pairs and mixtures are evaluated on the device.
 fn span_word(role: Role) -> u32 {
     match role {
         Role::Chosen => SPAN_CHOSEN,
         Role::Rejected => SPAN_REJECTED,
+        Role::Mixed => SPAN_MIXED,
         Role::Third | Role::Completion | Role::Mismatched => SPAN_OTHER,
     }
 }
@@ -431,6 +497,12 @@ fn plan_head(
         x: add(Arena::Saved, "head input rows", stored, &[r, h]),
         dx: add(Arena::Saved, "d head input rows", stored, &[gradient_rows, h]),
         target_logits: add(Arena::Saved, "target logits", Element::F32, &[r]),
+        second_logits: add(
+            Arena::Saved,
+            "second target logits",
+            Element::F32,
+            &[if budget.mixed { r } else { 0 }],
+        ),
         logp: add(Arena::Saved, "token log-probs", Element::F32, &[r]),
         lse: add(Arena::Saved, "head log-sum-exp", Element::F32, &[r]),
         argmax: add(Arena::Saved, "argmax", Element::U32, &[r]),
@@ -447,8 +519,17 @@ fn plan_head(
 /// Room for the lists of any batch within the budget; `t` is its T, padding included.
 fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
     let r = budget.padded_rows();
+    // A mixed row is read from two hidden rows.
+    let reads = if budget.mixed { 2 * r } else { r };
+    let mixed = budget.mixed.then(|| DeviceMixture {
+        gather: plan.add(Arena::Batch, "second gather list", Element::U32, &[r]),
+        targets: plan.add(Arena::Batch, "second targets", Element::U32, &[r]),
+        weights: plan.add(Arena::Batch, "weights of mixtures", Element::F32, &[r]),
+        scatter_weights: plan.add(Arena::Batch, "scatter weights", Element::F32, &[reads]),
+    });
     let mut add = |name, len| plan.add(Arena::Batch, name, Element::U32, &[len]);
     DeviceBatch {
+        mixed,
         rows: budget.rows,
         ids: add("token ids", t),
         positions: add("positions", t),
@@ -462,10 +543,12 @@ fn plan_batch(plan: &mut MemoryPlan, t: usize, budget: Budget) -> DeviceBatch {
         gather: add("gather list", r),
         targets: add("targets", r),
         scatter_offsets: add("scatter offsets", t + 1),
-        scatter_rows: add("scatter list", r),
+        scatter_rows: add("scatter list", reads),
         token_ids: add("distinct token ids", t),
         token_offsets: add("token offsets", t + 1),
         token_rows: add("token-sorted rows", t),
+        token_scale: None,
+        mix: None,
     }
 }
 
@@ -509,6 +592,7 @@ impl Activations {
             }),
             budget: self.budget,
             head: self.head,
+            mixing: self.mixing,
             batch: self.batch,
         }
     }

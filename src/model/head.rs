@@ -16,7 +16,8 @@ use std::ops::Range;
 use super::activations::{Activations, DeviceBatch};
 use super::llama::Llama;
 use crate::backend::{
-    Backend, GatherRows, HeadRows, HeadStatistics, ObjectiveCoefficients, SPAN_WORDS, TargetLogits, View,
+    Backend, GatherRows, HeadRows, HeadStatistics, ObjectiveCoefficients, SPAN_WORDS, SecondTargets,
+    TargetLogits, View,
 };
 use crate::data::{BatchGroup, ByRole, StepTotals};
 use crate::objective::{Coupling, Objective};
@@ -26,6 +27,8 @@ use crate::objective::{Coupling, Objective};
 pub struct HeadStep<'a> {
     /// The objective.
     pub objective: &'a dyn Objective,
+    /// What is to be found out about each row, at least what the objective asks for.
+    pub detail: Detail,
     /// The coefficients `[R]`, where they are known beforehand ([`Coupling::Step`]).
     pub given: Option<&'a [f32]>,
     /// What the whole optimizer step counts.
@@ -122,6 +125,7 @@ impl Llama {
         backend.gather_rows(GatherRows {
             source: activations.hidden.first(batch.ids.len * h),
             rows: batch.gather,
+            second: batch.mixed.map(|mixed| mixed.second_rows(0..batch.gather.len)),
             scale: None,
             out: activations.head.x.first(batch.gather.len * h),
             hidden: h,
@@ -192,9 +196,9 @@ impl Llama {
             return self.head_with_coefficients(backend, activations, batch, given, step.accumulate);
         }
         let capacity = activations.budget.head_capacity();
-        let detail = Detail::of(step.objective);
-        let statistics =
-            (detail == Detail::Statistics).then(|| activations.head.statistics.map(|v| v.first(batch.rows)));
+        let detail = step.detail;
+        let is_asked_for = Detail::of(step.objective) == Detail::Statistics;
+        let statistics = is_asked_for.then(|| activations.head.statistics.map(|v| v.first(batch.rows)));
         let mut accumulate = step.accumulate;
         let mut first_span = 0;
         for chunk in chunks(groups, step.objective.coupling(), capacity) {
@@ -273,13 +277,14 @@ impl Llama {
             let logits = head.logits.first(part.len() * v);
             let cut = |view: View| view.slice(part.clone());
             self.head.forward(backend, x, logits, part.len());
-            backend.target_logits(TargetLogits {
-                x,
-                weight: self.head.weight,
-                targets: cut(batch.targets),
-                out: cut(head.target_logits),
-                hidden: h,
-            });
+            let mut target_logits = |targets: View, out: View| {
+                let (targets, out, weight) = (cut(targets), cut(out), self.head.weight);
+                backend.target_logits(TargetLogits { x, weight, targets, out, hidden: h });
+            };
+            target_logits(batch.targets, head.target_logits);
+            if let Some(mixed) = batch.mixed {
+                target_logits(mixed.targets, head.second_logits);
+            }
             if detail == Detail::Statistics {
                 let out = head.statistics.map(cut);
                 backend.head_statistics(HeadStatistics { logits, out, vocabulary: v });
@@ -290,6 +295,11 @@ impl Llama {
                 unit: write_gradient.then(|| head.unit.rows(in_chunk, v)),
                 target_logits: cut(head.target_logits),
                 targets: cut(batch.targets),
+                second: batch.mixed.map(|mixed| SecondTargets {
+                    targets: cut(mixed.targets),
+                    logits: cut(head.second_logits),
+                    weights: cut(mixed.weights),
+                }),
                 logp: cut(head.logp),
                 lse: cut(head.lse),
                 argmax: cut(head.argmax),
@@ -314,6 +324,7 @@ impl Llama {
         backend.gather_rows(GatherRows {
             source: activations.hidden.first(batch.ids.len * h),
             rows: batch.gather.slice(rows.clone()),
+            second: batch.mixed.map(|mixed| mixed.second_rows(rows.clone())),
             scale: Some(head.coefficients.slice(rows.clone())),
             out: scaled,
             hidden: h,

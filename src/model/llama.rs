@@ -4,6 +4,7 @@
 //! objective.
 
 use super::activations::{Activations, DeviceBatch, LayerActivations};
+use super::freeze::name;
 use super::linear::Linear;
 use super::parameters::ParameterTable;
 use super::{LlamaConfig, Precision};
@@ -48,7 +49,7 @@ pub struct Llama {
     pub table: ParameterTable,
     /// `[V, H]`.
     pub embedding: View,
-    /// `[V, H]`; with tied embeddings the head's gradient as well.
+    /// `[V, H]`; with tied embeddings the head's gradient as well. Absent where inputs give the table no gradient.
     pub embedding_gradient: Option<View>,
     /// L blocks.
     pub layers: Vec<Layer>,
@@ -99,11 +100,11 @@ impl Llama {
         };
         let linear = |names: &[String], inputs, outputs| {
             let (weight, gradient) = views(names);
-            Linear { weight, gradient, inputs, outputs }
+            Linear::new(weight, gradient, inputs, outputs)
         };
         let layers = (0..config.num_hidden_layers)
             .map(|index| {
-                let name = |part: &str| format!("model.layers.{index}.{part}.weight");
+                let name = |part: &str| name(index, part);
                 let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(name);
                 Layer {
                     input_norm: norm(name("input_layernorm")),
@@ -146,7 +147,7 @@ impl Llama {
 
     /// The gradients as one run.
     pub fn gradients(&self) -> Option<View> {
-        self.embedding_gradient.map(|view| View { offset: 0, len: self.table.arena_elements(), ..view })
+        self.final_norm.gradient.map(|view| View { offset: 0, len: self.table.arena_elements(), ..view })
     }
 
     /// Fills the rotary tables; angles are computed in f64.
@@ -225,6 +226,7 @@ impl Llama {
         let first = cut.layers[0];
         backend.embedding_forward(EmbeddingForward {
             ids: batch.ids,
+            mix: batch.mix,
             table: self.embedding,
             out: first.stream,
             hidden: self.config.hidden_size,

@@ -6,11 +6,13 @@
 mod activations;
 pub mod config;
 pub mod flops;
+mod freeze;
 mod head;
 mod linear;
 mod llama;
 mod llama_backward;
 pub mod master;
+mod mixing;
 mod parameters;
 mod precision;
 mod weights;
@@ -21,8 +23,10 @@ pub use activations::{
 };
 pub use config::{ConfigError, LlamaConfig, Rope};
 pub use flops::Flops;
+pub use freeze::Frozen;
 pub use head::{Chunk, Detail, HeadStep, chunks};
 pub use linear::Linear;
 pub use llama::{Layer, Llama, Norm, Use};
-pub use parameters::{Parameter, ParameterTable};
+pub use mixing::Mixing;
+pub use parameters::{Parameter, ParameterTable, Run};
 pub use precision::{OptimizerState, Precision};

@@ -106,11 +106,7 @@ impl ParameterTable {
     /// # Panics
     /// If the model has no such parameter.
     pub fn span(&self, names: &[String]) -> Range<usize> {
-        let find = |name: &String| {
-            let found = self.parameters.iter().find(|parameter| parameter.name == *name);
-            found.unwrap_or_else(|| panic!("the parameter table has no {name}"))
-        };
-        let ranges: Vec<_> = names.iter().map(|name| find(name).range()).collect();
+        let ranges: Vec<_> = names.iter().map(|name| self.find(name).range()).collect();
         assert!(
             ranges.windows(2).all(|pair| pair[0].end == pair[1].start),
             "{names:?} do not lie side by side"
@@ -118,15 +114,49 @@ impl ParameterTable {
         ranges[0].start..ranges[ranges.len() - 1].end
     }
 
-    /// Runs of elements that share a weight-decay rule, in order; each is one optimizer call.
-    pub fn decay_runs(&self) -> Vec<(Range<usize>, bool)> {
-        let mut runs: Vec<(Range<usize>, bool)> = Vec::new();
-        for parameter in &self.parameters {
-            match runs.last_mut() {
-                Some((range, decay)) if *decay == parameter.decay => range.end = parameter.range().end,
-                _ => runs.push((parameter.range(), parameter.decay)),
+    /// Rows of a matrix, elements of a vector.
+    ///
+    /// # Panics
+    /// If the model has no such parameter.
+    pub(super) fn rows(&self, name: &str) -> usize {
+        self.find(name).shape[0]
+    }
+
+    fn find(&self, name: &str) -> &Parameter {
+        let found = self.parameters.iter().find(|parameter| parameter.name == name);
+        found.unwrap_or_else(|| panic!("the parameter table has no {name}"))
+    }
+
+    /// Runs of elements that share all that decides an update, in order; each is one optimizer call. `missed` says of each
+    /// parameter how many updates it was not part of; those of which it says nothing are not in any run.
+    pub fn runs(&self, missed: impl Fn(usize, &Parameter) -> Option<u64>) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        // Whether the parameter before is the last one's of the last run.
+        let mut goes_on = false;
+        for (index, parameter) in self.parameters.iter().enumerate() {
+            let (range, decay) = (parameter.range(), parameter.decay);
+            match (missed(index, parameter), runs.last_mut()) {
+                (None, _) => goes_on = false,
+                (Some(missed), Some(run)) if goes_on && (run.decay, run.missed) == (decay, missed) => {
+                    run.range.end = range.end;
+                }
+                (Some(missed), _) => {
+                    runs.push(Run { range, decay, missed });
+                    goes_on = true;
+                }
             }
         }
         runs
     }
+}
+
+/// Parameters that one optimizer call updates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Their elements in the flat arenas.
+    pub range: Range<usize>,
+    /// Whether weight decay applies.
+    pub decay: bool,
+    /// Updates that they were not part of, because they were frozen.
+    pub missed: u64,
 }

@@ -149,7 +149,7 @@ impl Objective for Asft {
 
     fn pointwise(&self) -> Option<Pointwise> {
         let Self { c, lambda, beta, logit_eps, nll } = *self;
-        Some(Pointwise { c, lambda, beta, logit_eps, nll })
+        Some(Pointwise { c, lambda, beta, logit_eps, mixed: 0.0, nll })
     }
 
     fn evaluate(&self, groups: &[GroupLogps], totals: &StepTotals) -> Vec<GroupLoss> {

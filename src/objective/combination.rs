@@ -3,7 +3,7 @@
 //! Loss and slopes are the sums of the parts'. A metric that several parts have is the first's.
 
 use super::{Coupling, GroupLogps, GroupLoss, Metrics, Objective, ReferenceNeed};
-use crate::data::{Roles, Spans, StepTotals};
+use crate::data::{Mixing, Roles, Spans, StepTotals};
 
 /// A weighted sum.
 #[derive(Debug)]
@@ -52,6 +52,10 @@ impl Objective for Combination {
 
     fn learns_from(&self) -> Roles {
         self.objectives().fold(Roles::NONE, |all, part| all.union(part.learns_from()))
+    }
+
+    fn mixing(&self) -> Option<Mixing> {
+        self.objectives().find_map(|part| part.mixing())
     }
 
     fn reference(&self) -> ReferenceNeed {

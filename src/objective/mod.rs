@@ -15,6 +15,8 @@
 
 pub mod asft;
 pub mod combination;
+pub mod ift;
+pub mod inputs;
 pub mod loss;
 pub mod nll;
 pub mod odds;
@@ -25,6 +27,7 @@ mod pointwise;
 pub mod registry;
 pub mod scored;
 pub mod sft;
+pub mod sftmix;
 pub mod step;
 pub mod unpaired;
 
@@ -34,6 +37,7 @@ mod rewards;
 mod units;
 
 pub use error::ObjectiveError;
+pub use inputs::Inputs;
 pub use loss::{GroupLoss, Slope};
 pub use metrics::Metrics;
 pub use nll::{NllOn, NllReduction};
@@ -43,7 +47,7 @@ pub use registry::{Selection, build, select};
 pub use scored::{GroupLogps, RowScores, Rows, Scored, Statistics};
 pub use units::coefficients_of_units;
 
-use crate::data::{Roles, Spans, StepTotals};
+use crate::data::{Mixing, Reference, Roles, Spans, StepTotals};
 
 /// What must be scored before a coefficient is known, from the least to the most: the head may finish one such
 /// unit alone.
@@ -81,6 +85,17 @@ pub enum ReferenceNeed {
     Tokens,
 }
 
+impl ReferenceNeed {
+    /// What is asked for of an answer with these log-probs under the reference model.
+    pub fn of(self, logps: &[f32]) -> Reference {
+        let tokens = Reference::Tokens(logps.into());
+        match self {
+            ReferenceNeed::Tokens => tokens,
+            ReferenceNeed::None | ReferenceNeed::Sums => Reference::Sum(tokens.sum()),
+        }
+    }
+}
+
 /// A loss over groups, as a pure function of their log-probs.
 pub trait Objective: Send + Sync + std::fmt::Debug {
     /// The name in the [registry], or the names and weights of a sum.
@@ -98,6 +113,12 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
         self.spans().answers
     }
 
+    /// How rows are mixed in their final hidden states, if they are: then a step holds whole pairs of rows, and what two have
+    /// in common is scored as [`Role::Mixed`](crate::data::Role::Mixed), beside [`Objective::spans`]. Not in an evaluation.
+    fn mixing(&self) -> Option<Mixing> {
+        None
+    }
+
     /// What every answer must come with.
     fn reference(&self) -> ReferenceNeed {
         ReferenceNeed::None
@@ -111,6 +132,11 @@ pub trait Objective: Send + Sync + std::fmt::Debug {
     /// Whether [`Scored::statistics`] must be there.
     fn statistics(&self) -> bool {
         false
+    }
+
+    /// What the model is given for the tokens in training. Evaluation gives it the tokens themselves.
+    fn inputs(&self) -> Inputs {
+        Inputs::TOKENS
     }
 
     /// The loss where policy and reference are one model, as at the first step of a run from the reference: the same for

@@ -118,7 +118,7 @@ impl Nll {
     }
 
     /// The mean over the step's tokens of answers in this role.
-    pub fn token_mean(of: Role) -> Self {
+    pub const fn token_mean(of: Role) -> Self {
         Self { reduction: NllReduction::Token, on: NllOn::Response, of }
     }
 

@@ -6,8 +6,10 @@
 use std::fmt::{self, Debug, Display};
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use serde::{Deserialize, Serialize};
 
+use super::ift::{EmbeddingPolicy, Propagation};
 use super::pairwise::{Divergence, Weighting};
 use super::{NllOn, NllReduction, ObjectiveError};
 
@@ -51,20 +53,24 @@ macro_rules! parameters {
 parameters! {
     /// Weight of the NLL term (asft)
     c: f64 = "NUMBER",
-    /// Weight of the second term (asft, orpo, dpop, slic_hf)
+    /// Weight of the second term (asft, orpo, dpop, slic_hf), share of predicted tokens (ift)
+    #[arg(alias = "ift-lambda")]
+    #[serde(alias = "ift_lambda")]
     lambda: f64 = "NUMBER",
     /// Temperature of the rewards: of log-odds (asft), of log-ratios (dpo and all with a reference), of log-probs
     beta: f64 = "NUMBER",
-    /// Margin that the chosen answer is to win by (simpo, tpo_l, alphapo)
-    #[arg(alias = "simpo-gamma", alias = "tpo-l-gamma")]
-    #[serde(alias = "simpo_gamma", alias = "tpo_l_gamma")]
+    /// Margin that the chosen answer is to win by (simpo, tpo_l, alphapo), discount per token (ift)
+    #[arg(alias = "simpo-gamma", alias = "tpo-l-gamma", alias = "ift-gamma")]
+    #[serde(alias = "simpo_gamma", alias = "tpo_l_gamma", alias = "ift_gamma")]
     gamma: f64 = "NUMBER",
     /// Margin or bound, by objective (slic_hf, bmc)
     delta: f64 = "NUMBER",
-    /// Weight of the NLL term (cpo, tpo), shape of the reward (alphapo)
+    /// Weight of the NLL term (cpo, tpo), shape of the reward (alphapo), of the weights of mixtures (sftmix)
     #[arg(alias = "cpo-alpha", alias = "tpo-alpha")]
     #[serde(alias = "cpo_alpha", alias = "tpo_alpha")]
     alpha: f64 = "NUMBER",
+    /// Weight of the cross-entropy of mixtures (sftmix)
+    mu: f64 = "NUMBER",
     /// Softness, by objective (discopop, relative_po)
     #[arg(alias = "discopop-tau")]
     #[serde(alias = "discopop_tau")]
@@ -101,6 +107,14 @@ parameters! {
     nll_reduction: NllReduction = "NAME",
     /// Which tokens the NLL covers: response or prompt-and-response (asft, sft, orpo)
     nll_on: NllOn = "NAME",
+    /// How losses of later tokens weigh earlier ones: released, paper-linear or none (ift)
+    ift_propagation: Propagation = "NAME",
+    /// Take the released weights as constants instead of differentiating through them (ift)
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    ift_detach_weights: bool = "BOOL",
+    /// What the embedding table learns from mixed inputs: live or frozen (ift)
+    ift_embedding: EmbeddingPolicy = "NAME",
 }
 
 /// What a listing shows of a parameter, and how a default gets its place.

@@ -2,9 +2,9 @@
 
 use super::loss::reciprocal;
 use super::nll::Nll;
-use crate::data::StepTotals;
+use crate::data::{Role, StepTotals};
 
-/// `c NLL + lambda [softplus(-beta o_w) + softplus(beta o_l)]`, which SFT and ASFT are: each span's part of the loss and the
+/// `c NLL + lambda [softplus(-beta o_w) + softplus(beta o_l)] + mixed CE(mix)`, which SFT, ASFT and SFTMix are: each span's part of the loss and the
 /// slope of its tokens follow from its own log-probs and the step's totals (`kernels/objective.cu` has the formula).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pointwise {
@@ -16,6 +16,8 @@ pub struct Pointwise {
     pub beta: f64,
     /// Where the linear continuation begins.
     pub logit_eps: f64,
+    /// Weight of the cross-entropy of mixtures, a mean over their tokens.
+    pub mixed: f64,
     pub(super) nll: Nll,
 }
 
@@ -34,6 +36,8 @@ pub struct PointwiseWeights {
     pub beta: f64,
     /// Where the linear continuation begins.
     pub logit_eps: f64,
+    /// `d loss / d logp` of a mixed token.
+    pub mixed_slope: f64,
 }
 
 impl Pointwise {
@@ -50,6 +54,7 @@ impl Pointwise {
             align: self.lambda * reciprocal(totals.groups),
             beta: self.beta,
             logit_eps: self.logit_eps,
+            mixed_slope: -self.mixed * reciprocal(totals.answer_tokens[Role::Mixed]),
         }
     }
 }

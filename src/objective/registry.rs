@@ -4,13 +4,15 @@
 
 use super::combination::Combination;
 use super::parameters::{Parameter, Parameters, Range, flag};
-use super::{Objective, ObjectiveError, asft, orpo, pairwise, sft, step, unpaired};
+use super::{Inputs, Objective, ObjectiveError, asft, ift, orpo, pairwise, sft, sftmix, step, unpaired};
 use crate::data::{Annotation, Role, Roles};
 
 /// Every objective, in the order of listings.
 pub static OBJECTIVES: &[&Entry] = &[
     &asft::ENTRY, // one line each
     &sft::ENTRY,
+    &sftmix::ENTRY,
+    &ift::ENTRY,
     &orpo::ENTRY,
     &pairwise::simpo::ENTRY,
     &pairwise::cpo::ENTRY,
@@ -300,11 +302,18 @@ impl Selection {
     ///
     /// # Errors
     ///
-    /// As [`Selection::resolve`] and [`Entry::build`].
+    /// As [`Selection::resolve`] and [`Entry::build`]; [`ObjectiveError::Sum`] for an objective that changes what the model
+    /// is given, which the others of the sum would see too.
     pub fn build(&self, typed: &Parameters) -> Result<Box<dyn Objective>, ObjectiveError> {
         self.resolve(typed)?;
         let built = self.parts.iter().map(|(entry, weight)| Ok((entry.build(&entry.own(typed))?, *weight)));
         let mut parts: Vec<(Box<dyn Objective>, f64)> = built.collect::<Result<_, ObjectiveError>>()?;
+        let alone = |(part, _): &&(Box<dyn Objective>, f64)| self.weighted && part.inputs() != Inputs::TOKENS;
+        if let Some((part, _)) = parts.iter().find(alone) {
+            let problem =
+                format!("{} changes what the model is given, so it is no part of a sum", part.name());
+            return Err(ObjectiveError::Sum { typed: self.name(), problem });
+        }
         match parts.pop() {
             Some((alone, _)) if !self.weighted => Ok(alone),
             last => Ok(Box::new(Combination::new(self.name(), parts.into_iter().chain(last).collect()))),

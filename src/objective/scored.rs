@@ -57,13 +57,15 @@ impl<'a> From<&'a [f32]> for Rows<'a> {
 pub struct RowScores {
     /// `[R]`: log-probs of the targets.
     pub logp: Vec<f32>,
+    /// `[R]`: whether the target is the most probable token; empty where that is not known.
+    pub is_top1: Vec<bool>,
     /// `[R]` each, in the order of the fields of [`Statistics`].
     pub statistics: Option<[Vec<f32>; 3]>,
 }
 
 impl From<Vec<f32>> for RowScores {
     fn from(logp: Vec<f32>) -> Self {
-        Self { logp, statistics: None }
+        Self { logp, is_top1: Vec::new(), statistics: None }
     }
 }
 

@@ -60,7 +60,14 @@ impl Objective for Sft {
     }
 
     fn pointwise(&self) -> Option<Pointwise> {
-        Some(Pointwise { c: 1.0, lambda: 0.0, beta: 1.0, logit_eps: LOGIT_EPS.default, nll: self.nll })
+        Some(Pointwise {
+            c: 1.0,
+            lambda: 0.0,
+            beta: 1.0,
+            logit_eps: LOGIT_EPS.default,
+            mixed: 0.0,
+            nll: self.nll,
+        })
     }
 
     fn evaluate(&self, groups: &[GroupLogps], totals: &StepTotals) -> Vec<GroupLoss> {

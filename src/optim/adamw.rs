@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::codes::{Codes, Sign};
 use crate::backend::{Adamw, Backend, BackendError, Element, MOMENT_BLOCK, View};
-use crate::model::{Llama, OptimizerState, Parameter, ParameterTable, Precision};
+use crate::model::{Llama, OptimizerState, Parameter, ParameterTable, Precision, Run};
 use crate::plan::{Arena, MemoryPlan};
 
 /// PyTorch's and Hugging Face's names and meaning.
@@ -38,7 +38,9 @@ pub enum Moment {
 #[derive(Clone, Debug)]
 pub struct AdamwOptimizer {
     settings: AdamwSettings,
-    runs: Vec<(Range<usize>, bool)>,
+    runs: Vec<Run>,
+    /// Weights that are not updated whatever the runs.
+    left_out: Option<Range<usize>>,
     /// First moments, at the parameters' offsets.
     pub first_moments: View,
     /// Second moments, at the parameters' offsets.
@@ -63,10 +65,39 @@ impl AdamwOptimizer {
             ["scales of first moments", "scales of second moments"]
                 .map(|name| plan.add(Arena::MomentScales, name, Element::F32, &[blocks]))
         });
-        Self { settings, runs: table.decay_runs(), first_moments, second_moments, scales }
+        Self {
+            settings,
+            runs: table.runs(|_, _| Some(0)),
+            left_out: None,
+            first_moments,
+            second_moments,
+            scales,
+        }
     }
 
-    /// Update number `step` (from 1) of all parameters, with the clip factor in `state`.
+    /// Updates these runs of parameters from now on, but for what is [left out](Self::leave_out).
+    pub fn learn(&mut self, runs: Vec<Run>) {
+        let Some(out) = self.left_out.clone() else {
+            self.runs = runs;
+            return;
+        };
+        let around = |run: Run| {
+            let Range { start, end } = run.range.clone();
+            let rest = [start..end.min(out.start), start.max(out.end)..end];
+            rest.map(|range| Run { range, ..run.clone() })
+        };
+        self.runs = runs.into_iter().flat_map(around).filter(|run| !run.range.is_empty()).collect();
+    }
+
+    /// Leaves these weights as they are, without decay either: a whole parameter that no gradient reaches.
+    pub fn leave_out(&mut self, weights: View) {
+        self.left_out = Some(weights.offset..weights.offset + weights.len);
+        self.learn(self.runs.clone());
+    }
+
+    /// Update number `step` (from 1) of all parameters that are learnt, with the clip factor in `state`. A parameter that was
+    /// frozen for a while counts its own updates, as PyTorch's does without a gradient: its moments are those it had, and its bias
+    /// corrections are those of as many updates as it has seen.
     ///
     /// # Panics
     /// If the model was planned without gradients.
@@ -81,7 +112,7 @@ impl AdamwOptimizer {
         let Some(gradients) = model.gradients() else {
             panic!("planned for inference: no gradients to update from")
         };
-        for (range, decay) in &self.runs {
+        for Run { range, decay, missed } in &self.runs {
             let blocks = range.start / MOMENT_BLOCK..range.end.div_ceil(MOMENT_BLOCK);
             backend.adamw(Adamw {
                 parameters: model.weights().slice(range.clone()),
@@ -96,7 +127,7 @@ impl AdamwOptimizer {
                 beta2: self.settings.beta2,
                 epsilon: self.settings.epsilon,
                 weight_decay: if *decay { self.settings.weight_decay } else { 0.0 },
-                step,
+                step: step - missed,
                 seed: self.settings.seed,
             });
         }

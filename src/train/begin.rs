@@ -43,6 +43,13 @@ pub(super) fn load<B: Backend>(
     let state = ResumeState::read(checkpoint)?;
     load_checkpoint(prepared, trainer, checkpoint)?;
     trainer.skipped = state.skipped_steps;
+    let updates = (state.step - state.skipped_steps) as u64;
+    if let Some(half) = &mut trainer.half
+        && !half.resume(state.missed_updates, updates)
+    {
+        let problem = "its missed_updates are not those of this model's parameters".to_owned();
+        return Err(CheckpointError::Resume { path: checkpoint.clone(), problem }.into());
+    }
     resume::set_later_aside(&prepared.config.run.output, state.step)?;
     tracing::info!("resuming after step {} from {}", state.step, checkpoint.display());
     Ok(state.step + 1)

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::record::step_of;
-use super::{Prepared, TrainError};
+use super::{Prepared, TrainError, token_metrics};
 use crate::config::BestConfig;
 use crate::data::{Answer, ByRole, Reference, Roles, Spans, StepTotals, pack};
 
@@ -94,9 +94,10 @@ pub(super) fn check_metric(prepared: &Prepared) -> Result<(), TrainError> {
     let batch = pack(&groups.iter().collect::<Vec<_>>(), spans);
     let mut evaluation = super::Evaluation::new(prepared.objective.as_ref(), StepTotals::of(&groups));
     evaluation.add(&batch.groups, vec![-1.0; batch.gather.len()]);
-    let (_, metrics) = evaluation.finish();
+    let (_, metrics) = evaluation.finish_held_out();
     let mut known = vec!["eval_loss".to_owned()];
-    known.extend(metrics.means().iter().map(|(name, _)| format!("eval_{name}")));
+    let of_objective = metrics.means().into_iter().map(|(name, _)| name);
+    known.extend(of_objective.chain(token_metrics::OF_EVALUATIONS).map(|name| format!("eval_{name}")));
     if known.contains(&config.metric) {
         return Ok(());
     }

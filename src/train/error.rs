@@ -87,6 +87,17 @@ pub enum TrainError {
         /// What it needs.
         problem: &'static str,
     },
+    /// Half fine-tuning where moments of a frozen and of a learnt weight would share a scale.
+    #[error(
+        "--freeze hft with --optimizer-state 8bit: {name} does not begin at a multiple of {block} elements, so 8-bit moments of \
+         it and of its neighbour share a scale; choose --optimizer-state bf16 or f32"
+    )]
+    FrozenWithinBlock {
+        /// The parameter.
+        name: String,
+        /// Elements that share a scale.
+        block: usize,
+    },
     /// A model whose heads no kernel was made for.
     #[error(
         "the model's heads have {found} elements (head_dim), and attention on a GPU is made for {}; --device cpu takes any",
@@ -130,6 +141,23 @@ pub enum TrainError {
     NoUseForReference {
         /// The objective.
         objective: String,
+    },
+    /// `--reference-mode resident` with an objective that has no use for a reference model.
+    #[error(
+        "--reference-mode resident is given, and {objective} uses no reference model; leave it out, or choose --objective dpo"
+    )]
+    NoUseForReferenceMode {
+        /// The objective.
+        objective: String,
+    },
+    /// Data that bring reference log-probs where the model is to score them.
+    #[error(
+        "{place} brings reference log-probs (ref_chosen_logps, ref_rejected_logps, ref_logps), and --reference-mode resident is \
+         to compute them with the model; leave those columns out, or choose --reference-mode cached, which takes them"
+    )]
+    ReferenceColumns {
+        /// File and line.
+        place: String,
     },
     /// More reference models than the objective combines.
     #[error(

@@ -10,10 +10,11 @@ use super::shortfall::Shortfall;
 use super::{Layout, LayoutSettings, Target, TrainError};
 use crate::backend::DeviceKind;
 use crate::config::TrainConfig;
-use crate::data::{Dataset, Extent, Group, Loader, LoaderConfig, Role, Roles, Spans};
+use crate::data::{Dataset, Extent, Group, Halves, Loader, LoaderConfig, Role, Roles, Spans};
 use crate::eval::largest;
 use crate::generate::CacheSize;
 use crate::model::{Budget, LlamaConfig, Precision, Recompute};
+use crate::objective::Inputs;
 
 /// Tokens of a micro-batch unless something else is asked for: enough for full speed, few enough that activations stay
 /// small beside the weights.
@@ -32,7 +33,11 @@ const LARGEST_LOGITS: usize = 2 << 30;
 pub(super) struct Fitting<'a> {
     pub config: &'a TrainConfig,
     pub model: &'a LlamaConfig,
+    /// Reference models that stay on the device.
+    pub references: &'a [LlamaConfig],
     pub target: Target,
+    /// The objective's.
+    pub inputs: Inputs,
     pub demand: Demand<'a>,
 }
 
@@ -48,7 +53,10 @@ pub(super) enum Demand<'a> {
         steps: usize,
     },
     /// Not known yet: pairs of the full `--max-length`, every token scored, as many as a micro-batch may have.
-    Unknown,
+    Unknown {
+        /// Whether rows are mixed.
+        mixed: bool,
+    },
 }
 
 /// The settings that decide how large a plan is, beside model and data.
@@ -69,9 +77,9 @@ pub(super) struct Knobs {
 
 /// What any plan must hold.
 pub(super) struct Needs {
-    /// Tokens of the largest group.
+    /// Tokens of the largest group, or of the two largest that are mixed.
     pub tokens: usize,
-    /// Scored tokens of the largest group.
+    /// Scored tokens of the same, and of their mixture.
     rows: usize,
     /// Tokens of the longest sequence.
     pub longest: usize,
@@ -136,12 +144,20 @@ impl Fitting<'_> {
     }
 
     pub fn needs(&self, knobs: Knobs) -> Result<Needs, TrainError> {
-        let Demand::Data { train, held_out, loader, .. } = &self.demand else {
-            let longest = self.config.data.max_length;
-            return Ok(Needs { tokens: 2 * longest, rows: 2 * longest, longest, cache: None });
+        let (train, held_out, loader) = match &self.demand {
+            Demand::Data { train, held_out, loader, .. } => (train, held_out, loader),
+            Demand::Unknown { mixed } => {
+                let longest = self.config.data.max_length;
+                let rows = if *mixed { with_mixtures(2 * longest) } else { 2 * longest };
+                return Ok(Needs { tokens: 2 * longest, rows, longest, cache: None });
+            }
         };
         let spans = Spans { answers: Roles::ALL, ..loader.spans };
-        let (tokens, rows, longest) = largest(&train.groups, spans);
+        let (mut tokens, mut rows, longest) = largest(&train.groups, spans);
+        if let Some((mixing, halves)) = loader.mixing.zip(Halves::of(&train.groups)) {
+            let (pair_tokens, pair_rows) = halves.largest(&train.groups, loader.spans, mixing.of);
+            (tokens, rows) = (tokens.max(pair_tokens), rows.max(pair_rows));
+        }
         let (eval_tokens, eval_rows, eval_longest) = largest(held_out, spans);
         Ok(Needs {
             tokens: tokens.max(eval_tokens),
@@ -157,6 +173,14 @@ impl Fitting<'_> {
         let prompt = sampled.iter().map(|group| group.context(Role::Chosen).len()).max()?;
         let length = (prompt + sample_length(sampled)).min(self.model.max_position_embeddings);
         Some(CacheSize { sequences: sampled.len(), length })
+    }
+
+    /// Whether rows are mixed.
+    fn mixed(&self) -> bool {
+        match &self.demand {
+            Demand::Data { loader, .. } => loader.mixing.is_some(),
+            Demand::Unknown { mixed } => *mixed,
+        }
     }
 
     fn sizes(&self, knobs: Knobs, needs: &Needs) -> Sizes {
@@ -180,7 +204,10 @@ impl Fitting<'_> {
                 let loader = LoaderConfig { token_budget, parts: knobs.parts, ..loader.clone() };
                 Loader::measure(train.clone(), loader, 1, *steps)?
             }
-            Demand::Unknown => Extent { tokens: token_budget, rows: token_budget, ..Extent::default() },
+            Demand::Unknown { mixed } => {
+                let rows = if *mixed { with_mixtures(token_budget) } else { token_budget };
+                Extent { tokens: token_budget, rows, ..Extent::default() }
+            }
         };
         let (tokens, rows) = (extent.tokens.max(needs.tokens), extent.rows.max(needs.rows));
         let head_rows = head_rows(knobs, self.model, needs.rows);
@@ -190,6 +217,7 @@ impl Fitting<'_> {
             head_rows: head_rows.min(rows).max(1),
             positions: needs.longest.max(needs.cache.map_or(0, |cache| cache.length)),
             rungs: self.target.rungs(tokens, head_rows.min(rows)),
+            mixed: self.mixed(),
         };
         let settings = LayoutSettings {
             budget,
@@ -198,16 +226,23 @@ impl Fitting<'_> {
             recompute,
             cache: needs.cache,
             workspace: self.target.workspace(),
+            inputs: self.inputs,
         };
-        Ok(Fitted { token_budget, head_rows, extent, layout: Layout::new(self.model, settings) })
+        let layout = Layout::new(self.model, settings).beside(self.references);
+        Ok(Fitted { token_budget, head_rows, extent, layout })
     }
 }
 
 impl Fitted {
-    /// Bytes of the whole plan.
+    /// Bytes of everything.
     pub fn bytes(&self) -> u64 {
-        self.layout.plan.total_bytes() as u64
+        self.layout.total_bytes() as u64
     }
+}
+
+/// So many response rows with those of their mixtures: one for two, if both answers are as long.
+fn with_mixtures(rows: usize) -> usize {
+    rows + rows / 2
 }
 
 /// Rows of logits at a time: as asked for, else enough for the largest unit, within bounds.

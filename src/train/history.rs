@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::TrainError;
 use super::best::{Best, Evaluation};
 use super::curves::Curves;
-use super::log::{RunShape, TrainerState, is_skipped, lines};
+use super::log::{NUM_TOKENS, RunShape, TrainerState, is_skipped, lines};
 use super::record::step_of;
 use crate::config::BestConfig;
 
@@ -23,6 +23,8 @@ pub struct History {
     pub evaluations: Vec<Map<String, Value>>,
     /// The best of them, where somebody asks.
     pub best: Option<Best>,
+    /// Tokens of all steps as TRL counts them.
+    pub num_tokens: u64,
     /// The latest steps in a row that were left out.
     pub skipped_in_a_row: usize,
     skipped: usize,
@@ -39,6 +41,7 @@ impl History {
             curves: Curves::default(),
             evaluations: Vec::new(),
             best: best.map(Best::new),
+            num_tokens: 0,
             skipped_in_a_row: 0,
             skipped: 0,
         }
@@ -69,6 +72,7 @@ impl History {
         self.curves.push(line);
         let is_entry = self.state.record(line).is_some();
         if !line.contains_key("eval_loss") {
+            self.num_tokens = line.get(NUM_TOKENS).and_then(Value::as_u64).unwrap_or(self.num_tokens);
             self.skipped += usize::from(is_skipped(line));
             self.skipped_in_a_row = if is_skipped(line) { self.skipped_in_a_row + 1 } else { 0 };
             return Ok(is_entry);

@@ -2,10 +2,10 @@
 
 use crate::backend::{Backend, BackendError, Element, NORM_BLOCK, STEP_STATE_LEN, View};
 use crate::generate::{Cache, CacheSize};
-use crate::model::{Activations, Budget, Llama, LlamaConfig, Precision, Purpose, Recompute, Use};
-use crate::objective::Objective;
+use crate::model::{Activations, Budget, Llama, LlamaConfig, Mixing, Precision, Purpose, Recompute, Use};
+use crate::objective::{Inputs, Objective};
 use crate::optim::{AdamwOptimizer, AdamwSettings};
-use crate::plan::{Arena, MemoryPlan};
+use crate::plan::{Arena, MemoryPlan, allocate, total_bytes};
 use crate::train::Trainer;
 
 /// What decides a layout beside the model.
@@ -23,13 +23,16 @@ pub struct LayoutSettings {
     pub cache: Option<CacheSize>,
     /// Bytes for matrix products to work in.
     pub workspace: usize,
+    /// What the objective gives the model for the tokens.
+    pub inputs: Inputs,
 }
 
 impl LayoutSettings {
     /// Everything in f32, all activations kept, nothing sampled: the CPU's.
     pub fn f32(budget: Budget, optimizer: AdamwSettings) -> Self {
         let (precision, recompute) = (Precision::F32, Recompute::Nothing);
-        Self { budget, optimizer, precision, recompute, cache: None, workspace: 0 }
+        let inputs = Inputs::TOKENS;
+        Self { budget, optimizer, precision, recompute, cache: None, workspace: 0, inputs }
     }
 }
 
@@ -52,25 +55,68 @@ pub struct Layout {
     pub norm_partial: View,
     /// Keys and values for sampled answers, if any are wanted.
     pub cache: Option<Cache>,
+    /// Reference models that stay beside the policy.
+    pub references: Vec<InferenceLayout>,
 }
 
 impl Layout {
     /// The layout of a training run.
     pub fn new(config: &LlamaConfig, settings: LayoutSettings) -> Self {
-        let LayoutSettings { budget, optimizer, precision, recompute, cache, workspace } = settings;
+        let LayoutSettings { budget, optimizer, precision, recompute, cache, workspace, inputs } = settings;
         let mut plan = MemoryPlan::default();
-        let model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Training);
-        let optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer, precision);
+        let mut model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Training);
+        let mut optimizer = AdamwOptimizer::plan(&mut plan, &model.table, optimizer, precision);
+        if !inputs.train_embedding {
+            model.embedding_gradient = None;
+            if !config.tie_word_embeddings {
+                optimizer.leave_out(model.embedding);
+            }
+        }
         let state = plan.add(Arena::Constants, "step state", Element::F64, &[STEP_STATE_LEN]);
         let blocks = model.table.arena_elements().div_ceil(NORM_BLOCK);
         let norm_partial =
             plan.add(Arena::Constants, "gradient norm's partial sums", Element::F64, &[blocks]);
         let purpose = Purpose::Training(recompute);
-        let activations = Activations::plan(&mut plan, config, budget, precision, purpose);
+        let mut activations = Activations::plan(&mut plan, config, budget, precision, purpose);
+        activations.mixing = Mixing::plan(&mut plan, budget, inputs);
         let tokens = activations.budget.tokens;
         let cache = cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
         plan_workspace(&mut plan, workspace);
-        Self { settings, plan, model, activations, optimizer, state, norm_partial, cache }
+        let references = Vec::new();
+        Self { settings, plan, model, activations, optimizer, state, norm_partial, cache, references }
+    }
+
+    /// The same with reference models of these sizes that stay on the device and score every micro-batch.
+    pub fn beside(mut self, references: &[LlamaConfig]) -> Self {
+        let LayoutSettings { budget, precision, workspace, .. } = self.settings;
+        let layout = |(index, config): (usize, &LlamaConfig)| {
+            InferenceLayout::in_plan(MemoryPlan::beside(index), config, budget, precision, workspace)
+        };
+        self.references = references.iter().enumerate().map(layout).collect();
+        self
+    }
+
+    /// The plans of all models.
+    fn plans(&self) -> impl Iterator<Item = &MemoryPlan> {
+        std::iter::once(&self.plan).chain(self.references.iter().map(|reference| &reference.plan))
+    }
+
+    /// Bytes of an arena: of the policy's own, or of what it shares with the reference models that stay beside it.
+    pub fn bytes(&self, arena: Arena) -> usize {
+        match arena.is_of_each_model() {
+            true => self.plan.bytes(arena),
+            false => self.plans().map(|plan| plan.bytes(arena)).max().unwrap_or(0),
+        }
+    }
+
+    /// Bytes of an arena that each reference model beside the policy has of its own.
+    pub fn reference_bytes(&self, arena: Arena) -> usize {
+        self.references.iter().map(|reference| reference.plan.bytes(arena)).sum()
+    }
+
+    /// Bytes of everything.
+    pub fn total_bytes(&self) -> usize {
+        total_bytes(self.plans())
     }
 
     /// Bytes of the activations that would be kept for the backward pass at another level of recomputing.
@@ -86,18 +132,23 @@ impl Layout {
         objective: Box<dyn Objective>,
         max_grad_norm: Option<f64>,
     ) -> Result<Trainer<B>, BackendError> {
-        self.plan.allocate(&mut backend)?;
-        self.model.write_constants(&mut backend);
+        allocate(self.plans(), &mut backend)?;
+        for model in std::iter::once(&self.model).chain(self.references.iter().map(|r| &r.model)) {
+            model.write_constants(&mut backend);
+        }
         Ok(Trainer {
             backend,
             model: self.model.clone(),
             activations: self.activations.clone(),
+            references: self.references.clone(),
             optimizer: self.optimizer.clone(),
             objective,
             max_grad_norm,
             state: self.state,
             norm_partial: self.norm_partial,
+            measures_logits: false,
             skipped: 0,
+            half: None,
         })
     }
 }
@@ -122,7 +173,16 @@ pub struct InferenceLayout {
 impl InferenceLayout {
     /// The layout of a forward-only run.
     pub fn new(config: &LlamaConfig, budget: Budget, precision: Precision, workspace: usize) -> Self {
-        let mut plan = MemoryPlan::default();
+        Self::in_plan(MemoryPlan::default(), config, budget, precision, workspace)
+    }
+
+    fn in_plan(
+        mut plan: MemoryPlan,
+        config: &LlamaConfig,
+        budget: Budget,
+        precision: Precision,
+        workspace: usize,
+    ) -> Self {
         let model = Llama::plan(&mut plan, config, budget.positions, precision, Use::Inference);
         let activations = Activations::plan(&mut plan, config, budget, precision, Purpose::Inference);
         plan_workspace(&mut plan, workspace);

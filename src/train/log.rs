@@ -30,6 +30,8 @@ pub struct StepMetrics<'a> {
     pub grad_norm: f64,
     /// The objective's metrics, under TRL's names.
     pub objective: &'a [(&'a str, f64)],
+    /// Tokens of all sequences up to this step, a prompt once for each answer: TRL's `num_tokens`.
+    pub num_tokens: u64,
     /// Tokens processed per second of this step.
     pub tokens_per_second: f64,
     /// Most memory held at any time so far.
@@ -63,6 +65,8 @@ pub struct EvalMetrics<'a> {
 /// Key of an evaluation's intervals: an object of `[low, high]` by name without `eval_`.
 pub const INTERVALS: &str = "eval_intervals";
 
+/// Key of how many tokens there were so far.
+pub(super) const NUM_TOKENS: &str = "num_tokens";
 /// Key of how many steps were left out so far.
 const SKIPPED_STEPS: &str = "skipped_steps";
 /// Key that only the line of a step that was left out has.
@@ -99,6 +103,7 @@ impl MetricsLog {
         line.insert("learning_rate".into(), number(metrics.learning_rate));
         line.insert("grad_norm".into(), number(metrics.grad_norm));
         line.extend(metrics.objective.iter().map(|(name, value)| ((*name).to_owned(), number(*value))));
+        line.insert(NUM_TOKENS.into(), metrics.num_tokens.into());
         line.insert("tokens_per_second".into(), number(metrics.tokens_per_second));
         line.insert("peak_memory_bytes".into(), metrics.peak_memory_bytes.into());
         line.insert("step_seconds".into(), number(metrics.step_seconds));
@@ -267,14 +272,17 @@ impl TrainerState {
         for key in ["learning_rate", "grad_norm"] {
             entry.insert(key.into(), number(value_of(line, key)));
         }
-        if let Some(skipped) = line.get(SKIPPED_STEPS) {
-            entry.insert(SKIPPED_STEPS.into(), skipped.clone());
+        // And these count from the beginning.
+        for key in [NUM_TOKENS, SKIPPED_STEPS] {
+            if let Some(count) = line.get(key) {
+                entry.insert(key.into(), count.clone());
+            }
         }
         Some(self.push(entry))
     }
 
     fn accumulate(&mut self, line: &Map<String, Value>) {
-        const NOT_AVERAGED: [&str; 8] = [
+        const NOT_AVERAGED: [&str; 9] = [
             "step",
             "epoch",
             "learning_rate",
@@ -282,6 +290,7 @@ impl TrainerState {
             "tokens_per_second",
             "peak_memory_bytes",
             "step_seconds",
+            NUM_TOKENS,
             SKIPPED_STEPS,
         ];
         for key in line.keys().filter(|key| !NOT_AVERAGED.contains(&key.as_str())) {

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::fit::{Demand, Fitted, Fitting};
-use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError};
+use super::half::HalfFineTuning;
+use super::{DiskNeed, FolderBytes, InferenceLayout, Layout, Shortfall, Target, TrainError, half, resident};
 use crate::DType;
 use crate::checkpoint::folder::CONFIG_FILE;
 use crate::checkpoint::{ModelFolder, hub};
-use crate::config::{Duration, EvalSource, ModelSource, TrainConfig, Warmup};
+use crate::config::{Duration, EvalSource, ModelSource, Redraw, ReferenceMode, TrainConfig, Warmup};
 use crate::data::{
     Dataset, EncodeConfig, Encoder, Extent, Group, LoadConfig, Loader, LoaderConfig, Needs, Role, Spans,
     WeightedFile,
@@ -64,8 +65,8 @@ pub struct Prepared {
     pub shortfall: Option<Shortfall>,
     /// What the steps come to.
     pub extent: Extent,
-    /// Bytes of the model that scores the reference log-probs, where the objective needs them. It is gone before the
-    /// layout is taken.
+    /// Bytes of the model that scores the reference log-probs beforehand, where the objective needs them and the model does not
+    /// stay. It is gone before the layout is taken.
     pub reference_bytes: Option<u64>,
     /// What the run writes.
     pub disk: DiskNeed,
@@ -106,12 +107,19 @@ impl Prepared {
         let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
         target.check(&model)?;
         let precision = target.precision(config.device.formats)?;
+        if config.optimizer.half.is_some() {
+            half::check(&model, precision.optimizer)?;
+        }
         let references = open_references(&mut config, &selection, &model)?;
+        let resident = resident_models(&config, objective.as_ref(), &references, &model)?;
         let needs = needs(&selection, objective.as_ref());
         let encoder = encoder(&config, Some(&model), tokenizer.as_deref(), needs)?;
         let (train, eval) = load_data(&config, &encoder, progress)?;
         let finish = |data: Dataset| finish(data, &selection, config.data.max_length);
         let (train, eval) = (finish(train)?, eval.map(finish).transpose()?);
+        if !resident.is_empty() {
+            resident::check(std::iter::once(&train).chain(&eval))?;
+        }
         let train = Arc::new(train);
         let per_epoch = Loader::steps_per_epoch(train.groups.len(), config.batch.groups);
         let steps = match config.schedule.duration {
@@ -134,6 +142,7 @@ impl Prepared {
             parts: config.batch.parts,
             spans: Spans { answers: objective.learns_from(), ..objective.spans() },
             scored: (objective.learns_from() != objective.spans().answers).then(|| objective.spans()),
+            mixing: objective.mixing(),
         };
         let demand = Demand::Data {
             train: train.clone(),
@@ -141,7 +150,9 @@ impl Prepared {
             loader: loader.clone(),
             steps,
         };
-        let fitting = Fitting { config: &config, model: &model, target, demand };
+        let inputs = objective.inputs();
+        let fitting =
+            Fitting { config: &config, model: &model, references: &resident, target, inputs, demand };
         let (Fitted { token_budget, head_rows, extent, layout }, shortfall) = fitting.choose(precision)?;
         loader.token_budget = token_budget;
         let budget = layout.activations.budget;
@@ -153,6 +164,8 @@ impl Prepared {
             let bytes = check_reference(reference, budget, precision, target)?;
             reference_bytes = reference_bytes.max(Some(bytes));
         }
+        // Those that stay are part of the layout.
+        reference_bytes = reference_bytes.filter(|_| resident.is_empty());
         config.device.max_tokens_per_batch = Some(loader.token_budget).filter(|&tokens| tokens > 0);
         config.device.head_rows = Some(head_rows);
         let epochs = steps as f64 / per_epoch as f64;
@@ -180,6 +193,16 @@ impl Prepared {
             reference_bytes,
             disk,
         })
+    }
+
+    /// The rounds of half fine-tuning, where that is asked for.
+    pub fn half(&self) -> Option<HalfFineTuning> {
+        let per_epoch = Loader::steps_per_epoch(self.train.groups.len(), self.config.batch.groups);
+        let steps = match self.config.optimizer.half? {
+            Redraw::Epoch => per_epoch,
+            Redraw::Steps(steps) => steps as usize,
+        };
+        Some(HalfFineTuning::new(self.config.run.seed, steps, &self.layout.model.table))
     }
 
     /// The format in which weights are saved: what was asked for, else the source's.
@@ -309,6 +332,25 @@ fn open_references(
     paths.iter_mut().map(open).collect()
 }
 
+/// The sizes of the reference models that are to stay on the device.
+fn resident_models(
+    config: &TrainConfig,
+    objective: &dyn Objective,
+    references: &[ModelFolder],
+    model: &LlamaConfig,
+) -> Result<Vec<LlamaConfig>, TrainError> {
+    match (config.objective.reference_mode, objective.needs_reference()) {
+        (ReferenceMode::Cached, _) => Ok(Vec::new()),
+        (ReferenceMode::Resident, false) => {
+            Err(TrainError::NoUseForReferenceMode { objective: objective.name().to_owned() })
+        }
+        (ReferenceMode::Resident, true) if references.is_empty() => Ok(vec![model.clone()]),
+        (ReferenceMode::Resident, true) => {
+            Ok(references.iter().map(|reference| reference.config().clone()).collect())
+        }
+    }
+}
+
 /// What an objective needs of every row.
 pub(super) fn needs(selection: &Selection, objective: &dyn Objective) -> Needs {
     // What has no weight is not read, and a mismatched completion is another row's.
@@ -383,11 +425,7 @@ fn finish(data: Dataset, selection: &Selection, max_length: usize) -> Result<Dat
     if let Some((first, expected)) = data.groups.first().and_then(|group| Some((group, length(group)?)))
         && let Some(other) = data.groups.iter().find(|group| length(group) != Some(expected))
     {
-        let place = |group: &Group| match data.report.locate(group.row) {
-            Some(place) => place.to_string(),
-            None => format!("row {}", group.row),
-        };
-        let (first, other, found) = (place(first), place(other), length(other).unwrap_or(0));
+        let (first, other, found) = (data.place(first), data.place(other), length(other).unwrap_or(0));
         return Err(TrainError::EmbeddingLengths { first, expected, other, found });
     }
     if selection.answers().contains(Role::Mismatched) {
@@ -417,12 +455,20 @@ pub struct Outline {
 /// would be at most.
 ///
 /// # Errors
-/// The model; formats that the target does not compute in.
+/// The model, the references, the objective; formats that the target does not compute in.
 pub fn plan_without_data(config: &TrainConfig, target: Target) -> Result<Outline, TrainError> {
-    let Source { model, folder, tokenizer } = open_source(&mut config.model.clone())?;
+    let mut config = config.clone();
+    let selection = objective::select(&config.objective.name)?;
+    let objective = selection.build(&selection.resolve(&config.objective.parameters)?)?;
+    let Source { model, folder, tokenizer } = open_source(&mut config.model)?;
     target.check(&model)?;
+    let references = open_references(&mut config, &selection, &model)?;
+    let resident = resident_models(&config, objective.as_ref(), &references, &model)?;
     let precision = target.precision(config.device.formats)?;
-    let fitting = Fitting { config, model: &model, target, demand: Demand::Unknown };
+    let config = &config;
+    let inputs = objective.inputs();
+    let demand = Demand::Unknown { mixed: objective.mixing().is_some() };
+    let fitting = Fitting { config, model: &model, references: &resident, target, inputs, demand };
     let (fitted, shortfall) = fitting.choose(precision)?;
     let dtype = save_dtype(config, folder.as_ref(), &model);
     let folders = FolderBytes::new(&model, dtype, tokenizer.as_deref())?;

@@ -1,5 +1,5 @@
 //! Reference log-probs: computed once before training, one reference model after the other and never beside the policy,
-//! and kept on disk under a fingerprint of everything that decides them.
+//! and kept on disk under a fingerprint of everything that decides them. `resident.rs` is the other way.
 //!
 //! A file holds the log-probs of every answer of one data set under one model: sums, or one number per scored token where
 //! the objective asks for them (`*.tokens.safetensors`, which serves for sums as well). What the data bring themselves
@@ -13,20 +13,26 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use super::{InferenceLayout, Prepared, TrainError};
 use crate::backend::Backend;
 use crate::checkpoint::{ModelFolder, atomic};
-use crate::config::ModelSource;
+use crate::config::{ModelSource, ReferenceMode};
 use crate::data::{Answer, ByRole, Dataset, Group, Reference};
 use crate::eval::{Progress, Scorer};
-use crate::model::{Budget, LlamaConfig, Precision};
+use crate::model::{Budget, Llama, LlamaConfig, Precision};
 use crate::objective::ReferenceNeed;
 
 /// A model whose log-probs are a reference.
-struct Source<'a> {
+pub(super) struct Source<'a> {
     config: &'a LlamaConfig,
     folder: Option<&'a ModelFolder>,
     seed: u64,
 }
 
 impl<'a> Source<'a> {
+    /// Those of a run.
+    pub(super) fn of(prepared: &'a Prepared) -> Vec<Self> {
+        let Prepared { references, folder, model, config, .. } = prepared;
+        Self::all(references, folder.as_ref(), model, &config.model)
+    }
+
     /// The reference models; where none is named, the one that training starts from.
     fn all(
         references: &'a [ModelFolder],
@@ -48,12 +54,20 @@ impl<'a> Source<'a> {
             references => references.iter().map(|folder| of(Some(folder))).collect(),
         }
     }
+
+    /// Reads the weights into a model of these sizes.
+    pub(super) fn load<B: Backend>(&self, model: &Llama, backend: &mut B) -> Result<(), TrainError> {
+        match self.folder {
+            Some(folder) => model.load(backend, folder)?,
+            None => model.initialise(backend, self.seed),
+        }
+        Ok(())
+    }
 }
 
 /// The fingerprint of the reference models' weights, if the objective needs a reference.
 pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
-    let Prepared { references, folder, model, config, .. } = prepared;
-    let sources = Source::all(references, folder.as_ref(), model, &config.model);
+    let sources = Source::of(prepared);
     let fingerprints = || match &sources[..] {
         [only] => weights_fingerprint(only),
         several => {
@@ -64,6 +78,11 @@ pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
     prepared.objective.needs_reference().then(fingerprints)
 }
 
+/// Whether the models stay on the device and score every micro-batch, so that nothing is computed beforehand.
+fn is_resident(prepared: &Prepared) -> bool {
+    prepared.config.objective.reference_mode == ReferenceMode::Resident
+}
+
 /// Reads the cached log-probs that [`fill`] will ask for, so that a damaged file is found before anything is written.
 ///
 /// # Errors
@@ -71,13 +90,11 @@ pub(super) fn weights_in_use(prepared: &Prepared) -> Option<u64> {
 pub fn check<B: Backend>(prepared: &Prepared, backend: &B) -> Result<(), TrainError> {
     let need = prepared.objective.reference();
     let folder = &prepared.config.objective.reference_cache;
-    if need == ReferenceNeed::None || !folder.is_dir() {
+    if need == ReferenceNeed::None || is_resident(prepared) || !folder.is_dir() {
         return Ok(());
     }
     let device = device(backend, prepared.precision);
-    for source in
-        Source::all(&prepared.references, prepared.folder.as_ref(), &prepared.model, &prepared.config.model)
-    {
+    for source in Source::of(prepared) {
         let weights = weights_fingerprint(&source);
         for data in std::iter::once(&*prepared.train).chain(&prepared.eval) {
             if !data.groups.iter().all(brings_references) {
@@ -101,7 +118,7 @@ pub fn fill<B: Backend>(
     progress: &mut dyn Progress,
 ) -> Result<(), TrainError> {
     let need = prepared.objective.reference();
-    if need == ReferenceNeed::None {
+    if need == ReferenceNeed::None || is_resident(prepared) {
         return Ok(());
     }
     let sources =
@@ -159,11 +176,7 @@ fn check_given(what: &'static str, data: &Dataset, need: ReferenceNeed) -> Resul
         answers.any(|(_, given)| matches!(given.references.first(), Some(Reference::Sum(_))))
     };
     match data.groups.iter().find(is_sum).filter(|_| need == ReferenceNeed::Tokens) {
-        Some(group) => {
-            let place = data.report.locate(group.row).map(|place| place.to_string());
-            let place = place.unwrap_or_else(|| format!("row {}", group.row));
-            Err(TrainError::ReferenceSums { what, place })
-        }
+        Some(group) => Err(TrainError::ReferenceSums { what, place: data.place(group) }),
         None => Ok(()),
     }
 }
@@ -199,10 +212,7 @@ impl Loaded<'_> {
         if self.layout.is_none() {
             let layout = InferenceLayout::new(self.source.config, budget, self.precision, self.workspace);
             layout.allocate(backend)?;
-            match self.source.folder {
-                Some(folder) => layout.model.load(backend, folder)?,
-                None => layout.model.initialise(backend, self.source.seed),
-            }
+            self.source.load(&layout.model, backend)?;
             self.layout = Some(layout);
         }
         Ok(self.layout.as_ref().unwrap_or_else(|| unreachable!("set above")))

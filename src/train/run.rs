@@ -19,7 +19,10 @@ use super::log_command::{LogCommand, Patience};
 use super::record::Record;
 use super::resume::{self, Inputs, Start};
 use super::save::Reason;
-use super::{Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, sample};
+use super::token_metrics::num_tokens;
+use super::{
+    Interrupts, PendingStep, Prepared, Sample, StepOutcome, TrainError, Trainer, reference, resident, sample,
+};
 use super::{begin, best, disk};
 use crate::backend::{Backend, STEP_STATE_LEN};
 use crate::checkpoint::ModelFolder;
@@ -127,7 +130,9 @@ pub fn run<B: Backend>(
         crate::objective::build(&prepared.config.objective.name, &prepared.config.objective.parameters)?,
         prepared.config.optimizer.max_grad_norm,
     )?;
+    trainer.half = prepared.half();
     let first = begin::load(prepared, &start, &mut trainer)?;
+    resident::load(prepared, &mut trainer.backend)?;
     begin::announce(prepared, &trainer);
     write_run_file(&folder, &prepared.config.to_toml())?;
     RunFacts::of(prepared, &trainer.backend.name()).save(&folder)?;
@@ -229,6 +234,8 @@ struct InFlight<T> {
     epoch: f64,
     learning_rate: f64,
     tokens: usize,
+    /// The same as TRL counts.
+    num_tokens: u64,
     rows: Vec<usize>,
     /// Time spent on enqueueing it; waiting for it comes on top.
     seconds: f64,
@@ -318,6 +325,8 @@ impl<B: Backend> Run<'_, B> {
         if self.prepared.config.optimizer.skip_nonfinite {
             self.trainer.clear_bad();
         }
+        // Not by where the run ends: a longer one has the same lines up to there.
+        self.trainer.measures_logits = step.index.is_multiple_of(self.prepared.config.run.log_every);
         let pending = self.trainer.step(step, learning_rate)?;
         Ok(InFlight {
             pending,
@@ -325,6 +334,7 @@ impl<B: Backend> Run<'_, B> {
             step: step.index,
             epoch: step.epoch,
             learning_rate,
+            num_tokens: num_tokens(step),
             tokens: step.batches.iter().map(|batch| batch.ids.len()).sum(),
             rows: step.batches.iter().flat_map(|batch| batch.groups.iter().map(|group| group.row)).collect(),
         })
@@ -354,6 +364,7 @@ impl<B: Backend> Run<'_, B> {
         self.trainer.skipped += usize::from(this);
         let seconds = seconds + self.lap();
         let means = outcome.metrics.means();
+        let num_tokens = self.history.num_tokens + step.num_tokens;
         let line = self.log.step(&StepMetrics {
             step: step.step,
             epoch: step.epoch,
@@ -361,6 +372,7 @@ impl<B: Backend> Run<'_, B> {
             learning_rate: step.learning_rate,
             grad_norm: outcome.gradient_norm,
             objective: &means,
+            num_tokens,
             tokens_per_second: tokens as f64 / seconds,
             peak_memory_bytes: self.trainer.backend.peak_memory().unwrap_or(0),
             step_seconds: seconds,
@@ -463,9 +475,10 @@ impl<B: Backend> Run<'_, B> {
     /// Loss, metrics and sampled answers on the held-out pairs.
     fn evaluate(&mut self, step: usize) -> Result<(), TrainError> {
         let Some(eval) = &self.prepared.eval else { return Ok(()) };
-        let Trainer { backend, model, activations, objective, .. } = &mut self.trainer;
+        let Trainer { backend, model, activations, references, objective, .. } = &mut self.trainer;
         let mut scorer = Scorer { backend, model, activations, progress: &mut crate::eval::Silent };
-        let Evaluated { loss, metrics, intervals } = scorer.evaluate(&eval.groups, objective.as_ref())?;
+        let Evaluated { loss, metrics, intervals } =
+            scorer.evaluate_beside(references, &eval.groups, objective.as_ref())?;
         let mut values = vec![("loss", loss)];
         values.extend(metrics.means());
         let intervals: Vec<(&str, [f64; 2])> =

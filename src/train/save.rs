@@ -12,7 +12,7 @@ use crate::checkpoint::export::is_weight_file;
 use crate::checkpoint::hub::HubName;
 use crate::checkpoint::resume::{ResumeState, Slot, checkpoint_path, prune, write_resume};
 use crate::checkpoint::{CheckpointError, ModelExport, atomic, space};
-use crate::config::{EvalSource, ModelSource};
+use crate::config::{EvalSource, ModelSource, Redraw};
 use crate::objective::Parameters;
 use crate::optim::Moment;
 
@@ -76,6 +76,7 @@ impl<B: Backend> Run<'_, B> {
             tokens_seen: self.history.state.num_input_tokens_seen,
             planned_steps: prepared.steps,
             skipped_steps: self.trainer.skipped,
+            missed_updates: self.missed_updates(step),
             only_best: reason == Reason::Best,
             ..ResumeState::new(prepared.config.fingerprint(), self.inputs.clone())
         };
@@ -91,6 +92,12 @@ impl<B: Backend> Run<'_, B> {
             Ok(())
         };
         Ok(write_resume(folder, &state, &super::begin::parameters(prepared), slots, &mut values)?)
+    }
+
+    fn missed_updates(&self, step: usize) -> Vec<u64> {
+        let Trainer { model, half, skipped, .. } = &self.trainer;
+        let updates = (step - skipped) as u64;
+        half.as_ref().map(|half| half.missed(&model.table, updates)).unwrap_or_default()
     }
 
     /// The result at the top of the run folder: the model on the device, which is that after `step`.
@@ -159,6 +166,13 @@ impl<B: Backend> Run<'_, B> {
             ("schedule", format!("{}, {} warm-up steps", schedule.kind.name(), schedule.warmup_steps)),
             ("seed", config.run.seed.to_string()),
         ];
+        match config.optimizer.half {
+            None => {}
+            Some(Redraw::Epoch) => shown.push(("half fine-tuning", "another half every epoch".to_owned())),
+            Some(Redraw::Steps(steps)) => {
+                shown.push(("half fine-tuning", format!("another half every {steps} steps")));
+            }
+        }
         if self.history.is_over() {
             shown.push(("stopped early after", format!("{} steps", state.global_step)));
         }

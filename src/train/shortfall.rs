@@ -228,10 +228,10 @@ impl Fitting<'_> {
         let mut config = self.config.clone();
         config.data.max_length = length;
         let demand = match &self.demand {
-            Demand::Unknown => Demand::Unknown,
+            unknown @ Demand::Unknown { .. } => unknown.clone(),
             Demand::Data { train, held_out, loader, steps } => {
                 let groups = truncated(&train.groups, length);
-                if groups.is_empty() {
+                if groups.len() < if loader.mixing.is_some() { 2 } else { 1 } {
                     return Ok(None);
                 }
                 Demand::Data {

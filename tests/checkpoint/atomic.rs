@@ -82,9 +82,9 @@ fn a_file_appears_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("state.json");
     atomic::save_bytes(&target, b"old").unwrap();
-    let error = atomic::save_file(&target, |writer| {
+    let error: Result<(), _> = atomic::save_file(&target, |writer| {
         writer.write_all(b"new").unwrap();
-        Err(stop())
+        Err::<(), _>(stop())
     });
     assert!(error.is_err());
     assert_eq!(snapshot(dir.path()), [("state.json".into(), b"old".to_vec())]);

@@ -49,6 +49,47 @@ fn every_objective_takes_the_same_steps_as_on_the_cpu() {
     }
 }
 
+/// In bf16, of which the reference keeps no more than the weights; in micro-batches of a pair or two.
+#[test]
+fn a_resident_reference_gives_the_bits_of_a_cached_one() {
+    let shell = Shell::new();
+    for objective in ["dpo --max-tokens-per-batch 96", "aot"] {
+        let [cached, resident] = ["cached", "resident"].map(|mode| {
+            let run = format!("{mode}-{}", &objective[..3]);
+            asft(
+                &shell,
+                &format!(
+                    "{} --max-steps 2 --device cuda --reference-mode {mode} --output {run}",
+                    train(objective)
+                ),
+            );
+            curve(&shell, &run).into_iter().map(|line| line.map(f64::to_bits)).collect::<Vec<_>>()
+        });
+        assert_eq!(cached, resident, "{objective}");
+    }
+}
+
+/// Products over some rows of a weight's gradient; in f32 the CPU's numbers, and in bf16 with the smallest state as well.
+#[test]
+fn half_fine_tuning_takes_the_same_steps_as_on_the_cpu() {
+    let shell = Shell::new();
+    for device in ["cpu", "cuda"] {
+        let line = format!(
+            "{} --max-steps 3 --freeze hft --hft-redraw 1 --device {device} --dtype f32 --output {device}",
+            train("asft")
+        );
+        asft(&shell, &line);
+    }
+    for (cpu, cuda) in curve(&shell, "cpu").iter().flatten().zip(curve(&shell, "cuda").iter().flatten()) {
+        assert!((cpu - cuda).abs() < 1e-5 * cpu.abs(), "{cpu} on the CPU, {cuda} on CUDA");
+    }
+    let small = "--device cuda --dtype bf16 --optimizer-state 8bit --output small";
+    asft(&shell, &format!("{} --max-steps 3 --freeze hft --hft-redraw 1 {small}", train("asft")));
+    for (cpu, small) in curve(&shell, "cpu").iter().zip(curve(&shell, "small")) {
+        assert!((cpu[0] - small[0]).abs() < 0.05, "{} in f32, {} in bf16", cpu[0], small[0]);
+    }
+}
+
 #[test]
 fn a_checkpoint_of_one_device_goes_on_on_the_other() {
     let shell = Shell::new();

@@ -21,10 +21,14 @@ mod evaluating;
 mod generating;
 /// Golden files and run folders.
 mod golden;
+/// Half fine-tuning.
+mod half;
 /// Models by their name on the Hugging Face Hub.
 mod hub;
 /// `asft inspect`.
 mod inspect;
+/// `asft eval judge`, with a stand-in for the endpoint.
+mod judging;
 /// kill -9 at any moment.
 #[cfg(unix)]
 mod kill;
@@ -43,12 +47,18 @@ mod messages;
 mod nonfinite;
 /// What can be trained for: the listing, and a few steps of each.
 mod objectives;
+/// `asft paper`: the figures and the runs behind them.
+mod paper;
 /// Memory as it is planned and as it is used.
 mod planning;
+/// `asft prepare`.
+mod preparing;
 /// What cannot be run, with its message and exit code.
 mod refusals;
 /// `asft report` and `asft watch`.
 mod reporting;
+/// Reference models that stay beside the policy.
+mod resident;
 /// Stopped, killed, finished and longer runs.
 mod resume;
 /// run.toml, fingerprints, and the defaults that the help text promises.
@@ -57,6 +67,8 @@ mod run_toml;
 mod runs;
 /// `asft score`.
 mod scoring;
+/// Mixtures of rows, from training dynamics to a run.
+mod sftmix;
 /// The shapes of data, end to end.
 mod shapes;
 /// Running the binary.
@@ -70,5 +82,9 @@ mod simulator;
 /// Tests that cannot run here say so.
 #[path = "../skip/mod.rs"]
 mod skip;
+/// A judge on this machine.
+mod stand_in;
 /// Chat templates from the command line to the trained folder.
 mod templates;
+/// TRL's metrics of tokens.
+mod token_metrics;

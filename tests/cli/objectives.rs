@@ -46,6 +46,34 @@ fn one_is_explained_and_an_unknown_one_refused() {
     assert!(unknown.stderr.contains("did you mean `simpo`?"), "{}", unknown.stderr);
 }
 
+#[test]
+fn ift_says_what_it_is_and_what_it_costs() {
+    let shell = Shell::new();
+    let ift = shell.asft(&["objectives", "ift"]);
+    assert_eq!(ift.code, 0);
+    for words in [
+        "rows hold   prompt, chosen",
+        "coupling    sequence",
+        "one forward pass more",
+        "--ift-propagation",
+        "released, paper-linear or none",
+        "--ift-detach-weights",
+        "--ift-embedding",
+        "default learning rate 5e-7",
+    ] {
+        assert!(ift.stdout.contains(words), "no {words} in\n{}", ift.stdout);
+    }
+    shell.write("config.json", CONFIG);
+    shell.write("rows.jsonl", rows(&["chosen"]));
+    let ran = shell.asft(
+        &"train --init config.json --data rows.jsonl --output none --objective ift:0.5,sft:0.5"
+            .split_whitespace()
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(ran.stderr.contains("ift changes what the model is given"), "{}", ran.stderr);
+}
+
 /// Six rows of token ids with these columns.
 fn rows(columns: &[&str]) -> String {
     let ids = |row: usize, from: usize, len: usize| -> Vec<usize> {
@@ -65,6 +93,7 @@ fn rows(columns: &[&str]) -> String {
                 "rejected_weights" => ("rejected_weights", json!([1, 0.25])),
                 "advantages" => ("advantages", json!([0.5, -0.25, 1, 0])),
                 "old_logps" => ("old_logps", json!([-1, -2, -3, -4])),
+                "confidence" => ("confidence", json!(-((row * 4 % 7) as f64))),
                 "prompt_embedding" => ("prompt_embedding", json!([row as f64, 1.0])),
                 other => panic!("no column {other}"),
             };
@@ -123,17 +152,19 @@ fn every_objective_trains_from_a_file_with_its_columns() {
 fn options_and_sums_train() {
     let shell = Shell::new();
     let pair = ["chosen", "rejected"];
-    for (index, objective) in [
-        "dpo --weighting wpo",
-        "dpo --ld-alpha 0.3",
-        "dpo:0.8,sft:0.2",
-        "aot:1,sft:0.5",
-        "ipo --f-divergence js",
+    let ift = "ift --ift-lambda 0.4 --ift-gamma 0.9 --ift-embedding live --ift-detach-weights --max-tokens-per-batch 20";
+    for (index, (objective, metric)) in [
+        ("dpo --weighting wpo", "rewards/margins"),
+        ("dpo --ld-alpha 0.3", "rewards/margins"),
+        ("dpo:0.8,sft:0.2", "rewards/margins"),
+        ("aot:1,sft:0.5", "rewards/margins"),
+        ("ipo --f-divergence js", "rewards/margins"),
+        (ift, "ift/pushed_down_frac"),
     ]
     .into_iter()
     .enumerate()
     {
         let lines = train(&shell, &format!("run{index}"), objective, &pair);
-        assert!(lines.iter().any(|line| line.contains_key("rewards/margins")), "{objective}: {lines:?}");
+        assert!(lines.iter().any(|line| line.contains_key(metric)), "{objective}: {lines:?}");
     }
 }

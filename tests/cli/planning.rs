@@ -99,6 +99,31 @@ fn smaller_batches_and_shorter_sequences_need_less() {
     assert!(total(&format!("{short} --max-tokens-per-batch 256")) < whole);
 }
 
+/// IFT's first pass is a forward pass of every step, and has its lists in memory; without a mix there is neither.
+#[test]
+fn the_first_pass_of_ift_is_planned() {
+    let shell = Shell::new();
+    let (model, data) = (checkpoint("gqa-llama3"), batch("train12"));
+    let words = format!("--model {model} --data {data} --batch-size 4 --max-steps 6 --objective ift");
+    let total = |plan: &Value, what: &str| number(&plan["flops"][what]["total"]);
+    let mixed = plan(&shell, &words);
+    assert!(total(&mixed, "training") > 0);
+    assert_eq!(total(&mixed, "training"), 3 * total(&mixed, "scoring"));
+    assert_eq!(number(&mixed["flops"]["total"]), 4 * total(&mixed, "scoring"));
+    let plain = plan(&shell, &format!("{words} --lambda 0"));
+    assert_eq!((total(&plain, "scoring"), total(&plain, "training")), (0, total(&mixed, "training")));
+    let names = |plan: &Value| -> Vec<String> {
+        let tensors = plan["tensors"].as_array().unwrap().iter();
+        tensors.map(|tensor| tensor["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let more = |name: &str| {
+        names(&mixed).iter().any(|own| own == name) && !names(&plain).iter().any(|own| own == name)
+    };
+    assert!(more("mixed token ids") && more("places of scored tokens"));
+    let table = done(&shell, &format!("plan {words}")).stdout;
+    assert!(table.contains("of a first pass without gradients"), "{table}");
+}
+
 /// Lengths of prompt, chosen and rejected answer of every row of a file of token ids.
 fn lengths(file: &str) -> Vec<[u64; 3]> {
     let columns = ["prompt_input_ids", "chosen_input_ids", "rejected_input_ids"];
@@ -157,6 +182,72 @@ fn the_operations_of_a_run_are_those_of_its_pairs() {
     ] {
         assert!(table.contains(line), "no {line}: {table}");
     }
+}
+
+/// Objectives that couple all pairs of a step score them first; KTO's mismatched completions go through that pass alone.
+#[test]
+fn the_first_pass_of_a_coupled_step_counts() {
+    let shell = Shell::new();
+    let (model, data) = (checkpoint("gqa-llama3"), batch("train12"));
+    let of = |words: &str, data: &str| {
+        plan(
+            &shell,
+            &format!("--model {model} --data {data} --batch-size 4 --max-steps 6 --objective {words}"),
+        )
+    };
+    let flops = |plan: &Value, what: &str| number(&plan["flops"][what]["total"]);
+    let (dpo, aot) = (of("dpo", &data), of("aot", &data));
+    assert_eq!(flops(&dpo, "scoring"), 0);
+    assert_eq!(3 * flops(&aot, "scoring"), flops(&aot, "training"));
+    let total = |plan: &Value| number(&plan["flops"]["total"]);
+    assert_eq!(total(&aot), total(&dpo) + flops(&aot, "scoring"));
+    let resident = of("aot --reference-mode resident", &data);
+    assert_eq!(flops(&resident, "reference"), flops(&aot, "scoring"));
+
+    let rows: String = lines(&data)
+        .into_iter()
+        .map(|mut row| {
+            row.remove("rejected_input_ids");
+            row.insert("label".to_owned(), json!(true));
+            Value::Object(row).to_string() + "\n"
+        })
+        .collect();
+    shell.write("labelled.jsonl", rows);
+    let kto = of("kto", "labelled.jsonl");
+    let all = lengths(&data);
+    let next = |index: usize| all[(index + 1) % all.len()][1];
+    // Two epochs of a forward pass over prompt, completion and the next row's completion.
+    let blocks = 2 * ((64 + 32 + 32) * 32 + 32 * 64 + 3 * 32 * 32);
+    let mut forward = 0;
+    for (index, [prompt, completion, _]) in all.iter().enumerate() {
+        let tokens = prompt + completion + next(index);
+        let seen: u64 = (1..=*prompt).sum::<u64>()
+            + (1..=*completion).map(|token| prompt + token).sum::<u64>()
+            + (1..=next(index)).map(|token| prompt + token).sum::<u64>();
+        forward += 2 * blocks * tokens + 2 * 96 * 32 * (completion + next(index)) + 4 * 2 * 64 * seen;
+    }
+    assert_eq!(flops(&kto, "scoring"), 2 * forward);
+    assert!(flops(&kto, "training") < 3 * flops(&kto, "scoring"));
+    let table =
+        done(&shell, &format!("plan --model {model} --data {data} --objective aot --batch-size 4")).stdout;
+    assert!(table.contains("FLOP to score every group of it first\n"), "{table}");
+}
+
+/// A resumed run keeps the micro-batches that it began with, and its plan says so.
+#[test]
+fn a_plan_of_a_resumed_run_has_its_micro_batches() {
+    let shell = Shell::new();
+    let small = "--max-tokens-per-batch 64 --head-rows 9";
+    done(&shell, &train12("gqa-llama3", "run", &format!("--max-steps 2 --save-steps 1 {small}")));
+    let words = train12("gqa-llama3", "run", "--max-steps 4 --save-steps 1").replacen("train ", "", 1);
+    let sizes = |more: &str| {
+        let plan = plan(&shell, &format!("{words} {more}"));
+        ["tokens", "rows", "head_rows", "total_bytes"].map(|key| plan[key].clone())
+    };
+    assert_eq!(sizes("--resume"), sizes(small));
+    assert_ne!(sizes("--resume"), sizes(""));
+    let ran = typed(&shell, &format!("plan {words} --resume --weight-decay 0.5"));
+    assert!(ran.code == 2 && ran.stderr.contains("weight_decay"), "{}", ran.stderr);
 }
 
 #[test]

@@ -299,6 +299,7 @@ fn the_help_text_tells_the_defaults() {
         "reference",
         "reference_cache",
         "learning_rate",
+        "freeze",
         "metric_for_best_model",
         "greater_is_better",
         "save_total_limit",
@@ -308,5 +309,5 @@ fn the_help_text_tells_the_defaults() {
     let device =
         ["dtype", "optimizer_state", "head_logits", "recompute", "max_tokens_per_batch", "head_rows"];
     assert_eq!(in_words, [&words[..], &device].concat());
-    assert_eq!(compared.len(), 18, "{compared:?}");
+    assert_eq!(compared.len(), 19, "{compared:?}");
 }

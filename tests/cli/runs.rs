@@ -133,6 +133,8 @@ fn a_run_folder_is_a_model_and_a_record() {
                 "logps/chosen",
                 "logps/rejected",
                 "nll_loss",
+                "mean_token_accuracy",
+                "num_tokens",
                 "tokens_per_second",
                 "peak_memory_bytes",
             ] {

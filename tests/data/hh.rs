@@ -42,6 +42,16 @@ fn turns_of_one_role_are_joined() {
     assert_eq!(turns("\n\nAssistant: a\n\nHuman:"), expected(&[("assistant", "a"), ("user", "")]));
 }
 
+/// Found by fuzzing: behind a blank line, words that begin like a turn would be one when the transcript is written again.
+#[test]
+fn joined_words_begin_no_turn() {
+    let text = "\n\nHuman: a\n\nHuman:\nHuman: b\n\nAssistant: c\n\nAssistant:Assistant: d";
+    let expected = expected(&[("user", "a\nHuman: b"), ("assistant", "c\nAssistant: d")]);
+    assert_eq!(turns(text), expected);
+    let messages = hh::parse(text).unwrap();
+    assert_eq!(turns(&hh::render(&messages.iter().collect::<Vec<_>>(), false)), expected);
+}
+
 #[test]
 fn other_texts_are_no_transcripts() {
     for text in ["", "Human: a", "\nHuman: a", "x\n\nHuman: a\n\nAssistant: b", "\n\nhuman: a", "\n\nHuman a"]

@@ -25,6 +25,7 @@ fn config(batch_size: usize) -> LoaderConfig {
         parts: None,
         spans: BOTH,
         scored: None,
+        mixing: None,
     }
 }
 
@@ -234,7 +235,7 @@ proptest! {
         let token_budget = largest(&|group| spans.tokens(group)) + slack.0;
         let row_budget = largest(&|group| spans.rows(group)) + slack.1;
         let data = Arc::new(Dataset::new(groups.clone(), LoadReport::default()));
-        let config = LoaderConfig { seed, shuffle: true, batch_size, token_budget, row_budget, parts: None, spans, scored: None };
+        let config = LoaderConfig { seed, shuffle: true, batch_size, token_budget, row_budget, parts: None, spans, scored: None, mixing: None };
         let per_epoch = Loader::steps_per_epoch(groups.len(), batch_size);
         let extent = Loader::measure(data.clone(), config.clone(), 1, 2 * per_epoch).unwrap();
         let loader = Loader::new(data, config, 1, 2 * per_epoch).unwrap();

@@ -115,4 +115,41 @@ fn a_third_answer_and_completions_have_roles_of_their_own() {
     let wrong = json!({ "prompt_input_ids": [1], "chosen_input_ids": [3], "label": "yes" });
     let error = read(&labelled, wrong).unwrap_err();
     assert!(error.contains("label") && error.contains("true or false"), "{error}");
+    let numbered = |label: Value| {
+        read(&labelled, json!({ "prompt_input_ids": [1], "chosen_input_ids": [3], "label": label }))
+    };
+    for (label, expected) in [(json!(1), true), (json!(0), false), (json!(1.0), true)] {
+        assert_eq!(numbered(label).unwrap().annotations().label, Some(expected));
+    }
+    for label in [json!(2), json!(-1), json!(0.5)] {
+        assert!(numbered(label).unwrap_err().contains("expected true or false"));
+    }
+}
+
+#[test]
+fn scores_advantages_and_old_log_probs_go_to_their_answers() {
+    let scored = encoder(Roles::PAIR, &[Annotation::Score], false, 9);
+    let group = read(&scored, pair(json!({ "score_chosen": 1, "score_rejected": 0.25 }))).unwrap();
+    let answers = &group.annotations().answers;
+    assert_eq!([Role::Chosen, Role::Rejected].map(|role| answers[role].score), [Some(1.0), Some(0.25)]);
+    let error = read(&scored, pair(json!({ "score_chosen": 7, "score_rejected": 0.25 }))).unwrap_err();
+    assert_eq!(error, "column \"score_chosen\" holds 7; expected a number from 0 to 1");
+    let error = read(&scored, pair(json!({ "score_chosen": 1 }))).unwrap_err();
+    assert!(error.contains("column \"score_rejected\" is missing"), "{error}");
+
+    let told = [Annotation::Score, Annotation::Advantages, Annotation::OldLogps];
+    let told = encoder(Roles::COMPLETION, &told, false, 3);
+    let row = |more: Value| {
+        let mut row = json!({ "prompt_input_ids": [1], "chosen_input_ids": [3, 4, 5], "score": 0.5 });
+        row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        row
+    };
+    let given = json!({ "advantages": [1, -2, 3], "old_logps": [-0.5, -1, -1.5] });
+    let group = read(&told, row(given)).unwrap();
+    let completion = &group.annotations().answers[Role::Completion];
+    assert_eq!(completion.score, Some(0.5));
+    assert_eq!(completion.advantages.as_deref(), Some(&[1.0, -2.0][..]), "the third token is cut off");
+    assert_eq!(completion.old_logps.as_deref(), Some(&[-0.5, -1.0][..]));
+    let error = read(&told, row(json!({ "advantages": [1, -2], "old_logps": [0, 0, 0] }))).unwrap_err();
+    assert!(error.contains("\"advantages\" has 2 numbers for an answer of 3 tokens"), "{error}");
 }

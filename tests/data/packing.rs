@@ -259,7 +259,7 @@ fn a_masked_answer_written_out() {
     let span = |start, len| Some(Span { start, len });
     assert_eq!((batch.groups[0].chosen(), batch.groups[0].rejected()), (span(0, 2), span(2, 1)));
     let totals = StepTotals::of([&group]);
-    assert_eq!(totals.answer_tokens, ByRole::new([2, 1, 0, 0, 0]));
+    assert_eq!(totals.answer_tokens, ByRole::new([2, 1, 0, 0, 0, 0]));
     assert_eq!((group.context(Role::Chosen), group.answers[0].first_turn()), (vec![10, 11, 20], 1..2));
     assert_eq!((group.context(Role::Rejected), group.answers[1].first_turn()), (vec![10, 11], 0..1));
 }
@@ -268,6 +268,6 @@ fn a_masked_answer_written_out() {
 fn totals_count_what_the_groups_hold() {
     let groups = [group(0, &[1, 2, 3], &[4], &[5, 6]), group(1, &[1], &[4, 5, 6], &[7])];
     let totals = StepTotals::of(&groups);
-    let answer_tokens = ByRole::new([4, 3, 0, 0, 0]);
+    let answer_tokens = ByRole::new([4, 3, 0, 0, 0, 0]);
     assert_eq!(totals, StepTotals { groups: 2, prompt_tokens: 2, answer_tokens });
 }

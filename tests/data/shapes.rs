@@ -52,6 +52,12 @@ fn prompt_chosen_and_rejected() {
     let answer = json!([{"role": "assistant", "content": "y"}]);
     let row = conversation(json!({"prompt": ask, "chosen": answer, "rejected": []}));
     assert_eq!(row, Conversation::new(pair(&[user("x")], &[assistant("y")], &[])));
+    // Where columns fit several shapes, those of a pair win over a completion, and that over messages.
+    let both = json!({"messages": ask, "completion": "other", "prompt": "p", "chosen": "c", "rejected": "r"});
+    assert_eq!(read(&both), Ok(text("p", "c", "r")));
+    let both = json!({"messages": ask, "prompt": "p", "completion": "other"});
+    let Ok(Example::Text(parts)) = read(&both) else { panic!("not text") };
+    assert_eq!(parts.answers[0].content, "other");
     // Token ids win over text beside them.
     let ids = json!({"prompt": 7, "prompt_input_ids": [1, 2], "chosen_input_ids": [], "rejected_input_ids": [4294967295u32]});
     let Ok(Example::Tokens(parts)) = read(&ids) else { panic!("not token ids") };
@@ -119,6 +125,20 @@ fn transcripts_are_conversations() {
     assert_eq!(
         shape.read(odd.as_object().unwrap(), &map),
         Ok(Example::Unusable(Reason::NoTranscript(Role::Rejected)))
+    );
+    // The first row decides for all, whatever another one begins with.
+    let odd = json!({"chosen": "b", "rejected": "\n\nHuman: q\n\nAssistant: a"});
+    assert_eq!(
+        shape.read(odd.as_object().unwrap(), &map),
+        Ok(Example::Unusable(Reason::NoTranscript(Role::Chosen)))
+    );
+    let plain = json!({"chosen": "a b", "rejected": "a c"});
+    let shape = FileShape::of(plain.as_object().unwrap(), (Numbering::Lines, 1), &map, true).unwrap();
+    let begins =
+        json!({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"});
+    assert_eq!(
+        shape.read(begins.as_object().unwrap(), &map).map(|example| matches!(example, Example::Text(_))),
+        Ok(true)
     );
     assert_eq!(
         Reason::NoTranscript(Role::Rejected).to_string(),

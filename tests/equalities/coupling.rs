@@ -66,6 +66,7 @@ fn step(objective: &dyn Objective, groups: &[Group], parts: Option<usize>, token
         parts,
         spans: Spans { answers: objective.learns_from(), ..spans },
         scored,
+        mixing: None,
     };
     let dataset = Arc::new(Dataset::new(groups.to_vec(), LoadReport::default()));
     Loader::new(dataset, config, 1, 1).unwrap().next().unwrap()

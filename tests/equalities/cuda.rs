@@ -70,7 +70,7 @@ fn state(trainer: &mut Trainer<CudaBackend>) -> Vec<Vec<u8>> {
 fn a_pointwise_step_waits_for_nothing() {
     on_cuda("cuda::a_pointwise_step_waits_for_nothing", &UNCHECKED, || {
         let model = MODELS[0];
-        for name in ["asft", "sft", "asft beta", "dpo", "orpo"] {
+        for name in ["asft", "sft", "sftmix", "asft beta", "dpo", "orpo"] {
             let groups = groups_for(model, objective(name).as_ref());
             let mut trainer = cuda_trainer(model, budget(&groups), Recompute::Nothing, name);
             trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
@@ -99,7 +99,7 @@ fn recomputing_gives_the_same_bits() {
                 let mut trainer = cuda_trainer(model, budget(&all), recompute, "asft");
                 trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
                 let batch = pack(&all.iter().collect::<Vec<_>>(), trainer.objective.spans());
-                trainer.micro_batch(&batch, StepTotals::of(&all), false);
+                trainer.micro_batch(&batch, StepTotals::of(&all), false).unwrap();
                 let gradients = trainer.model.gradients().unwrap();
                 bits(&read(&mut trainer, gradients))
             };

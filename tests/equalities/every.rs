@@ -1,10 +1,12 @@
 //! Every objective of the registry through a whole step: what reaches the logits is what the Rust function says of the
-//! log-probs that the device found.
+//! log-probs that the device found, from the tokens or from whatever else the objective gives the model for them.
 
 use asft::backend::Backend;
 use asft::backend::cpu::CpuBackend;
 use asft::backend::cuda::CudaBackend;
-use asft::data::{Annotation, Answer, Group, Reference, Role, Roles, Spans, Step, StepTotals, pack};
+use asft::data::{
+    Annotation, Answer, Group, Reference, Role, Roles, Spans, Step, StepTotals, pack, pack_mixed,
+};
 use asft::model::{Budget, Detail, Precision, Rungs};
 use asft::objective::registry::{Entry, OBJECTIVES};
 use asft::objective::{GroupLogps, Objective, Parameters, build};
@@ -45,6 +47,7 @@ fn annotate(group: &mut Group, entry: &Entry, index: usize) {
     for annotation in entry.annotations {
         match annotation {
             Annotation::Label => given.label = Some(index.is_multiple_of(2)),
+            Annotation::Confidence => given.confidence = Some(-(index as f64)),
             Annotation::SoftLabel => given.soft_label = Some(0.6 + 0.08 * index as f64),
             Annotation::PromptEmbedding => given.prompt_embedding = Some(numbers(4, 1.0)),
             _ => {}
@@ -73,8 +76,10 @@ fn step(objective: &dyn Objective, groups: &[Group]) -> Step {
     let spans = objective.spans();
     let learnt = Spans { answers: objective.learns_from(), ..spans };
     let scoring = if learnt == spans { Vec::new() } else { vec![pack(&all, spans)] };
-    let totals = StepTotals::of(groups);
-    Step { index: 1, epoch: 0.0, batches: vec![pack(&all, learnt)], scoring, totals }
+    let mixtures = objective.mixing().map_or(Vec::new(), |mixing| mixing.of_step(all.len(), 3, 1));
+    let mut totals = StepTotals::of(groups);
+    totals.answer_tokens[Role::Mixed] = mixtures.iter().map(|mixture| mixture.rows(&all)).sum();
+    Step { index: 1, epoch: 0.0, batches: vec![pack_mixed(&all, learnt, &mixtures)], scoring, totals }
 }
 
 /// A step's coefficients on the device are those of the function, to the bit.
@@ -83,8 +88,17 @@ fn check<B: Backend>(mut trainer: Trainer<B>, groups: &[Group]) {
     let what = trainer.objective.name().to_owned();
     let scored = step.scoring.first().unwrap_or(&step.batches[0]);
     let Trainer { backend, model, activations, objective, .. } = &mut trainer;
-    let scores =
+    let mut scores =
         score_in_detail(backend, model, activations, scored, Detail::of(objective.as_ref())).unwrap();
+    let pending = trainer.step(&step, 1e-3).unwrap();
+    if trainer.objective.inputs().are_predicted() {
+        // Those of other inputs.
+        let logp = trainer.activations.head.logp.first(scores.logp.len());
+        let logp = read(&mut trainer, logp);
+        assert!(logp != scores.logp, "{what}: inputs are not mixed");
+        scores.logp = logp;
+    }
+    let objective = trainer.objective.as_ref();
     let views: Vec<GroupLogps> =
         scored.groups.iter().map(|group| GroupLogps::of(group, scores.rows())).collect();
     let losses = objective.evaluate(&views, &step.totals);
@@ -93,7 +107,6 @@ fn check<B: Backend>(mut trainer: Trainer<B>, groups: &[Group]) {
     for (entry, loss) in batch.groups.iter().zip(&losses) {
         loss.write(entry, &mut expected);
     }
-    let pending = trainer.step(&step, 1e-3).unwrap();
     let outcome = pending.finish(&mut trainer.backend, trainer.objective.as_ref()).unwrap();
     let loss = losses.iter().fold(0.0, |sum, loss| sum + loss.value);
     assert_eq!(outcome.loss.to_bits(), loss.to_bits(), "{what}: {} and {loss}", outcome.loss);
@@ -110,9 +123,9 @@ fn check<B: Backend>(mut trainer: Trainer<B>, groups: &[Group]) {
 
 fn places(groups: &[Group]) -> Budget {
     let spans = Spans { prompt: true, answers: Roles::ALL };
-    let rows = groups.iter().map(|group| spans.rows(group)).sum();
+    let rows: usize = groups.iter().map(|group| spans.rows(group)).sum();
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
-    Budget { rows, tokens, head_rows: rows, ..budget(groups) }
+    Budget { rows: 2 * rows, tokens, head_rows: 2 * rows, mixed: true, ..budget(groups) }
 }
 
 /// Every objective with its defaults, and those that ask for more than log-probs.

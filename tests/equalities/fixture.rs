@@ -135,7 +135,14 @@ pub fn budget(groups: &[Group]) -> Budget {
     let spans = Spans { prompt: true, answers: Roles::PAIR };
     let rows = groups.iter().map(|group| spans.rows(group)).sum();
     let tokens = groups.iter().map(|group| spans.tokens(group)).sum();
-    Budget { tokens, rows, head_rows: rows, positions: largest(groups, spans).2, rungs: Rungs::NONE }
+    Budget {
+        tokens,
+        rows,
+        head_rows: rows,
+        positions: largest(groups, spans).2,
+        rungs: Rungs::NONE,
+        mixed: false,
+    }
 }
 
 /// A trainer with random weights, norms included, from seed 1 on two threads.
@@ -171,6 +178,7 @@ pub fn trainer_of<B: Backend>(
     settings: LayoutSettings,
     objective: Box<dyn Objective>,
 ) -> Trainer<B> {
+    let settings = LayoutSettings { inputs: objective.inputs(), ..settings };
     let layout = Layout::new(&config(model), settings);
     let mut trainer = layout.trainer(backend, objective, Some(1.0)).unwrap();
     let Trainer { backend, model, .. } = &mut trainer;
@@ -196,7 +204,7 @@ pub fn compute(trainer: &mut Trainer<CpuBackend>, groups: &[Group]) -> Computed 
     let batch = packed(trainer, groups);
     let totals = StepTotals::of(groups);
     clear(trainer);
-    let ticket = trainer.micro_batch(&batch, totals, false);
+    let ticket = trainer.micro_batch(&batch, totals, false).unwrap();
     let log_probs: Vec<f32> = trainer.backend.collect(ticket).unwrap();
     let mut evaluation = Evaluation::new(trainer.objective.as_ref(), totals);
     evaluation.add(&batch.groups, log_probs.clone());

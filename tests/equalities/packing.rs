@@ -79,7 +79,7 @@ fn shared_equals_separate(model: &str, name: &str) {
             separate.objective = Box::new(Given(Mutex::new([coefficients].into())));
             let alone = alone(group, role);
             let batch = pack(&[&alone], separate.objective.spans());
-            let ticket = separate.micro_batch(&batch, StepTotals::of([&alone]), !first);
+            let ticket = separate.micro_batch(&batch, StepTotals::of([&alone]), !first).unwrap();
             first = false;
             let scored: Vec<f32> = separate.backend.collect(ticket).unwrap();
             let (of_prompt, of_answer) = scored.split_at(group.prompt.len() - 1);
@@ -125,7 +125,7 @@ fn a_log_prob_has_the_same_bits_wherever_it_is_packed() {
     let mut groups = groups();
     groups.extend([group(5, 131, 70, 64), group(6, 64, 1, 129)]);
     for model in MODELS {
-        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        for level in [Level::Portable, Level::Avx2, Level::Avx512, Level::Amx] {
             let backend = CpuBackend::with_simd(2, Simd::at_most(level)).unwrap();
             // Logits of other rows at a time, too.
             let (whole, few) = (budget(&groups), asft::model::Budget { head_rows: 29, ..budget(&groups) });

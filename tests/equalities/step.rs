@@ -30,8 +30,17 @@ fn steps(trainer: &Trainer<CpuBackend>, groups: &[Group], cut: Cut, count: usize
     let Cut { batch_size, parts, token_budget, seed } = cut;
     let spans = trainer.objective.spans();
     let (shuffle, seed) = (seed.is_some(), seed.unwrap_or(0));
-    let config =
-        LoaderConfig { seed, shuffle, batch_size, token_budget, row_budget: 0, parts, spans, scored: None };
+    let config = LoaderConfig {
+        seed,
+        shuffle,
+        batch_size,
+        token_budget,
+        row_budget: 0,
+        parts,
+        spans,
+        scored: None,
+        mixing: None,
+    };
     let dataset = Arc::new(Dataset::new(groups.to_vec(), LoadReport::default()));
     Loader::new(dataset, config, 1, count).unwrap().collect()
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use asft::eval::judge::verdict::{self, Verdict};
 use asft::eval::text::bleu::{Bleu, tokens_13a};
 use asft::eval::text::{porter, rouge::Rouge};
 use serde_json::Value;
@@ -95,4 +96,22 @@ fn bleu_and_rouge_of_real_answers() {
     let (ours, theirs) = (corpus(&pairs).score(), golden["data"]["bleu"].as_f64().unwrap());
     assert!((ours - theirs).abs() < CLOSE, "{ours} {theirs}");
     check_rouge(&pairs, &golden["data"]["rouge"]);
+}
+
+/// Six hundred texts out of pieces that could mislead, with what Python finds in them (`golden/make_judge.py`).
+#[test]
+fn scores_are_found_where_fastchat_finds_them() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/eval/golden/judge.json");
+    let cases: Vec<(String, Option<f64>, Option<char>)> =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for (text, score, winner) in &cases {
+        assert_eq!(verdict::rating(text), *score, "{text:?}");
+        let letter = verdict::winner(text).map(|verdict| match verdict {
+            Verdict::A => 'A',
+            Verdict::B => 'B',
+            Verdict::Tie => 'C',
+        });
+        assert_eq!(letter, *winner, "{text:?}");
+    }
+    assert!(cases.iter().filter(|(_, score, _)| score.is_some()).count() > 100);
 }

@@ -18,12 +18,13 @@ fn backend() -> CudaBackend {
     CudaBackend::new(probe::cuda(true).unwrap()).unwrap()
 }
 
-const F32: Engine<CudaBackend> = Engine { backend, precision: Precision::F32 };
+/// Everything in f32.
+pub const F32: Engine<CudaBackend> = Engine { backend, precision: Precision::F32 };
 /// bf16 with f32 master weights.
 pub const BF16: Engine<CudaBackend> = Engine { backend, precision: Precision::BF16 };
 
 /// How much further off than PyTorch in bf16 ours may be.
-const TIMES_PYTORCH: f64 = 1.5;
+pub const TIMES_PYTORCH: f64 = 1.5;
 
 /// Whether everything is wanted, however long it takes.
 pub fn long() -> bool {

@@ -92,6 +92,7 @@ pub fn budget(groups: &[Group]) -> Budget {
         head_rows: groups.iter().map(|group| spans.rows(group)).sum(),
         positions: positions.max(64),
         rungs: Rungs::NONE,
+        mixed: false,
     }
 }
 
@@ -125,6 +126,7 @@ impl<B: Backend> Engine<B> {
         let folder = ModelFolder::open(checkpoint).unwrap();
         let settings =
             LayoutSettings { precision: self.precision, ..LayoutSettings::f32(self.padded(budget), ADAMW) };
+        let settings = LayoutSettings { inputs: objective.inputs(), ..settings };
         let layout = Layout::new(folder.config(), settings);
         let mut trainer = layout.trainer((self.backend)(), objective, Some(1.0)).unwrap();
         trainer.model.load(&mut trainer.backend, &folder).unwrap();
@@ -166,7 +168,7 @@ pub fn compute<B: Backend>(trainer: &mut Trainer<B>, groups: &[Group]) -> Comput
     let batch: Batch = pack(&members, trainer.objective.spans());
     let totals = StepTotals::of(groups);
     trainer.backend.write(trainer.state, &[0.0f64; STEP_STATE_LEN]);
-    let ticket = trainer.micro_batch(&batch, totals, false);
+    let ticket = trainer.micro_batch(&batch, totals, false).unwrap();
     let log_probs = trainer.backend.collect(ticket).unwrap();
     let mut evaluation = Evaluation::new(trainer.objective.as_ref(), totals);
     evaluation.add(&batch.groups, log_probs);

@@ -8,7 +8,10 @@ mod cpu_bf16;
 mod cuda;
 mod generation;
 mod harness;
+mod hft;
+mod ift;
 mod oracle;
+mod sftmix;
 #[path = "../simulator/mod.rs"]
 mod simulator;
 #[path = "../skip/mod.rs"]

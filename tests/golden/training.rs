@@ -59,6 +59,7 @@ pub fn run_distance<B: Backend>(
         parts: None,
         spans: trainer.objective.spans(),
         scored: None,
+        mixing: None,
     };
     let dataset = Arc::new(Dataset::new(groups, LoadReport::default()));
     let mut distance = RunDistance::default();

@@ -17,7 +17,7 @@ fn golden_cases_in_high_precision() {
         let totals = StepTotals {
             groups: count("groups"),
             prompt_tokens: count("prompt_tokens"),
-            answer_tokens: ByRole::new([count("chosen_tokens"), count("rejected_tokens"), 0, 0, 0]),
+            answer_tokens: ByRole::new([count("chosen_tokens"), count("rejected_tokens"), 0, 0, 0, 0]),
         };
         let spans = ["prompt", "chosen", "rejected"].map(|span| floats(&case[span]));
         let logps = spans.each_ref().map(|span| span.iter().map(|&logp| logp as f32).collect::<Vec<f32>>());

@@ -49,7 +49,7 @@ fn asft_at_lambda_0_has_the_bits_of_sft_with_sequence_reduction() {
     let asft = made("asft", Parameters { lambda: Some(0.0), ..Parameters::default() });
     assert_eq!(asft.spans(), sft.spans());
     assert_eq!(asft.spans().answers, Roles::CHOSEN);
-    let totals = StepTotals { groups: 7, prompt_tokens: 9, answer_tokens: ByRole::new([40, 31, 0, 0, 0]) };
+    let totals = StepTotals { groups: 7, prompt_tokens: 9, answer_tokens: ByRole::new([40, 31, 0, 0, 0, 0]) };
     for length in 1..40 {
         let mut chosen: Vec<f32> = (0..length).map(|t| -0.37 * (t as f32 * 1.7).sin().abs() - 1e-7).collect();
         if length == 39 {
@@ -93,7 +93,7 @@ fn partial_groups_of_sequence_coupled_objectives_add_up() {
         chosen_only(&chosen),
         GroupLogps::default().with(Role::Rejected, Scored::new(&rejected)),
     ];
-    let totals = StepTotals { groups: 3, prompt_tokens: 8, answer_tokens: ByRole::new([11, 5, 0, 0, 0]) };
+    let totals = StepTotals { groups: 3, prompt_tokens: 8, answer_tokens: ByRole::new([11, 5, 0, 0, 0, 0]) };
     let mut tried = 0;
     for name in ["asft", "sft", "orpo"] {
         for (reduction, on) in nll_forms() {

@@ -5,9 +5,11 @@ mod every;
 mod family;
 mod golden;
 mod identities;
+mod ift;
 mod limits;
 mod metrics;
 mod oracle;
+mod planes;
 mod registry;
 mod rows;
 #[path = "../skip/mod.rs"]
@@ -29,8 +31,7 @@ const BETAS: [f64; 4] = [0.1, 0.7, 1.0, 2.0];
 
 const EPS: f64 = 1e-5;
 
-const ONE_PAIR: StepTotals =
-    StepTotals { groups: 1, prompt_tokens: 0, answer_tokens: ByRole::new([4, 4, 4, 4, 4]) };
+const ONE_PAIR: StepTotals = StepTotals { groups: 1, prompt_tokens: 0, answer_tokens: ByRole::new([4; 6]) };
 
 /// Four tokens whose mean is `a`, exactly in f64: 4a split into f32 parts.
 fn answer(a: f64) -> [f32; 4] {

@@ -108,7 +108,7 @@ impl Rows {
         StepTotals {
             groups: self.pairs(),
             prompt_tokens: tokens(&self.prompts[..self.pairs()]),
-            answer_tokens: ByRole::new([tokens(chosen), tokens(rejected), 0, 0, 0]),
+            answer_tokens: ByRole::new([tokens(chosen), tokens(rejected), 0, 0, 0, 0]),
         }
     }
 }

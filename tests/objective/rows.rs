@@ -2,7 +2,7 @@
 
 use asft::data::{Annotation, Annotations, AnswerAnnotations, ByRole, Reference, Role, Roles, StepTotals};
 use asft::objective::registry::Entry;
-use asft::objective::{GroupLogps, Scored, Statistics};
+use asft::objective::{GroupLogps, Parameters, Scored, Statistics};
 
 /// One group with everything that an objective may ask for.
 #[derive(Clone, Debug, Default)]
@@ -60,6 +60,7 @@ impl Row {
                     let embedding: [f32; 3] = if high { [0.3, -1.0, 0.2] } else { [0.0, 0.0, 1.0] };
                     self.given.prompt_embedding = Some(embedding.into());
                 }
+                Annotation::Confidence => self.given.confidence = Some(if high { -1.5 } else { -40.0 }),
                 Annotation::Score | Annotation::Weights | Annotation::Advantages | Annotation::OldLogps => {
                     for (role, logps) in self.answers.iter() {
                         let given: &mut AnswerAnnotations = &mut self.given.answers[role];
@@ -86,6 +87,10 @@ pub fn row(entry: &Entry, answers: &[&[f32]], shift: f32, high: bool) -> Row {
     let mut row = Row { prompt: Some(vec![-0.7, -0.1]), ..Row::default() };
     for (role, logps) in entry.answers.iter().zip(answers.iter().cycle()) {
         row = row.with(role, logps);
+    }
+    // What an objective that mixes rows sees of two of them.
+    if entry.build(&Parameters::default()).unwrap().mixing().is_some() {
+        row = row.with(Role::Mixed, answers[answers.len() - 1]);
     }
     row.referred(shift).annotated(entry, high)
 }

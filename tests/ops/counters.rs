@@ -6,8 +6,8 @@
 use asft::backend::cuda::CudaBackend;
 use asft::backend::probe;
 use asft::backend::{
-    Backend, EmbeddingForward, GatherRows, GradientNorm, HeadRows, NORM_BLOCK, RMSNORM_PARTS,
-    RmsnormBackward, RmsnormForward, Rope, Rotation, SwigluBackward, SwigluForward,
+    Backend, EmbeddingForward, EmbeddingMix, GatherRows, GradientNorm, HeadRows, NORM_BLOCK, RMSNORM_PARTS,
+    RmsnormBackward, RmsnormForward, Rope, Rotation, SecondTargets, SwigluBackward, SwigluForward,
 };
 use serde::Deserialize;
 
@@ -215,9 +215,14 @@ fn copies_of_rows_and_the_gradient_norm_move_their_minimum() {
         let matrix = device.store(&STORAGE.normal(1, ROWS * HIDDEN));
         let out = device.store_out(ROWS * HIDDEN);
         let rows: Vec<u32> = (0..ROWS as u32).rev().collect();
+        let mixed: Vec<u32> = rows.iter().map(|row| row ^ 1).collect();
+        let mix = Some(EmbeddingMix { ids: device.put(&mixed), weight: 0.25 });
         let (rows, scale) = (device.put(&rows), device.put(&normal(2, ROWS)));
-        device.backend.embedding_forward(EmbeddingForward { ids: rows, table: matrix, out, hidden: HIDDEN });
+        let embedding = EmbeddingForward { ids: rows, mix: None, table: matrix, out, hidden: HIDDEN };
+        device.backend.embedding_forward(embedding);
+        device.backend.embedding_forward(EmbeddingForward { mix, ..embedding });
         device.backend.gather_rows(GatherRows {
+            second: None,
             source: matrix,
             rows,
             scale: Some(scale),
@@ -231,6 +236,7 @@ fn copies_of_rows_and_the_gradient_norm_move_their_minimum() {
     };
     counted("counters::copies_of_rows_and_the_gradient_norm_move_their_minimum", work, |_, launches| {
         only(launches, "embedding_forward_bf16").moves_its_minimum(2 * MATRIX);
+        only(launches, "embedding_mixed_forward_bf16").moves_its_minimum(3 * MATRIX);
         only(launches, "gather_rows_bf16").moves_its_minimum(2 * MATRIX);
         only(launches, "gradient_norm_partial_f32").moves_its_minimum(4 * elements as u64);
     });
@@ -240,7 +246,7 @@ fn copies_of_rows_and_the_gradient_norm_move_their_minimum() {
 const HEAD: (usize, usize) = (2, 128_256);
 
 /// The row kernel on logits of one format, with the unit gradient in place or, from f32 logits, stored beside; then without.
-fn head_rows(backend: &mut CudaBackend, logits: Storage) {
+fn head_rows(backend: &mut CudaBackend, two: bool, logits: Storage) {
     let (rows, vocabulary) = HEAD;
     let mut device = Device::storing(backend, STORAGE);
     let values = STORAGE.normal(1, rows * vocabulary);
@@ -251,11 +257,19 @@ fn head_rows(backend: &mut CudaBackend, logits: Storage) {
         unit: Some(unit),
         target_logits: device.put(&[0.5f32, -0.5]),
         targets: device.put(&[7u32, 128_255]),
+        second: None,
         logp: device.out(rows),
         lse: device.out(rows),
         argmax: device.put(&[0u32; 2]),
         vocabulary,
     };
+    // The second row has one target.
+    let second = two.then(|| SecondTargets {
+        targets: device.put(&[70_000u32, 128_255]),
+        logits: device.put(&[0.25f32, -0.5]),
+        weights: device.put(&[0.75f32, 1.0]),
+    });
+    let arguments = HeadRows { second, ..arguments };
     device.backend.head_rows(arguments);
     device.backend.head_rows(HeadRows { unit: None, ..arguments });
     device.stored(unit);
@@ -304,7 +318,7 @@ fn the_row_kernel_moves_each_logit_once() {
     let test = "counters::the_row_kernel_moves_each_logit_once";
     counted(
         test,
-        |backend| head_rows(backend, Storage::Bf16),
+        |backend| head_rows(backend, false, Storage::Bf16),
         |architecture, launches| {
             judge_head_rows("head_rows_bf16", 2, 2, architecture, launches);
         },
@@ -316,9 +330,21 @@ fn the_row_kernel_moves_each_f32_logit_once() {
     let test = "counters::the_row_kernel_moves_each_f32_logit_once";
     counted(
         test,
-        |backend| head_rows(backend, Storage::F32),
+        |backend| head_rows(backend, false, Storage::F32),
         |architecture, launches| {
             judge_head_rows("head_rows_f32_bf16", 4, 2, architecture, launches);
+        },
+    );
+}
+
+#[test]
+fn the_row_kernel_of_two_targets_moves_each_logit_once() {
+    let test = "counters::the_row_kernel_of_two_targets_moves_each_logit_once";
+    counted(
+        test,
+        |backend| head_rows(backend, true, Storage::Bf16),
+        |architecture, launches| {
+            judge_head_rows("head_rows_two_bf16", 2, 2, architecture, launches);
         },
     );
 }

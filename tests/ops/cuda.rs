@@ -86,12 +86,18 @@ stored_checks! {
     rmsnorm_of_a_frozen_weight: rmsnorm::check_frozen;
     products: matmul::check;
     product_rows_alone: matmul::check_rows_alone;
+    product_of_columns: matmul::check_columns_of_a;
     embedding_both_ways: embedding::check;
     gather_and_scatter: gather::check;
+    gather_and_scatter_of_mixtures: gather::check_mixtures;
     copy_rows: gather::check_copy;
     head_rows: head::check;
     head_rows_beside: head::check_beside;
     head_rows_of_llama: head::check_large;
+    head_rows_two: head::check_two;
+    head_rows_two_beside: head::check_two_beside;
+    head_rows_two_near_certainty: head::check_two_near_one;
+    head_rows_two_of_what_is_not_finite: head::check_two_not_finite;
     head_rows_alone: head::check_alone;
     head_rows_near_certainty: head::check_near_one;
     head_rows_own_entry: head::check_own_entry;

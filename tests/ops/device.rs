@@ -45,7 +45,7 @@ impl Storage {
 pub struct Device<'b, B: Backend> {
     /// For the operation under test.
     pub backend: &'b mut B,
-    storage: Storage,
+    pub storage: Storage,
     tensors: Vec<Tensor>,
     bits: Vec<u32>,
 }
@@ -187,7 +187,7 @@ pub fn on_every_cpu_in_bf16(check: impl Fn(&mut CpuBackend) -> Vec<u32>) {
 
 fn on_every_cpu_with(operands: Operands, levels: Levels, check: impl Fn(&mut CpuBackend) -> Vec<u32>) {
     let mut all: Vec<(Level, Vec<u32>)> = Vec::new();
-    for limit in [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16] {
+    for limit in [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx] {
         let simd = Simd::at_most(limit);
         if simd.level() != limit {
             println!("this machine has no {limit:?}: not run");

@@ -1,6 +1,6 @@
 //! Target logits, and the row kernel: log-probs, log-sum-exp, argmax and the unit gradient.
 
-use asft::backend::{Backend, HeadRows, TargetLogits};
+use asft::backend::{Backend, HeadRows, SecondTargets, TargetLogits};
 
 use crate::device::{Device, Levels, Storage, bits, normal, on_every_cpu, wide};
 use crate::naive;
@@ -51,13 +51,28 @@ fn run<B: Backend>(
     write_gradient: bool,
     own: Option<f32>,
 ) -> (Rows, Vec<u32>) {
+    run_two(backend, kept, logits, (targets, None), write_gradient, own)
+}
+
+/// The same where rows may have a second target, and the first one a weight.
+fn run_two<B: Backend>(
+    backend: &mut B,
+    kept: Kept,
+    logits: &[f32],
+    (targets, second): (&[u32], Option<(&[u32], &[f32])>),
+    write_gradient: bool,
+    own: Option<f32>,
+) -> (Rows, Vec<u32>) {
     let vocabulary = logits.len() / targets.len();
+    let second_at = |r: usize| r * vocabulary + second.unwrap().0[r] as usize;
     let at = |r: usize| r * vocabulary + targets[r] as usize;
     let target_logits: Vec<f32> = (0..targets.len()).map(|r| logits[at(r)]).collect();
     let mut rows = kept.logits.rounded(logits);
     if let Some(own) = own {
         (0..targets.len()).for_each(|r| rows[at(r)] = own);
+        (0..second.map_or(0, |(ids, _)| ids.len())).for_each(|r| rows[second_at(r)] = own);
     }
+    let logits_of_all = logits;
     let mut device = Device::storing(backend, kept.unit);
     let logits = if kept.beside { device.put(&rows) } else { device.store(&rows) };
     let unit = if kept.beside { device.store_out(rows.len()) } else { logits };
@@ -68,6 +83,11 @@ fn run<B: Backend>(
         unit: write_gradient.then_some(unit),
         target_logits: device.put(&target_logits),
         targets: device.put(targets),
+        second: second.map(|(ids, weights)| SecondTargets {
+            targets: device.put(ids),
+            logits: device.put(&(0..ids.len()).map(|r| logits_of_all[second_at(r)]).collect::<Vec<_>>()),
+            weights: device.put(weights),
+        }),
         logp,
         lse,
         argmax,
@@ -182,6 +202,118 @@ pub fn check_beside<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     check_kept(backend, Kept::beside(storage), &CASES[2..], &[1.0, 8.0])
 }
 
+/// Weights of the first of two targets.
+const WEIGHTS: [f32; 6] = [0.5, 0.0, 1.0, 0.296_875, 5.960_464_5e-8, 0.970_703_1];
+
+/// Two targets a row: ids side by side, far apart, in one piece of 16 bytes, the same twice, the first and the last.
+fn second_targets(targets: &[u32], vocabulary: usize) -> Vec<u32> {
+    let other = |(r, &target): (usize, &u32)| match r % 5 {
+        0 => (target as usize + 1) % vocabulary,
+        1 => 0,
+        2 => target as usize,
+        3 => vocabulary - 1,
+        _ => (target as usize + vocabulary / 2) % vocabulary,
+    };
+    targets.iter().enumerate().map(|pair| other(pair) as u32).collect()
+}
+
+fn check_two_kept<B: Backend>(
+    backend: &mut B,
+    kept: Kept,
+    [rows, vocabulary]: [usize; 2],
+    size: f32,
+) -> Vec<u32> {
+    let targets: Vec<u32> = (0..rows).map(|r| ((r * 37) % vocabulary) as u32).collect();
+    let second = second_targets(&targets, vocabulary);
+    let weights: Vec<f32> = (0..rows).map(|r| WEIGHTS[r % WEIGHTS.len()]).collect();
+    let mut logits = random(kept, size, vocabulary, &targets);
+    // In full precision, as the first ones are.
+    let exact: Vec<f32> = normal(1, rows * vocabulary).iter().map(|z| z * size).collect();
+    for (r, &id) in second.iter().enumerate() {
+        logits[r * vocabulary + id as usize] = exact[r * vocabulary + id as usize];
+    }
+    let twin_targets: Vec<head::Target> = (0..rows)
+        .map(|r| vec![(targets[r], f64::from(weights[r])), (second[r], 1.0 - f64::from(weights[r]))])
+        .collect();
+    let twin = head::rows(&wide(&logits), vocabulary, &twin_targets);
+    let (got, bits_of_all) =
+        run_two(backend, kept, &logits, (&targets, Some((&second, &weights))), true, Some(f32::NAN));
+    let rounding = if kept.unit == Storage::Bf16 { 1.0 / 256.0 } else { 0.0 };
+    for (r, row) in twin.iter().enumerate() {
+        let case = format!("V {vocabulary}, {kept:?}, size {size}, row {r}, k {}", weights[r]);
+        let z = &logits[r * vocabulary..][..vocabulary];
+        let spread = 1.0 + spread(z, targets[r] as usize);
+        let near = |got: f32, exact: f64, scale: f64| (f64::from(got) - exact).abs() <= scale;
+        assert!(
+            near(got.logp[r], row.logp, 2e-7 * spread * row.logp.abs()),
+            "{case}: {} {}",
+            got.logp[r],
+            row.logp
+        );
+        assert!(
+            near(got.lse[r], row.lse, 2e-7 * (spread + row.lse.abs())),
+            "{case}: {} {}",
+            got.lse[r],
+            row.lse
+        );
+        assert_eq!(got.argmax[r], row.argmax, "{case}");
+        let largest = z.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for v in 0..vocabulary {
+            let (unit, exact) = (got.unit[r * vocabulary + v], row.unit_gradient[v]);
+            // A target's own element is a difference of two shares of this size.
+            let p = (f64::from(z[v]) - row.lse).exp();
+            let size = if v as u32 == targets[r] || v as u32 == second[r] {
+                p.max(exact.abs())
+            } else {
+                exact.abs()
+            };
+            let distance = f64::from(largest - z[v]) + spread;
+            let limit = 2.5e-7 * (1.0 + distance) * size + rounding * exact.abs() + 1e-30;
+            assert!(near(unit, exact, limit), "{case}: gradient {v} is {unit:e}, not {exact:e}");
+        }
+    }
+    check_one_of_two(backend, kept, &logits, &targets);
+    bits_of_all
+}
+
+/// One target that is named twice, whatever its weight: the bits of a row with one target, beside rows with two.
+fn check_one_of_two<B: Backend>(backend: &mut B, kept: Kept, logits: &[f32], targets: &[u32]) {
+    let vocabulary = logits.len() / targets.len();
+    let (one, _) = run(backend, kept, logits, targets, true, None);
+    let mut second = targets.to_vec();
+    (0..targets.len()).step_by(2).for_each(|r| second[r] = (targets[r] + 1) % vocabulary as u32);
+    let weights: Vec<f32> = (0..targets.len()).map(|r| WEIGHTS[r % WEIGHTS.len()]).collect();
+    let (two, _) = run_two(backend, kept, logits, (targets, Some((&second, &weights))), true, None);
+    for r in (1..targets.len()).step_by(2) {
+        let unit = r * vocabulary..(r + 1) * vocabulary;
+        assert_eq!(bits(&one.logp[r..=r]), bits(&two.logp[r..=r]), "row {r}");
+        assert_eq!(bits(&one.lse[r..=r]), bits(&two.lse[r..=r]), "row {r}");
+        assert_eq!(one.argmax[r], two.argmax[r], "row {r}");
+        assert_eq!(bits(&one.unit[unit.clone()]), bits(&two.unit[unit]), "row {r}");
+    }
+}
+
+/// Rows with two targets.
+pub fn check_two<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let mut all = Vec::new();
+    for case in [[1, 5], [7, 2], [31, 640], [13, 1031]] {
+        for size in [0.01, 1.0, 8.0] {
+            all.extend(check_two_kept(backend, Kept::in_place(storage), case, size));
+        }
+    }
+    all
+}
+
+/// The same with f32 logits and the unit gradient beside them.
+pub fn check_two_beside<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    check_two_kept(backend, Kept::beside(storage), [31, 640], 3.0)
+}
+
+#[test]
+fn two_targets_equal_the_twin_and_one_named_twice_is_one() {
+    on_every_cpu(Levels::SameBits, |backend| check_two(backend, Storage::F32));
+}
+
 /// Vocabularies of the size of Llama 3's.
 pub fn check_large<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let mut all = check_kept(backend, Kept::in_place(storage), &LARGE, &[2.0]);
@@ -220,6 +352,79 @@ pub fn check_near_one<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32>
         }
     }
     all
+}
+
+/// The same of either of two targets: the log-prob of the sure one keeps its relative precision, and so does the gradient of
+/// the other one.
+pub fn check_two_near_one<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let kept = Kept::in_place(storage);
+    let rounding = if storage == Storage::Bf16 { 1.0 / 256.0 } else { 0.0 };
+    let mut all = Vec::new();
+    for vocabulary in [512, 1031] {
+        for rest in [1e-2, 1e-6, 1e-12] {
+            for sure in [0, 1] {
+                let ids = [vocabulary as u32 / 2, 3];
+                let mut z = storage.normal(vocabulary as u64, vocabulary);
+                let y = ids[sure] as usize;
+                z[y] = f32::NEG_INFINITY;
+                let sum: f64 = z.iter().map(|&z| f64::from(z).exp()).sum();
+                z[y] = (sum * (1.0 - rest) / rest).ln() as f32;
+                // All the weight on the sure one, so that nothing hides its log-prob.
+                let weight = [1.0f32, 0.0][sure];
+                let target = vec![(ids[0], f64::from(weight)), (ids[1], 1.0 - f64::from(weight))];
+                let twin = &head::rows(&wide(&z), vocabulary, &[target])[0];
+                let second = (&ids[1..], &[weight][..]);
+                let (got, bits) = run_two(backend, kept, &z, (&ids[..1], Some(second)), true, None);
+                let off = |got: f32, exact: f64| (f64::from(got) - exact).abs() / exact.abs();
+                let case = format!("V {vocabulary}, 1 - p = {rest:e}, target {sure}");
+                assert!(off(got.logp[0], twin.logp) < 1e-5, "{case}: {} not {}", got.logp[0], twin.logp);
+                for v in 0..vocabulary {
+                    let (got, exact) = (got.unit[v], twin.unit_gradient[v]);
+                    assert!(off(got, exact) < 1e-5 + rounding, "{case}: gradient {v} is {got} not {exact}");
+                }
+                all.extend(bits);
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn two_targets_stay_exact_as_one_becomes_certain() {
+    on_every_cpu(Levels::SameBits, |backend| check_two_near_one(backend, Storage::F32));
+}
+
+/// A target of two that is not finite is seen, unless it has no weight; ties between the targets go to the lower id.
+pub fn check_two_not_finite<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    const INF: f32 = f32::INFINITY;
+    let kept = Kept::in_place(storage);
+    for (values, weight, finite) in [
+        ([1.0, 2.0], 0.5, true),
+        ([f32::NAN, 0.0], 0.5, false),
+        ([0.0, f32::NAN], 0.5, false),
+        ([INF, 0.0], 0.5, false),
+        ([0.0, INF], 0.25, false),
+        ([-INF, 0.0], 0.5, false),
+        ([0.0, -INF], 0.5, false),
+        ([-INF, 0.0], 0.0, true),
+        ([0.0, -INF], 1.0, true),
+    ] {
+        let z = with(storage, 72, &[(33, values[0]), (7, values[1])]);
+        let second = (&[7u32][..], &[weight][..]);
+        let (got, _) = run_two(backend, kept, &z, (&[33], Some(second)), true, None);
+        assert_eq!(got.logp[0].is_finite(), finite, "{values:?}, k {weight}: {}", got.logp[0]);
+    }
+    let z = with(storage, 72, &[(33, 9.0), (7, 9.0)]);
+    for ids in [[33, 7], [7, 33]] {
+        let (got, _) = run_two(backend, kept, &z, (&ids[..1], Some((&ids[1..], &[0.5]))), true, None);
+        assert_eq!(got.argmax, [7]);
+    }
+    vec![0]
+}
+
+#[test]
+fn what_is_not_finite_in_one_of_two_targets_is_seen() {
+    on_every_cpu(Levels::OwnBits, |backend| check_two_not_finite(backend, Storage::F32));
 }
 
 #[test]

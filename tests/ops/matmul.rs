@@ -38,6 +38,11 @@ fn twin(layout: Layout, a: &[f64], b: &[f64], [m, n, k]: [usize; 3]) -> Vec<f64>
     }
 }
 
+/// Columns of A as it lies in memory.
+fn a_columns(layout: Layout, [m, _, k]: [usize; 3]) -> usize {
+    if layout == Layout::Tn { m } else { k }
+}
+
 /// What the factors and the result are kept in.
 #[derive(Clone, Copy)]
 struct Formats {
@@ -66,7 +71,8 @@ fn check_case<B: Backend>(
         Storage::Operands => (device.put(&normal(1, m * k)), device.put(&normal(2, n * k))),
         _ => (device.store(&a), device.store(&b)),
     };
-    device.backend.matmul(Matmul { layout, a: a_view, b: b_view, c, m, n, k, accumulate });
+    let a_stride = a_columns(layout, [m, n, k]);
+    device.backend.matmul(Matmul { layout, a: a_view, a_stride, b: b_view, c, m, n, k, accumulate });
     let got: Vec<f32> = if result == Storage::Bf16 { device.stored(c) } else { device.result(c) };
 
     let square = |values: &[f32]| -> Vec<f64> { values.iter().map(|&x| f64::from(x).powi(2)).collect() };
@@ -130,7 +136,8 @@ pub fn check_rows_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u3
         let mut run = |first: usize, rows: usize| {
             let c = device.store_out(rows * n);
             let a = a.rows(first..first + rows, k);
-            device.backend.matmul(Matmul { layout, a, b, c, m: rows, n, k, accumulate: false });
+            let a_stride = a_columns(layout, [rows, n, k]);
+            device.backend.matmul(Matmul { layout, a, a_stride, b, c, m: rows, n, k, accumulate: false });
             bits(&device.stored(c))
         };
         let whole = run(0, m);
@@ -140,6 +147,44 @@ pub fn check_rows_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u3
         all.extend(device.finish());
     }
     all
+}
+
+/// A that is some columns of a wider matrix gives the bits of those columns alone; in the layout of weight gradients, those of
+/// its rows of the whole product.
+pub fn check_columns_of_a<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let mut all = Vec::new();
+    for layout in LAYOUTS {
+        // 96 columns, of which a product takes 48 from the 32nd on.
+        let (n, rows, [wide, first, columns]) = (64, 80, [96, 32, 48]);
+        let [m, k] = if layout == Layout::Tn { [columns, rows] } else { [rows, columns] };
+        let mut device = Device::storing(&mut *backend, storage);
+        let values = storage.normal(1, rows * wide);
+        let alone: Vec<f32> =
+            values.chunks(wide).flat_map(|row| row[first..first + columns].to_vec()).collect();
+        let (whole, alone) = (device.store(&values), device.store(&alone));
+        let b = device.store(&storage.normal(2, n * k));
+        let (part, whole_c) = (device.out(m * n), device.out(wide * n));
+        let alone_c = device.out(m * n);
+        let a = whole.slice(first..first + (rows - 1) * wide + columns);
+        let product = Matmul { layout, a, a_stride: wide, b, c: part, m, n, k, accumulate: false };
+        device.backend.matmul(product);
+        device.backend.matmul(Matmul { a: alone, a_stride: columns, c: alone_c, ..product });
+        let [part, alone] = [part, alone_c].map(|view| bits(&device.result::<f32>(view)));
+        assert!(part == alone, "{layout:?}");
+        if layout == Layout::Tn {
+            device.backend.matmul(Matmul { a: whole, c: whole_c, m: wide, ..product });
+            let whole = bits(&device.result::<f32>(whole_c));
+            assert!(whole[first * n..(first + columns) * n] == part, "rows of the whole");
+        }
+        all.extend(part);
+    }
+    all
+}
+
+#[test]
+fn columns_of_a_wider_matrix_have_the_bits_of_those_columns_alone() {
+    on_every_cpu(Levels::OwnBits, |backend| check_columns_of_a(backend, Storage::F32));
+    on_every_cpu_in_bf16(|backend| check_columns_of_a(backend, Storage::Operands));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Coefficients of objectives where the device forms them, against the Rust function, which is its own oracle
 //! (`tests/objective`).
 
-use asft::backend::{BAD, Backend, ObjectiveCoefficients, SPAN_CHOSEN, SPAN_PROMPT, SPAN_REJECTED};
+use asft::backend::{
+    BAD, Backend, ObjectiveCoefficients, SPAN_CHOSEN, SPAN_MIXED, SPAN_PROMPT, SPAN_REJECTED,
+};
 use asft::data::{BatchGroup, ByRole, Role, Span, StepTotals};
 use asft::objective::{self, NllOn, NllReduction, Objective, Parameters, coefficients_of_units};
 
@@ -35,6 +37,8 @@ fn objectives() -> Vec<Box<dyn Objective>> {
         ("sft", asft),
         ("sft", Parameters { nll_reduction: sequence, ..asft }),
         ("sft", Parameters { nll_on: all, ..asft }),
+        ("sftmix", asft),
+        ("sftmix", Parameters { mu: Some(3.0), ..asft }),
     ]
     .map(|(name, parameters)| objective::build(name, &parameters).unwrap())
     .into()
@@ -59,13 +63,15 @@ fn batch(objective: &dyn Objective) -> (Vec<BatchGroup>, Vec<u32>, Vec<f32>) {
         group.answers[Role::Chosen] = span(true, chosen, SPAN_CHOSEN, mean_chosen);
         let has_rejected = spans.answers.contains(Role::Rejected);
         group.answers[Role::Rejected] = span(has_rejected, rejected, SPAN_REJECTED, mean_rejected);
+        let is_mixed = objective.mixing().is_some() && index % 2 == 1;
+        group.answers[Role::Mixed] = span(is_mixed, rejected, SPAN_MIXED, mean_rejected);
         groups.push(group);
     }
     (groups, words, logp)
 }
 
 const TOTALS: StepTotals =
-    StepTotals { groups: 11, prompt_tokens: 300, answer_tokens: ByRole::new([700, 500, 0, 0, 0]) };
+    StepTotals { groups: 11, prompt_tokens: 300, answer_tokens: ByRole::new([700, 500, 0, 0, 0, 400]) };
 
 /// Coefficients, and whether the flag was set.
 fn run<B: Backend>(

@@ -45,6 +45,11 @@ macro_rules! table {
 table! {
     EMBEDDING_BACKWARD: "embedding backward", 1.0, 1.0,
         "n additions in ascending order and nothing else: the naive sum itself";
+    EMBEDDING_MIXED: "embedding mixed", 1.8, 1.0,
+        "a rounded share, two products and a sum: at most half a unit each of 1.5 |a| + |b| (scale: the root of the squared
+         terms); n = 1";
+    EMBEDDING_MIXED_BACKWARD: "embedding backward, mixed", 1.5, 1.0,
+        "a product (of a rounded share) and an addition for each entry, in order: the naive sum itself";
     RMSNORM_RSTD: "rmsnorm rstd", 1.0, 1.0,
         "squares rounded once, lanes of f32 within blocks, f64 beyond; the root halves what is left; n = 1";
     RMSNORM_FORWARD: "rmsnorm out", 2.0, 1.0,
@@ -77,6 +82,8 @@ table! {
         "a chain of k in blocks of 256, no longer than the naive one; 2 is 10 deviations, for 10^5 elements each";
     SCATTER: "scatter", 1.0, 1.0,
         "a product and an addition for each reader, in order: the naive sum itself";
+    MIXTURE: "gather of two rows", 1.5, 1.0,
+        "two products, their sum and a factor, 1 - k exact; n = 1";
     TARGET_LOGITS: "head target logits", 0.5, 1.0,
         "products rounded once, lanes of f32 within blocks of 1024, f64 beyond";
     HEAD_LOGP: "head log-prob", 1.0, 1.0,

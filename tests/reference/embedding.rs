@@ -1,4 +1,4 @@
-//! Rows of the embedding table by token id. A row mixed from two tokens is `gather` on the table.
+//! Rows of the embedding table by token id, and rows mixed from two of them.
 
 /// `out [T, H]`: row `t` is row `ids[t]` of `table [V, H]`.
 pub fn forward(ids: &[u32], table: &[f64], hidden: usize) -> Vec<f64> {
@@ -20,4 +20,23 @@ pub fn backward(ids: &[u32], d_out: &[f64], vocabulary: usize, hidden: usize) ->
         }
     }
     d_table
+}
+
+/// `out [T, H]`: row `t` is `1 - weight` times row `ids[t]` of `table` and `weight` times row `others[t]`.
+pub fn mixed(ids: &[u32], others: &[u32], weight: f64, table: &[f64], hidden: usize) -> Vec<f64> {
+    let (own, other) = (forward(ids, table, hidden), forward(others, table, hidden));
+    own.iter().zip(&other).map(|(own, other)| (1.0 - weight) * own + weight * other).collect()
+}
+
+/// The gradient of [`mixed`] with respect to the table.
+pub fn mixed_backward(
+    ids: &[u32],
+    others: &[u32],
+    weight: f64,
+    d_out: &[f64],
+    [vocabulary, hidden]: [usize; 2],
+) -> Vec<f64> {
+    let own = backward(ids, d_out, vocabulary, hidden);
+    let other = backward(others, d_out, vocabulary, hidden);
+    own.iter().zip(&other).map(|(own, other)| (1.0 - weight) * own + weight * other).collect()
 }

@@ -66,17 +66,14 @@ fn log_probability(z: &[f64], y: usize) -> f64 {
     if largest == z[y] { -rest.ln_1p() } else { z[y] - largest - (rest + (z[y] - largest).exp()).ln() }
 }
 
-/// For a single target, `1 - p_y` is summed from the other probabilities, which keeps its precision as p ->
-/// 1.
+/// `w - p = w (1 - p) - (1 - w) p` with `1 - p` summed from the other probabilities, which keeps its precision as p -> 1.
 fn unit_gradient(p: &[f64], target: &Target) -> Vec<f64> {
     let mut u: Vec<f64> = p.iter().map(|p| -p).collect();
-    if let [(token, 1.0)] = target[..] {
+    for &(token, _) in target {
         let y = token as usize;
-        u[y] = (0..p.len()).filter(|&v| v != y).map(|v| p[v]).sum();
-    } else {
-        for &(token, weight) in target {
-            u[token as usize] += weight;
-        }
+        let weight: f64 = target.iter().filter(|(other, _)| *other == token).map(|(_, weight)| weight).sum();
+        let rest: f64 = (0..p.len()).filter(|&v| v != y).map(|v| p[v]).sum();
+        u[y] = weight * rest - (1.0 - weight) * p[y];
     }
     u
 }

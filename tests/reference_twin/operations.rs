@@ -50,6 +50,16 @@ fn embedding_gradient() {
 }
 
 #[test]
+fn mixed_embedding_gradient() {
+    let (ids, others, weight, hidden, vocabulary) = ([4, 0, 4, 2], [4, 4, 1, 0], 0.3, 3, 5);
+    let (table, d_out) = (normal(1, vocabulary * hidden), normal(2, ids.len() * hidden));
+    let d_table = embedding::mixed_backward(&ids, &others, weight, &d_out, [vocabulary, hidden]);
+    let mixed = |table: &[f64]| embedding::mixed(&ids, &others, weight, table, hidden);
+    check("table", &table, &d_out, &d_table, mixed);
+    assert_eq!(d_table[3 * hidden..4 * hidden], [0.0; 3], "a row nobody used");
+}
+
+#[test]
 fn gather_gradient() {
     let (width, rows) = (3, 4);
     let mut outputs = gather::plain(&[2, 0, 2]);

@@ -25,6 +25,10 @@ pub fn rows(simd: Simd, memory: &mut Memory, arguments: HeadRows) {
     let logits = access.write::<f32>(arguments.logits);
     let target_logits = access.read::<f32>(arguments.target_logits);
     let targets = access.read::<u32>(arguments.targets);
+    let second = arguments.second.map(|second| {
+        let (logits, weights) = (access.read::<f32>(second.logits), access.read::<f32>(second.weights));
+        (access.read::<u32>(second.targets), logits, weights)
+    });
     let logp = access.write::<f32>(arguments.logp);
     let lse = access.write::<f32>(arguments.lse);
     let argmax = access.write::<u32>(arguments.argmax);
@@ -35,8 +39,11 @@ pub fn rows(simd: Simd, memory: &mut Memory, arguments: HeadRows) {
     let write_gradient = arguments.unit.is_some();
     let inputs = logits.par_chunks_exact_mut(v).zip(target_logits).zip(targets);
     let outputs = logp.par_iter_mut().zip(lse).zip(argmax);
-    inputs.zip(outputs).for_each(|(((row, &z_y), &target), ((logp, lse), argmax))| {
-        let result = row_kernel(simd, row, z_y, target as usize, write_gradient);
+    inputs.zip(outputs).enumerate().for_each(|(r, (((row, &z_y), &target), ((logp, lse), argmax)))| {
+        let other = second.filter(|(targets, ..)| targets[r] != target).map(|(targets, logits, weights)| {
+            Second { target: targets[r] as usize, logit: logits[r], weight: f64::from(weights[r]) }
+        });
+        let result = row_kernel(simd, row, z_y, target as usize, other, write_gradient);
         (*logp, *lse, *argmax) = (result.logp, result.lse, result.argmax);
     });
 }
@@ -53,6 +60,13 @@ pub fn statistics(simd: Simd, memory: &mut Memory, arguments: HeadStatistics) {
     logits.par_chunks_exact(v).zip(outputs).for_each(|(row, ((squares, entropy), mean))| {
         (*squares, *entropy, *mean) = row_statistics(simd, row);
     });
+}
+
+/// A row's second target and its logit, and what the first one counts.
+struct Second {
+    target: usize,
+    logit: f32,
+    weight: f64,
 }
 
 struct RowStats {
@@ -83,35 +97,65 @@ vectorised! {
     }
 
     /// One row: the formula stands at [`HeadRows`].
-    fn row_kernel(row: &mut [f32], z_y: f32, target: usize, write_gradient: bool) -> RowStats {
-        // The logit from the product beside is the exact one; the row's own copy of it must not enter the sum.
+    fn row_kernel(
+        row: &mut [f32],
+        z_y: f32,
+        target: usize,
+        second: Option<Second>,
+        write_gradient: bool,
+    ) -> RowStats {
+        // The logits from the product beside are the exact ones; the row's own copies must not enter the sum.
         row[target] = f32::NEG_INFINITY;
+        let (mut best, mut best_target) = (z_y, target);
+        if let Some(second) = &second {
+            row[second.target] = f32::NEG_INFINITY;
+            if second.logit > best || (second.logit == best && second.target < target) {
+                (best, best_target) = (second.logit, second.target);
+            }
+        }
         let others = simd::maximum(row);
-        let m = z_y.max(others);
+        let m = second.as_ref().map_or(z_y, |second| z_y.max(second.logit)).max(others);
         let first_other = || simd::position(row, others).unwrap_or(target);
-        let argmax = match z_y.partial_cmp(&others) {
-            Some(std::cmp::Ordering::Greater) => target,
-            Some(std::cmp::Ordering::Equal) => first_other().min(target),
+        let argmax = match best.partial_cmp(&others) {
+            Some(std::cmp::Ordering::Greater) => best_target,
+            Some(std::cmp::Ordering::Equal) => first_other().min(best_target),
             _ => first_other(),
         };
         let sum =
             if write_gradient { simd::exponentials(row, m) } else { simd::exponential_sum(row, m) };
         let e = f64::from(simd::exp(z_y - m));
-        // An overflowed target would look certain: infinity minus infinity is nobody's probability.
-        let logp = if z_y == f32::INFINITY {
-            f64::NAN
-        } else if z_y == m {
-            -sum.ln_1p()
-        } else {
-            f64::from(z_y - m) - (sum + e).ln()
+        let e_second = second.as_ref().map_or(0.0, |second| f64::from(simd::exp(second.logit - m)));
+        let total = sum + e + e_second;
+        // Of a target, from its logit and what all the rest of the row adds up to.
+        let log_prob = |z: f32, rest: f64| {
+            // An overflowed target would look certain: infinity minus infinity is nobody's probability.
+            if z == f32::INFINITY {
+                f64::NAN
+            } else if z == m {
+                -rest.ln_1p()
+            } else {
+                f64::from(z - m) - total.ln()
+            }
         };
+        let mut logp = log_prob(z_y, sum + e_second);
+        if let Some(second) = &second {
+            let other = log_prob(second.logit, sum + e);
+            // Nothing times minus infinity is nothing here.
+            let share = |weight: f64, logp: f64| if weight == 0.0 { 0.0 } else { weight * logp };
+            logp = share(second.weight, logp) + share(1.0 - second.weight, other);
+        }
         if write_gradient {
-            let inverse = (1.0 / (sum + e)) as f32;
+            let inverse = (1.0 / total) as f32;
             for z in row.iter_mut() {
                 *z = -(*z * inverse);
             }
-            row[target] = (sum / (sum + e)) as f32;
+            row[target] = ((sum + e_second) / total) as f32;
+            if let Some(Second { target: other, weight, .. }) = second {
+                let rest = 1.0 - weight;
+                row[target] = ((weight * (sum + e_second) - rest * e) / total) as f32;
+                row[other] = ((rest * (sum + e) - weight * e_second) / total) as f32;
+            }
         }
-        RowStats { logp: logp as f32, lse: (f64::from(m) + (sum + e).ln()) as f32, argmax: argmax as u32 }
+        RowStats { logp: logp as f32, lse: (f64::from(m) + total.ln()) as f32, argmax: argmax as u32 }
     }
 }

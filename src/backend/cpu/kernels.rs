@@ -1,8 +1,10 @@
 //! Register tiles of the matrix product, one for each instruction-set level and format of operands.
 //!
 //! A kernel multiplies a panel of A `[steps][rows]` by a panel of B `[steps][columns]` and writes or adds the tile. The
-//! additions along the depth happen one after another for each element, whatever the level.
+//! additions along the depth happen in one order for each element, wherever it lies in its tile.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::pack::{self, Format, Pack};
 use super::simd::{Level, Simd};
 
@@ -26,14 +28,64 @@ pub struct Kernel {
     pub depth: usize,
     /// What its panels hold.
     pub format: Format,
-    /// Makes the panels.
-    pub pack: Pack,
-    /// `(steps, a, b, c, stride of c, accumulate)`.
-    ///
-    /// Safety: `a` and `b` must hold `steps` steps of packed panels, `c` a whole tile for exclusive use, and the machine
-    /// must have the level this kernel was selected for.
-    pub run: unsafe fn(usize, *const f32, *const f32, *mut f32, usize, bool),
+    /// Makes the panels of A.
+    pub pack_a: Pack,
+    /// Makes the panels of B.
+    pub pack_b: Pack,
+    /// Multiplies panels.
+    pub compute: Compute,
+    /// Rows of C that one task takes at most: with a block's depth they stay in the second-level cache.
+    pub task_rows: usize,
 }
+
+/// How panels are multiplied.
+#[derive(Clone, Copy)]
+pub enum Compute {
+    /// A register tile at a time.
+    Tile(Run),
+    /// All of them, where the order in which tiles are visited is the kernel's own.
+    Panels(All),
+}
+
+/// Packed panels, one after another.
+#[derive(Clone, Copy)]
+pub struct Panel {
+    /// The first.
+    pub words: *const f32,
+    /// Steps from one panel to the next.
+    pub steps: usize,
+    /// Whether it comes from beyond the second-level cache.
+    pub far: bool,
+}
+
+/// Where a block of C goes.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Its first element.
+    pub pointer: *mut f32,
+    /// Elements from one row to the next.
+    pub stride: usize,
+    /// Add to what is there.
+    pub accumulate: bool,
+}
+
+impl Target {
+    /// The same target from row i, column j on.
+    pub fn at(self, i: usize, j: usize) -> Self {
+        Self { pointer: self.pointer.wrapping_add(i * self.stride + j), ..self }
+    }
+}
+
+// SAFETY: a plain address; who writes through it asks for exclusive use.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+/// `(a, b, c, [rows, columns], steps)`.
+///
+/// Safety: the panels must hold these rows and columns at `steps` steps, `c` must address them for exclusive use, and the
+/// machine must have the level of the kernel.
+pub type All = unsafe fn(Panel, Panel, Target, [usize; 2], usize);
 
 /// Words of a packed block along k: with it, a panel of B and one of A stay in the first-level cache.
 const DEPTH_WORDS: usize = 256;
@@ -44,6 +96,10 @@ pub const LARGEST_TILE: usize = 12 * 32;
 /// The kernel of the machine's level.
 pub fn select(simd: Simd, operands: Operands) -> &'static Kernel {
     match (simd.level(), operands) {
+        #[cfg(target_arch = "x86_64")]
+        (Level::Amx, Operands::Bf16) => const { &amx::kernel::<1>() },
+        #[cfg(target_arch = "x86_64")]
+        (Level::Amx, Operands::F32) => const { &amx::kernel::<3>() },
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512Bf16, Operands::Bf16) => {
             const { &Kernel::new(12, 32, Format::Pairs, pack::avx512_pairs, x86::avx512_bf16) }
@@ -71,22 +127,35 @@ pub fn select(simd: Simd, operands: Operands) -> &'static Kernel {
     }
 }
 
-type Run = unsafe fn(usize, *const f32, *const f32, *mut f32, usize, bool);
+/// `(steps, a, b, c, stride of c, accumulate)`.
+///
+/// Safety: `a` and `b` must hold `steps` steps of packed panels, `c` a whole tile for exclusive use, and the machine
+/// must have the level of the kernel.
+pub type Run = unsafe fn(usize, *const f32, *const f32, *mut f32, usize, bool);
 
 impl Kernel {
     const fn new(rows: usize, columns: usize, format: Format, pack: Pack, run: Run) -> Self {
         let depth = match format {
-            Format::F32 | Format::Rounded => DEPTH_WORDS,
             Format::Pairs => 2 * DEPTH_WORDS,
+            _ => DEPTH_WORDS,
         };
-        Self { rows, columns, depth, format, pack, run }
+        Self {
+            rows,
+            columns,
+            depth,
+            format,
+            pack_a: pack,
+            pack_b: pack,
+            compute: Compute::Tile(run),
+            task_rows: 240,
+        }
     }
 }
 
 /// Plain code that any compiler turns into something decent.
 ///
 /// # Safety
-/// See [`Kernel::run`].
+/// See [`Run`].
 unsafe fn portable(steps: usize, a: *const f32, b: *const f32, c: *mut f32, stride: usize, accumulate: bool) {
     let mut tile = [[0.0f32; 8]; 4];
     for p in 0..steps {

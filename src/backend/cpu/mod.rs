@@ -5,6 +5,8 @@
 //! for any number of threads.
 
 mod adamw;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod attention_backward;
 mod embedding;
@@ -113,10 +115,11 @@ impl Backend for CpuBackend {
     const KIND: DeviceKind = DeviceKind::Cpu;
 
     fn name(&self) -> String {
-        // In f32 the level with products of bf16 computes what the one without does.
         let name = |level: Level| format!("cpu {level:?}").to_lowercase();
         match self.operands {
-            Operands::F32 => name(self.level().min(Level::Avx512)),
+            // The level with products of bf16 computes what the one without does.
+            Operands::F32 if self.level() == Level::Avx512Bf16 => name(Level::Avx512),
+            Operands::F32 => name(self.level()),
             Operands::Bf16 => format!("{}, products of bf16", name(self.level())),
         }
     }

@@ -15,7 +15,15 @@ pub enum Format {
     Rounded,
     /// Two elements rounded to bf16, the one of the lower depth in the lower half; an odd depth ends with a zero.
     Pairs,
+    /// For AMX: pairs in blocks of [`TILE_DEPTH`], each block once for every part of its elements ([`super::amx`]).
+    Tiles {
+        /// bf16 numbers that an element is the sum of.
+        parts: usize,
+    },
 }
+
+/// Depth of one AMX tile.
+pub const TILE_DEPTH: usize = 32;
 
 impl Format {
     /// Words along a reduction of this depth.
@@ -23,6 +31,7 @@ impl Format {
         match self {
             Format::F32 | Format::Rounded => depth,
             Format::Pairs => depth.div_ceil(2),
+            Format::Tiles { parts } => depth.div_ceil(TILE_DEPTH) * TILE_DEPTH / 2 * parts,
         }
     }
 }
@@ -69,7 +78,7 @@ pub struct Part {
 
 impl Operand<'_> {
     /// The address of a part's first element, after checking that all of the part is there.
-    fn start(&self, part: Part) -> *const f32 {
+    pub(super) fn start(&self, part: Part) -> *const f32 {
         assert!(self.outer_stride == 1 || self.depth_stride == 1, "an operand with two strides");
         if part.count == 0 || part.depth == 0 {
             return self.data.as_ptr();
@@ -114,7 +123,7 @@ pub unsafe fn portable<const ROUND: bool>(operand: Operand<'_>, part: Part, widt
 pub use x86::{avx2, avx512_pairs};
 
 #[cfg(target_arch = "x86_64")]
-mod x86 {
+pub(super) mod x86 {
     use std::arch::x86_64::*;
 
     use super::{Operand, Part};
@@ -243,14 +252,14 @@ mod x86 {
 
     /// The same bits as integers.
     #[inline(always)]
-    fn words(values: __m512bh) -> __m512i {
+    pub fn words(values: __m512bh) -> __m512i {
         // SAFETY: both are 64 bytes that may hold anything.
         unsafe { std::mem::transmute(values) }
     }
 
     /// The lowest `count` of 16 lanes.
     #[inline(always)]
-    fn mask16(count: usize) -> u16 {
+    pub fn mask16(count: usize) -> u16 {
         if count >= 16 { u16::MAX } else { (1 << count) - 1 }
     }
 
@@ -262,16 +271,18 @@ mod x86 {
     }
 
     /// bf16 in the lower halves of 16 words.
+    #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn words_of(values: __m512) -> __m512i {
+    pub fn words_of(values: __m512) -> __m512i {
         let narrow = _mm512_cvtneps_pbh(values);
         // SAFETY: both are 32 bytes that may hold anything.
         _mm512_cvtepu16_epi32(unsafe { std::mem::transmute::<__m256bh, __m256i>(narrow) })
     }
 
+    /// Vector j of the result has word j of every vector.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn transpose16(rows: [__m512i; 16]) -> [__m512i; 16] {
+    pub fn transpose16(rows: [__m512i; 16]) -> [__m512i; 16] {
         let mut pairs = rows;
         for i in 0..8 {
             pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);

@@ -1,8 +1,7 @@
 //! Blocked products of matrices in memory: packed panels and register tiles (the structure of Goto and van de Geijn,
 //! 2008): of large ones by all threads ([`whole`]), of tiles that one thread packs itself ([`Factor`]).
 //!
-//! Each element of C is accumulated along k in one order that depends on k alone: sums over blocks of
-//! [`Kernel::depth`], added block by block. Edge tiles run the same kernel on zero-padded panels. So a row of C has the
+//! Each element of C is accumulated along k in one order that depends on k alone, block by block of [`Kernel::depth`]. Edge tiles run the same kernel on zero-padded panels. So a row of C has the
 //! same bits whatever the other rows are, and however the work is divided: batch invariance and thread invariance by
 //! construction.
 
@@ -11,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::kernels::{self, Kernel};
+use super::kernels::{self, Compute, Kernel, Panel, Target};
 use super::pack::{Operand, Part};
 
 /// 32-bit words of B that are packed at a time, for all threads to read: a share of the last-level cache.
@@ -20,32 +19,6 @@ const SHARED_WORDS: usize = 2 << 20;
 const SHARED_COLUMNS: usize = 4096;
 /// Panels of B that one task packs.
 const PACKED_PANELS: usize = 8;
-/// Rows of A packed at a time, at most: with a block's depth they stay in the second-level cache.
-const A_ROWS: usize = 240;
-
-/// Where a block of C goes.
-#[derive(Clone, Copy)]
-pub struct Target {
-    /// Its first element.
-    pub pointer: *mut f32,
-    /// Elements from one row to the next.
-    pub stride: usize,
-    /// Add to what is there.
-    pub accumulate: bool,
-}
-
-impl Target {
-    /// The same target from row i, column j on.
-    fn at(self, i: usize, j: usize) -> Self {
-        Self { pointer: self.pointer.wrapping_add(i * self.stride + j), ..self }
-    }
-}
-
-// SAFETY: a plain address; who writes through it asks for exclusive use.
-unsafe impl Send for Target {}
-// SAFETY: as above.
-unsafe impl Sync for Target {}
-
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
 struct CacheLine(#[allow(dead_code, reason = "read through the cast to f32")] [f32; 16]);
@@ -152,7 +125,7 @@ impl Chunk {
 /// two at least. The result does not depend on it.
 fn task_rows(kernel: &Kernel, m: usize, threads: usize) -> usize {
     let panels = m.div_ceil(kernel.rows);
-    let each = panels.div_ceil(threads * (A_ROWS / kernel.rows)).max(2);
+    let each = panels.div_ceil(threads * (kernel.task_rows / kernel.rows)).max(2);
     panels.div_ceil(threads * each).max(1) * kernel.rows
 }
 
@@ -169,7 +142,7 @@ fn pack_shared(kernel: &Kernel, b: Operand<'_>, width: usize, depths: Range<usiz
         let block_start = padded * kernel.format.steps(block * kernel.depth);
         let to = out.at(block_start + j * kernel.format.steps(part.depth));
         // SAFETY: tasks write disjoint panels, for which `Chunk::words` made room.
-        unsafe { (kernel.pack)(b.from(j), part, kernel.columns, to) };
+        unsafe { (kernel.pack_b)(b.from(j), part, kernel.columns, to) };
     });
 }
 
@@ -193,16 +166,18 @@ unsafe fn strip(
             let depth = kernel.depth.min(depths.end - start);
             let part = Part { count: rows, start, depth };
             // SAFETY: `grow` made room for these panels.
-            unsafe { (kernel.pack)(a, part, kernel.rows, a_panels) };
+            unsafe { (kernel.pack_a)(a, part, kernel.rows, a_panels) };
             let part = Target { accumulate: c.accumulate || start > depths.start, ..c };
             let b_panels = b.at(padded * kernel.format.steps(start - depths.start));
             let steps = kernel.format.steps(depth);
-            let panel = |words: *mut f32| Panel { words, steps };
+            let panel = |words: *mut f32, far| Panel { words, steps, far };
             // SAFETY: the panels hold these rows and columns at this depth; C by this function's contract.
-            unsafe { tiles(kernel, panel(a_panels), panel(b_panels), part, [rows, columns], steps) };
+            unsafe {
+                tiles(kernel, panel(a_panels, false), panel(b_panels, true), part, [rows, columns], steps)
+            };
         }
         if depths.is_empty() {
-            let empty = Panel { words: a_panels, steps: 0 };
+            let empty = Panel { words: a_panels, steps: 0, far: false };
             // SAFETY: no panel is read where there are no steps.
             unsafe { tiles(kernel, empty, empty, c, [rows, columns], 0) };
         }
@@ -238,11 +213,14 @@ impl Factor {
         outer: usize,
         depth: usize,
     ) {
-        let width = if side == Side::A { kernel.rows } else { kernel.columns };
+        let (width, pack) = match side {
+            Side::A => (kernel.rows, kernel.pack_a),
+            Side::B => (kernel.columns, kernel.pack_b),
+        };
         let steps = kernel.format.steps(depth);
         let panels = self.panels.grow(outer.next_multiple_of(width) * steps);
         // SAFETY: `grow` made room for these panels, and kernels are only chosen for the machine's level.
-        unsafe { (kernel.pack)(operand, Part { count: outer, start: 0, depth }, width, panels) };
+        unsafe { pack(operand, Part { count: outer, start: 0, depth }, width, panels) };
         (self.side, self.width, self.outer, self.steps) = (Some(side), width, outer, steps);
     }
 }
@@ -270,18 +248,10 @@ pub fn multiply(
     assert!(a.outer == 0 || (a.outer - 1) * stride + columns <= c.len(), "a result that is too small");
     let c = Target { pointer: c.as_mut_ptr(), stride, accumulate };
     let [a_panels, b_panels] =
-        [a, b].map(|factor| Panel { words: factor.panels.start(), steps: factor.steps });
+        [a, b].map(|factor| Panel { words: factor.panels.start(), steps: factor.steps, far: false });
     // SAFETY: the panels hold these rows and columns, C is borrowed exclusively and holds them, as asserted; kernels are
     // only chosen for the machine's level.
     unsafe { tiles(kernel, a_panels, b_panels, c, [a.outer, columns], a.steps) };
-}
-
-/// Packed panels, one after another.
-#[derive(Clone, Copy)]
-struct Panel {
-    words: *const f32,
-    /// Steps from one panel to the next.
-    steps: usize,
 }
 
 /// All register tiles of packed panels.
@@ -289,6 +259,11 @@ struct Panel {
 /// # Safety
 /// As [`whole`]; `a` and `b` must hold packed panels of at least `steps` for `m` rows and `n` columns.
 unsafe fn tiles(kernel: &Kernel, a: Panel, b: Panel, c: Target, [m, n]: [usize; 2], steps: usize) {
+    let run = match kernel.compute {
+        Compute::Tile(run) => run,
+        // SAFETY: by the contract; kernels are only chosen for the machine's level.
+        Compute::Panels(all) => return unsafe { all(a, b, c, [m, n], steps) },
+    };
     let (mr, nr) = (kernel.rows, kernel.columns);
     let mut edge = [CacheLine::default(); kernels::LARGEST_TILE / 16];
     let edge: *mut f32 = edge.as_mut_ptr().cast();
@@ -300,11 +275,11 @@ unsafe fn tiles(kernel: &Kernel, a: Panel, b: Panel, c: Target, [m, n]: [usize; 
             let corner = c.at(i, j).pointer;
             if height == mr && width == nr {
                 // SAFETY: a whole tile of C, by this function's contract.
-                unsafe { (kernel.run)(steps, a, b, corner, c.stride, c.accumulate) };
+                unsafe { run(steps, a, b, corner, c.stride, c.accumulate) };
                 continue;
             }
             // SAFETY: `edge` holds the largest tile of any kernel.
-            unsafe { (kernel.run)(steps, a, b, edge, nr, false) };
+            unsafe { run(steps, a, b, edge, nr, false) };
             for row in 0..height {
                 for column in 0..width {
                     // SAFETY: inside the tile and inside C.

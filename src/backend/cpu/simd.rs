@@ -15,13 +15,16 @@ pub enum Level {
     Avx512,
     /// x86-64-v4 and AVX512-BF16, products of bf16 pairs; the same bits as [`Level::Avx512`] in f32.
     Avx512Bf16,
+    /// AMX tiles of bf16 beside it; products in f32 are made of those too ([`super::amx`]).
+    Amx,
 }
 
 /// The level in use, which this machine has.
 #[derive(Clone, Copy, Debug)]
 pub struct Simd(Level);
 
-/// Lowers the level for tests and measurements: `avx512` (without bf16 products), `avx2` or `portable`.
+/// Lowers the level for tests and measurements: `avx512bf16` (without AMX), `avx512` (without bf16 products either), `avx2`
+/// or `portable`.
 pub const LEVEL_VARIABLE: &str = "ASFT_CPU_ISA";
 
 impl Simd {
@@ -32,7 +35,8 @@ impl Simd {
             "portable" => Level::Portable,
             "avx2" => Level::Avx2,
             "avx512" => Level::Avx512,
-            _ => Level::Avx512Bf16,
+            "avx512bf16" => Level::Avx512Bf16,
+            _ => Level::Amx,
         })
     }
 
@@ -54,6 +58,7 @@ fn best_level() -> Level {
     let avx512 =
         has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
     match (avx2, avx512, has!("avx512bf16")) {
+        (true, true, true) if super::amx::available() => Level::Amx,
         (true, true, true) => Level::Avx512Bf16,
         (true, true, false) => Level::Avx512,
         (true, false, _) => Level::Avx2,
@@ -97,7 +102,7 @@ macro_rules! vectorised {
 
                 match simd.level() {
                     // SAFETY: a `Simd` has no level that the machine does not have.
-                    Level::Avx512 | Level::Avx512Bf16 => unsafe { avx512($($argument),*) },
+                    Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { avx512($($argument),*) },
                     // SAFETY: as above.
                     Level::Avx2 => unsafe { avx2($($argument),*) },
                     Level::Portable => body($($argument),*),
@@ -304,7 +309,7 @@ mod tests {
     use super::*;
 
     fn levels() -> Vec<Simd> {
-        [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16]
+        [Level::Portable, Level::Avx2, Level::Avx512, Level::Avx512Bf16, Level::Amx]
             .into_iter()
             .map(Simd::at_most)
             .collect()

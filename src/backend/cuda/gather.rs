@@ -10,13 +10,16 @@ pub fn gather(backend: &mut CudaBackend, a: GatherRows) {
     let element = stored([Some(a.source), Some(a.out)]);
     let (source, rows, scale) = (backend.at(a.source), backend.at(a.rows), backend.at_or_null(a.scale));
     let out = backend.at(a.out);
+    assert!(a.second.is_none_or(|second| (second.rows.len, second.weights.len) == (a.rows.len, a.rows.len)));
+    let second_rows = backend.at_or_null(a.second.map(|second| second.rows));
+    let weights = backend.at_or_null(a.second.map(|second| second.weights));
     // SAFETY: one block per output row; the rows are the loader's, below T.
     unsafe {
         backend.launch(
             |k| k.gather_rows.of(element),
             (a.rows.len, 1),
             (row_threads(element, a.hidden), 1),
-            arguments![source, rows, scale, out, a.hidden],
+            arguments![source, rows, second_rows, weights, scale, out, a.hidden],
         );
     }
 }
@@ -26,6 +29,8 @@ pub fn scatter(backend: &mut CudaBackend, a: ScatterRows) {
     assert_eq!(a.out.len, (a.offsets.len - 1) * a.hidden);
     let element = stored([Some(a.source), Some(a.out)]);
     let (source, offsets, rows) = (backend.at(a.source), backend.at(a.offsets), backend.at(a.rows));
+    assert!(a.weights.is_none_or(|weights| weights.len == a.rows.len));
+    let weights = backend.at_or_null(a.weights);
     let (scale, out) = (backend.at_or_null(a.scale), backend.at(a.out));
     // SAFETY: one block per output row; the lists are the loader's, below R.
     unsafe {
@@ -33,7 +38,7 @@ pub fn scatter(backend: &mut CudaBackend, a: ScatterRows) {
             |k| k.scatter_rows.of(element),
             (a.offsets.len - 1, 1),
             (row_threads(element, a.hidden), 1),
-            arguments![source, offsets, rows, scale, out, a.hidden],
+            arguments![source, offsets, rows, weights, scale, out, a.hidden],
         );
     }
 }

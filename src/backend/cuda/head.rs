@@ -6,7 +6,7 @@ use cudarc::driver::{CudaFunction, DriverError};
 use super::CudaBackend;
 use super::kernels::Kernels;
 use super::launch::{arguments, row_threads, stored};
-use crate::backend::{Element, HeadRows, HeadStatistics, TargetLogits, View};
+use crate::backend::{Element, HeadRows, HeadStatistics, TargetLogits};
 
 /// The parts of a row: blocks of a cluster where there are clusters, else quarters of one block.
 const QUARTERS: usize = 4;
@@ -77,10 +77,13 @@ fn geometry(backend: &CudaBackend, function: &CudaFunction, a: &HeadRows) -> Res
     Ok(Geometry { blocks_per_row: QUARTERS, threads: QUARTER_THREADS, shared })
 }
 
-/// The kernel for logits and a unit gradient of these formats.
-fn kernel(kernels: &Kernels, logits: Element, unit: Option<View>) -> &CudaFunction {
-    match (logits, unit.map_or(logits, |unit| unit.element)) {
+/// The kernel for logits and a unit gradient of these formats, for one target per row or for up to two.
+fn kernel<'k>(kernels: &'k Kernels, a: &HeadRows) -> &'k CudaFunction {
+    let (logits, two) = (a.logits.element, a.second.is_some());
+    match (logits, a.unit.map_or(logits, |unit| unit.element)) {
+        (Element::F32, Element::Bf16) if two => &kernels.head_rows_two_f32_bf16,
         (Element::F32, Element::Bf16) => &kernels.head_rows_f32_bf16,
+        (logits, unit) if logits == unit && two => kernels.head_rows_two.of(logits),
         (logits, unit) if logits == unit => kernels.head_rows.of(logits),
         (logits, unit) => panic!("no row kernel from {} to {}", logits.name(), unit.name()),
     }
@@ -95,21 +98,49 @@ pub fn rows(backend: &mut CudaBackend, a: HeadRows) {
     let (logits, unit) = (backend.at(a.logits), backend.at_or_null(a.unit));
     let (target_logits, targets) = (backend.at(a.target_logits), backend.at(a.targets));
     let (logp, lse, argmax) = (backend.at(a.logp), backend.at(a.lse), backend.at(a.argmax));
-    let element = a.logits.element;
-    let geometry = match geometry(backend, kernel(&backend.kernels, element, a.unit), &a) {
+    let geometry = match geometry(backend, kernel(&backend.kernels, &a), &a) {
         Ok(geometry) => geometry,
         Err(error) => return backend.keep("cuFuncGetAttribute", Err(error)),
     };
     let hold = geometry.shared > 0;
-    // SAFETY: the blocks that the kernel wants for each row, and the shared memory of which `hold` speaks; the sizes are
-    // asserted.
+    let (v, grid) = (a.vocabulary, (rows * geometry.blocks_per_row, 1));
+    let Some(second) = a.second else {
+        // SAFETY: the blocks that the kernel wants for each row, and the shared memory of which `hold` speaks; the sizes
+        // are asserted.
+        return unsafe {
+            backend.launch_shared(
+                |k| kernel(k, &a),
+                grid,
+                (geometry.threads, 1),
+                geometry.shared,
+                arguments![logits, unit, target_logits, targets, logp, lse, argmax, v, hold],
+            );
+        };
+    };
+    assert_eq!((second.targets.len, second.logits.len, second.weights.len), (rows, rows, rows));
+    let (others, weights) = (backend.at(second.targets), backend.at(second.weights));
+    let other_logits = backend.at(second.logits);
+    // SAFETY: as above; the second targets are below V, too.
     unsafe {
         backend.launch_shared(
-            |k| kernel(k, element, a.unit),
-            (rows * geometry.blocks_per_row, 1),
+            |k| kernel(k, &a),
+            grid,
             (geometry.threads, 1),
             geometry.shared,
-            arguments![logits, unit, target_logits, targets, logp, lse, argmax, a.vocabulary, hold],
+            arguments![
+                logits,
+                unit,
+                target_logits,
+                targets,
+                other_logits,
+                others,
+                weights,
+                logp,
+                lse,
+                argmax,
+                v,
+                hold
+            ],
         );
     }
 }

@@ -96,10 +96,10 @@ kernels! {
     "attention_bf16.cu": [] [] by head size [attention_forward_bf16];
     "attention_backward_bf16.cu": [] [] by head size [attention_backward_delta_bf16, attention_backward_key_bf16,
         attention_backward_query_bf16];
-    "embedding.cu": [embedding_forward, embedding_backward] [];
+    "embedding.cu": [embedding_forward, embedding_mixed_forward, embedding_backward, embedding_mixed_backward] [];
     "gather.cu": [gather_rows, scatter_rows, copy_rows] [];
     "gradient_norm.cu": [] [gradient_norm_partial_f32, gradient_norm_finish];
-    "head.cu": [target_logits, head_rows] [head_rows_f32_bf16];
+    "head.cu": [target_logits, head_rows, head_rows_two] [head_rows_f32_bf16, head_rows_two_f32_bf16];
     "head_statistics.cu": [head_statistics] [];
     "objective.cu": [] [objective_pointwise];
     "rmsnorm.cu": [rmsnorm_forward, rmsnorm_backward] [rmsnorm_backward_weight];

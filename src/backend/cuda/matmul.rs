@@ -42,6 +42,10 @@ struct Shape {
     m: usize,
     n: usize,
     k: usize,
+    /// Elements from one row of A to the next.
+    a_stride: usize,
+    /// What the address of A is a multiple of where it is some columns of a matrix.
+    a_alignment: u32,
     /// Of A and B.
     operands: Element,
     /// Of C.
@@ -60,18 +64,24 @@ impl Shape {
     }
 }
 
+/// No algorithm asks for more: tensors begin at multiples of so many bytes.
+const MOST_ALIGNED: u32 = 128;
+
+/// The largest power of two that so many bytes are a multiple of, as far as it matters.
+fn alignment(bytes: usize) -> u32 {
+    1 << bytes.trailing_zeros().min(MOST_ALIGNED.trailing_zeros())
+}
+
 impl Shape {
     /// What every address is a multiple of: tensors begin at multiples of 128 bytes, views of them at any row.
     fn alignment(self) -> u32 {
-        let Self { layout, m, n, k, .. } = self;
-        let columns = match layout {
-            Layout::Nt => [k, k, n],
-            Layout::Nn => [k, n, n],
-            Layout::Tn => [m, n, n],
+        let Self { layout, n, k, a_stride, .. } = self;
+        let [b, c] = match layout {
+            Layout::Nt => [k, n],
+            Layout::Nn | Layout::Tn => [n, n],
         };
-        let [a, b, c] = columns;
-        let rows = [a * self.operands.bytes(), b * self.operands.bytes(), c * self.result.bytes()];
-        rows.map(|bytes| 1 << bytes.trailing_zeros().min(7)).into_iter().fold(128, u32::min)
+        let rows = [a_stride * self.operands.bytes(), b * self.operands.bytes(), c * self.result.bytes()];
+        rows.map(alignment).into_iter().fold(self.a_alignment, u32::min)
     }
 }
 
@@ -156,10 +166,11 @@ fn data_type(element: Element) -> sys::cudaDataType {
 
 impl Plan {
     fn new(shape: Shape) -> Result<Self, CublasError> {
-        let Shape { layout, m, n, k, operands, result, .. } = shape;
-        let matrix = |element: Element, rows: usize, columns: usize| {
-            lt::create_matrix_layout(data_type(element), rows as u64, columns as u64, rows as i64)
+        let Shape { layout, m, n, k, a_stride, operands, result, .. } = shape;
+        let part = |element: Element, rows: usize, columns: usize, stride: usize| {
+            lt::create_matrix_layout(data_type(element), rows as u64, columns as u64, stride as i64)
         };
+        let matrix = |element: Element, rows: usize, columns: usize| part(element, rows, columns, rows);
         // CUBLAS_OP_N and CUBLAS_OP_T of cublas_api.h, which cudarc's cublasLt module leaves out.
         let (normal, transposed) = (0i32, 1i32);
         // Row-major [r, c] is column-major c x r.
@@ -168,8 +179,8 @@ impl Plan {
             Layout::Nn | Layout::Tn => (matrix(operands, n, k)?, normal),
         };
         let (second, second_operation) = match layout {
-            Layout::Nt | Layout::Nn => (matrix(operands, k, m)?, normal),
-            Layout::Tn => (matrix(operands, m, k)?, transposed),
+            Layout::Nt | Layout::Nn => (part(operands, k, m, a_stride)?, normal),
+            Layout::Tn => (part(operands, m, k, a_stride)?, transposed),
         };
         let out = matrix(result, n, m)?;
         let operation = lt::create_matmul_desc(
@@ -238,8 +249,8 @@ impl Drop for Plan {
 
 /// The operation [`Matmul`].
 pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
-    let Matmul { layout, m, n, k, .. } = a;
-    assert_eq!((a.a.len, a.b.len, a.c.len), (m * k, n * k, m * n), "matmul {layout:?} {m}x{n}x{k}");
+    a.check();
+    let Matmul { layout, a_stride, m, n, k, .. } = a;
     assert_eq!(a.a.element, a.b.element, "factors in different formats");
     if k == 0 && !a.accumulate {
         backend.zero(a.c);
@@ -252,7 +263,10 @@ pub fn matmul(backend: &mut CudaBackend, a: Matmul) {
     let (handle, stream) = (backend.products.handle, backend.stream.cu_stream());
     let (room, workspace) =
         backend.arenas.get(&WORKSPACE).map_or((0, 0), |arena| (arena.address, arena.bytes));
-    let shape = Shape { layout, m, n, k, operands: a.a.element, result: a.c.element, workspace };
+    let operands = a.a.element;
+    let is_part = a_stride > if layout == Layout::Tn { m } else { k };
+    let a_alignment = if is_part { alignment(a.a.offset * operands.bytes()) } else { MOST_ALIGNED };
+    let shape = Shape { layout, m, n, k, a_stride, a_alignment, operands, result: a.c.element, workspace };
     let run = |products: &mut Products| {
         let (plan, algorithm) = products.plan(shape)?;
         // SAFETY: a plan of this shape, and views of the sizes asserted above; C and D are the same matrix. The

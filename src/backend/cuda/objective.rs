@@ -23,7 +23,7 @@ fn on_the_device(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>, weight
     assert_eq!(a.logp.len, a.coefficients.len);
     let (spans, logp) = (backend.at(a.spans), backend.at(a.logp));
     let (coefficients, state) = (backend.at(a.coefficients), backend.at(a.state));
-    let PointwiseWeights { c, token_slope, sequence_weight, align, beta, logit_eps } = weights;
+    let PointwiseWeights { c, token_slope, sequence_weight, align, beta, logit_eps, mixed_slope } = weights;
     // SAFETY: one block per span; spans address rows of the micro-batch, as the loader made them.
     unsafe {
         backend.launch(
@@ -40,7 +40,8 @@ fn on_the_device(backend: &mut CudaBackend, a: ObjectiveCoefficients<'_>, weight
                 sequence_weight,
                 align,
                 beta,
-                logit_eps
+                logit_eps,
+                mixed_slope
             ],
         );
     }

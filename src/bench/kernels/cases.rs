@@ -190,6 +190,7 @@ fn embedding_cases<'a, B: Backend>(context: &Context<'a>, places: &Places) -> Ve
     let distinct = batch.token_ids.len;
     let forward = EmbeddingForward {
         ids: batch.ids,
+        mix: batch.mix,
         table: context.model.embedding,
         out: places.layer.stream,
         hidden: h,
@@ -204,6 +205,7 @@ fn embedding_cases<'a, B: Backend>(context: &Context<'a>, places: &Places) -> Ve
             token_ids: batch.token_ids,
             token_offsets: batch.token_offsets,
             token_rows: batch.token_rows,
+            scale: batch.token_scale,
             dout: places.backward.dstream,
             dtable,
             hidden: h,

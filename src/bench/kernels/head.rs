@@ -8,7 +8,7 @@ use super::{HEAD, HEAD_PRODUCTS};
 use crate::backend::{
     Backend, GatherRows, HeadRows, ObjectiveCoefficients, SPAN_WORDS, ScatterRows, TargetLogits,
 };
-use crate::model::{Chunk, HeadStep, chunks};
+use crate::model::{Chunk, Detail, HeadStep, chunks};
 
 /// Everything between the final hidden state and its gradient.
 pub fn head_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
@@ -27,6 +27,7 @@ fn row_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
     let gather = GatherRows {
         source: activations.hidden.first(t * h),
         rows: batch.gather.first(r),
+        second: None,
         scale: None,
         out: head.x.first(r * h),
         hidden: h,
@@ -36,6 +37,7 @@ fn row_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
         source: head.dx.first(r * h),
         offsets: batch.scatter_offsets,
         rows: batch.scatter_rows,
+        weights: None,
         scale: Some(head.coefficients.first(r)),
         out: backward.dnormed.first(t * h),
         hidden: h,
@@ -81,6 +83,7 @@ fn logit_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
         unit: Some(unit),
         target_logits: head.target_logits.first(rows),
         targets,
+        second: None,
         logp: head.logp.first(rows),
         lse: head.lse.first(rows),
         argmax: head.argmax.first(rows),
@@ -115,7 +118,8 @@ fn logit_cases<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
 fn whole_head<'a, B: Backend>(context: &Context<'a>) -> Vec<Case<'a, B>> {
     let Context { model, activations, objective, batch, state, .. } = *context;
     let (h, v, rows) = (model.config.hidden_size, model.config.vocab_size, batch.device.rows);
-    let step = HeadStep { objective, given: None, totals: batch.totals, state, accumulate: false };
+    let detail = Detail::of(objective);
+    let step = HeadStep { objective, given: None, detail, totals: batch.totals, state, accumulate: false };
     let cut = chunks(&batch.host.groups, objective.coupling(), activations.budget.head_capacity());
     let cost = Cost { bytes: 0, flops: 6 * (rows * v * h) as u64 };
     let detail = format!(

@@ -123,7 +123,17 @@ fn product_rate<B: Backend>(
     for view in [a, b] {
         fill(backend, view);
     }
-    let product = Matmul { layout: Layout::Nt, a, b, c, m: square, n: square, k: square, accumulate: false };
+    let product = Matmul {
+        layout: Layout::Nt,
+        a,
+        a_stride: square,
+        b,
+        c,
+        m: square,
+        n: square,
+        k: square,
+        accumulate: false,
+    };
     let measured = timing.measure(backend, probe, |backend| backend.matmul(product))?;
     Ok(2.0 * (square * len) as f64 / measured.seconds)
 }
