@@ -14,9 +14,9 @@
 //! - [`checkpoint`]: Hugging Face folders in and out; atomic saves; resume.
 //! - [`eval`]: log-probs of whole data sets; metrics of pairs and of texts.
 //! - [`generate`]: answers to prompts, with a key/value cache.
-//! - [`paper`]: the figures of ASFT's paper, as far as any machine can make them.
 //! - [`report`]: what became of runs, as a page, as TensorBoard's events, on a terminal.
 //! - [`chart`]: curves as SVG.
+//! - [`paper`]: the figures of ASFT's paper, as far as any machine can make them.
 //! - [`progress`]: how far long work has come.
 //! - [`prepare`]: new data files from data files.
 //! - [`mod@bench`]: training steps and single operations, timed.

@@ -325,13 +325,16 @@ impl<'a> Evaluation<'a> {
         self.objective.evaluate(&self.in_order(), &self.totals)
     }
 
-    /// Loss and metrics of each group by itself, for intervals: of groups chosen otherwise, the loss is the sum of theirs
+    /// Loss and metrics of each held-out group by itself, for intervals: of groups chosen otherwise, the loss is the sum of theirs
     /// and a metric the weighted mean.
     pub fn each(&self) -> Vec<(f64, Metrics)> {
         let losses = self.losses().into_iter().map(|loss| loss.value);
-        let metrics = self.in_order().into_iter().map(|group| {
+        let groups = self.in_order().into_iter().zip(self.sorted());
+        let metrics = groups.map(|(logps, (group, batch))| {
             let mut metrics = Metrics::default();
-            self.objective.metrics(&group, &self.totals, &mut metrics);
+            self.objective.metrics(&logps, &self.totals, &mut metrics);
+            token_metrics::add(group, &self.batches[*batch], &mut metrics);
+            add_likelihoods(&logps, &mut metrics);
             metrics
         });
         losses.zip(metrics).collect()
@@ -356,17 +359,7 @@ impl<'a> Evaluation<'a> {
     /// the same measure whatever is trained for, under the names of `asft eval pairs`.
     pub fn finish_held_out(self) -> (f64, Metrics) {
         let mut likelihoods = Metrics::default();
-        for group in self.in_order().iter().filter(|group| group.is_valid()) {
-            let (chosen, rejected) = (group.chosen().map(Scored::mean), group.rejected().map(Scored::mean));
-            let mut add = |name, value: Option<f64>| {
-                if let Some(value) = value {
-                    likelihoods.add(name, value, 1.0);
-                }
-            };
-            add("mean_logps/chosen", chosen);
-            add("mean_logps/rejected", rejected);
-            add("mean_logps/margins", chosen.zip(rejected).map(|(w, l)| w - l));
-        }
+        self.in_order().iter().for_each(|group| add_likelihoods(group, &mut likelihoods));
         let (loss, mut metrics) = self.finish();
         metrics.merge(&likelihoods);
         (loss, metrics)
@@ -383,4 +376,20 @@ impl<'a> Evaluation<'a> {
         groups.sort_by_key(|(group, _)| group.group);
         groups
     }
+}
+
+/// The length-normalised log-probs of both answers of a valid group.
+fn add_likelihoods(group: &GroupLogps<'_>, metrics: &mut Metrics) {
+    if !group.is_valid() {
+        return;
+    }
+    let (chosen, rejected) = (group.chosen().map(Scored::mean), group.rejected().map(Scored::mean));
+    let mut add = |name, value: Option<f64>| {
+        if let Some(value) = value {
+            metrics.add(name, value, 1.0);
+        }
+    };
+    add("mean_logps/chosen", chosen);
+    add("mean_logps/rejected", rejected);
+    add("mean_logps/margins", chosen.zip(rejected).map(|(w, l)| w - l));
 }
