@@ -15,7 +15,7 @@ pub enum Level {
     Avx512,
     /// x86-64-v4 and AVX512-BF16, products of bf16 pairs; the same bits as [`Level::Avx512`] in f32.
     Avx512Bf16,
-    /// AMX tiles of bf16 beside it; products in f32 are made of those too ([`super::amx`]).
+    /// AMX tiles of bf16 beside it; products in f32 are made of those too (`amx.rs`).
     Amx,
 }
 
