@@ -20,8 +20,8 @@ readonly filter=cuda::
 # What the 20 steps are taken on.
 readonly checkpoint=gqa-llama3
 readonly pairs=train12
-# Bytes that target/gpu may have.
-readonly most_bytes=$((60 * 1000 * 1000))
+# Bytes that target/gpu may have: 64 MiB is what such a machine takes. (A debug build, as the tests pack it, is half as large again as a release.)
+readonly most_bytes=$((66 * 1000 * 1000))
 # Seconds for everything; a part gets what is left at most.
 readonly budget=460
 

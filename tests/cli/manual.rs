@@ -84,7 +84,14 @@ fn every_command_has_a_page_that_groff_takes() {
         let page = std::fs::read_to_string(shell.path().join("pages").join(name)).unwrap();
         // A dash stands between commands, and within the name of one.
         let words = name.trim_end_matches(".1").replace('-', " ");
-        let dashed = ["mt-bench", "extract-prompt", "reward-augmented", "rejection-sample", "token-diff"];
+        let dashed = [
+            "mt-bench",
+            "extract-prompt",
+            "reward-augmented",
+            "rejection-sample",
+            "token-diff",
+            "training-dynamics",
+        ];
         let words = dashed.iter().fold(words, |words, name| words.replace(&name.replace('-', " "), name));
         let words = words.strip_prefix("asft").unwrap().trim_start();
         assert_eq!(done(&shell, &format!("man {words}")).stdout, page, "{name}");

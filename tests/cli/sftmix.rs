@@ -99,7 +99,10 @@ fn a_resumed_run_has_the_bits_of_one_that_never_stopped() {
     let evaluations: Vec<_> = evaluations.iter().filter(|line| line.contains_key("eval_loss")).collect();
     assert!(evaluations.len() > 2);
     for line in evaluations {
-        assert_eq!(line["eval_loss"], line["eval_nll_loss"]);
+        // One sum of shares, one quotient of sums: the last bit may differ.
+        let number = |key: &str| line[key].as_f64().unwrap();
+        let (loss, nll) = (number("eval_loss"), number("eval_nll_loss"));
+        assert!((loss / nll - 1.0).abs() < 1e-14, "{line:?}");
         assert!(!line.contains_key("eval_mix_loss"));
     }
 }
