@@ -205,7 +205,7 @@ fn against_plan(memory: &mut Drawn, runs: &[RunRecord]) {
     if runs.len() == 1 && planned > 0.0 {
         memory.chart.level = Some(planned);
     } else {
-        memory.note = "The plans stand in the table of runs.";
+        memory.note = "The plans stand at the top, beside what was held.";
     }
 }
 

@@ -237,7 +237,7 @@ fn answers(run: &RunRecord) -> Option<Finding> {
     finding(
         if after > before { Weight::Good } else { Weight::Note },
         format!(
-            "Of {all} sampled answers {after} are exactly the chosen one; after step {first} {before} were."
+            "Of {all} sampled answers {after} are exactly the chosen one; {before} were at the first evaluation."
         ),
     )
 }
