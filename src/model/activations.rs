@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{LlamaConfig, Mixing, Precision};
+use super::{LlamaConfig, MixedInputs, Precision};
 use crate::backend::{
     Backend, Element, EmbeddingMix, RMSNORM_PARTS, SEGMENT_WORDS, SPAN_CHOSEN, SPAN_MIXED, SPAN_OTHER,
     SPAN_PROMPT, SPAN_REJECTED, SPAN_WORDS, Scalar, SecondRows, StatisticsViews, TILE_WORDS, View, key_tiles,
@@ -264,7 +264,7 @@ pub struct Activations {
     /// The backward pass's; absent for inference.
     pub backward: Option<BackwardActivations>,
     /// For inputs that are mixed with predictions, where an objective wants that.
-    pub mixing: Option<Mixing>,
+    pub mixed_inputs: Option<MixedInputs>,
     batch: DeviceBatch,
 }
 
@@ -314,7 +314,7 @@ impl Activations {
             Purpose::Inference => Recompute::Nothing,
             Purpose::Training(recompute) => recompute,
         };
-        let mixing = None;
+        let mixed_inputs = None;
         Self {
             budget,
             recompute,
@@ -325,7 +325,7 @@ impl Activations {
             hidden,
             head,
             backward,
-            mixing,
+            mixed_inputs,
             batch,
         }
     }
@@ -592,7 +592,7 @@ impl Activations {
             }),
             budget: self.budget,
             head: self.head,
-            mixing: self.mixing,
+            mixed_inputs: self.mixed_inputs,
             batch: self.batch,
         }
     }

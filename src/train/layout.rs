@@ -2,7 +2,9 @@
 
 use crate::backend::{Backend, BackendError, Element, NORM_BLOCK, STEP_STATE_LEN, View};
 use crate::generate::{Cache, CacheSize};
-use crate::model::{Activations, Budget, Llama, LlamaConfig, Mixing, Precision, Purpose, Recompute, Use};
+use crate::model::{
+    Activations, Budget, Llama, LlamaConfig, MixedInputs, Precision, Purpose, Recompute, Use,
+};
 use crate::objective::{Inputs, Objective};
 use crate::optim::{AdamwOptimizer, AdamwSettings};
 use crate::plan::{Arena, MemoryPlan, allocate, total_bytes};
@@ -78,7 +80,7 @@ impl Layout {
             plan.add(Arena::Constants, "gradient norm's partial sums", Element::F64, &[blocks]);
         let purpose = Purpose::Training(recompute);
         let mut activations = Activations::plan(&mut plan, config, budget, precision, purpose);
-        activations.mixing = Mixing::plan(&mut plan, budget, inputs);
+        activations.mixed_inputs = MixedInputs::plan(&mut plan, budget, inputs);
         let tokens = activations.budget.tokens;
         let cache = cache.map(|size| Cache::plan(&mut plan, config, size.rows(), tokens, precision.storage));
         plan_workspace(&mut plan, workspace);

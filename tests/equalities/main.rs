@@ -9,7 +9,7 @@
 //! - [`coupling`]: objectives on whole steps, however those are cut.
 //! - [`every`]: every objective's coefficients, on the CPU and on CUDA.
 //! - [`memory`]: recomputing and padding change no bit; [`cuda`]: nor on a GPU in bf16.
-//! - [`mixing`]: inputs mixed with predictions, without a mix = SFT; cut, recomputed and padded.
+//! - [`mixed_inputs`]: inputs mixed with predictions, without a mix = SFT; cut, recomputed and padded.
 //! - [`mixture`]: rows mixed in their hidden states.
 //! - [`masks`]: tokens that are only context; a mask of every token.
 //! - [`twin`]: the whole model's gradients = the f64 twin's.
@@ -26,7 +26,7 @@ mod half;
 mod head;
 mod masks;
 mod memory;
-mod mixing;
+mod mixed_inputs;
 mod mixture;
 mod objectives;
 mod packing;

@@ -1,9 +1,9 @@
 //! Blocked products of matrices in memory: packed panels and register tiles (the structure of Goto and van de Geijn,
 //! 2008): of large ones by all threads ([`whole`]), of tiles that one thread packs itself ([`Factor`]).
 //!
-//! Each element of C is accumulated along k in one order that depends on k alone, block by block of [`Kernel::depth`]. Edge tiles run the same kernel on zero-padded panels. So a row of C has the
-//! same bits whatever the other rows are, and however the work is divided: batch invariance and thread invariance by
-//! construction.
+//! Each element of C is accumulated along k in one order that depends on k alone, block by block of [`Kernel::depth`].
+//! Edge tiles run the same kernel on zero-padded panels. So a row of C has the same bits whatever the other rows are, and
+//! however the work is divided: batch invariance and thread invariance by construction.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,6 +19,7 @@ const SHARED_WORDS: usize = 2 << 20;
 const SHARED_COLUMNS: usize = 4096;
 /// Panels of B that one task packs.
 const PACKED_PANELS: usize = 8;
+
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
 struct CacheLine(#[allow(dead_code, reason = "read through the cast to f32")] [f32; 16]);

@@ -13,7 +13,7 @@ use crate::plan::{Arena, MemoryPlan};
 
 /// Room for what is mixed into the inputs of a micro-batch.
 #[derive(Clone, Copy, Debug)]
-pub struct Mixing {
+pub struct MixedInputs {
     /// `[T]`: every token, scored ones as predicted.
     ids: View,
     /// `[R]`: the packed row of each scored token.
@@ -31,7 +31,7 @@ struct Lists {
     token_scale: View,
 }
 
-impl Mixing {
+impl MixedInputs {
     /// Adds the room to a plan, if these inputs need any.
     pub fn plan(plan: &mut MemoryPlan, budget: Budget, inputs: Inputs) -> Option<Self> {
         if !inputs.are_predicted() {
@@ -70,10 +70,10 @@ impl Llama {
         if !inputs.are_predicted() {
             return None;
         }
-        let Some(mixing) = activations.mixing else { panic!("planned for inputs that are not mixed") };
+        let Some(mixed) = activations.mixed_inputs else { panic!("planned for inputs that are not mixed") };
         self.forward(backend, activations, device);
         self.score(backend, activations, device);
-        let (ids, places) = (mixing.ids.first(device.ids.len), mixing.places.first(device.rows));
+        let (ids, places) = (mixed.ids.first(device.ids.len), mixed.places.first(device.rows));
         let predicted = activations.head.argmax.first(device.rows);
         backend.copy(device.ids, ids);
         backend.write(places, &batch.places());
@@ -104,7 +104,7 @@ impl Activations {
         predicted: &[u32],
         device: &mut DeviceBatch,
     ) {
-        let lists = self.mixing.and_then(|mixing| mixing.lists);
+        let lists = self.mixed_inputs.and_then(|mixed| mixed.lists);
         let (Some(mix), Some(lists)) = (device.mix, lists) else {
             panic!("planned for inputs that are not mixed, or have no gradient")
         };
