@@ -26,9 +26,10 @@ pub struct Shape {
     pub tied: bool,
 }
 
-/// All shapes, the smallest first. `1b`, `3b` and `8b` are Llama-3.2-1B, Llama-3.2-3B and Llama-3-8B; `57m` is a small
+/// All shapes, the smallest first. `quickstart` is the model of `examples/quickstart.toml`; `1b`, `3b` and `8b` are Llama-3.2-1B, Llama-3.2-3B and Llama-3-8B; `57m` is a small
 /// untied model for measurements on a CPU.
-pub const SHAPES: [Shape; 5] = [
+pub const SHAPES: [Shape; 6] = [
+    shape("quickstart", [128, 384, 4, 4, 2, 32, 411], true),
     shape("tiny", [256, 768, 4, 4, 2, 64, 4096], true),
     shape("57m", [512, 1536, 8, 8, 4, 64, 32_000], false),
     shape("1b", [2048, 8192, 16, 32, 8, 64, 128_256], true),

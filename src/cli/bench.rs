@@ -35,14 +35,14 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitStatus> {
 /// The flags that both have.
 #[derive(Args, Clone, Debug)]
 pub struct CommonArguments {
-    /// The model's sizes: 57m for a CPU; 1b, 3b and 8b are Llama-3.2-1B and -3B and Llama-3-8B
+    /// The model's sizes: 57m for a CPU; quickstart is the README's; 1b, 3b and 8b are Llama-3.2-1B and -3B and Llama-3-8B
     #[arg(long, value_name = "SHAPE", default_value = "57m", help_heading = "Workload",
           value_parser = PossibleValuesParser::new(SHAPES.map(|shape| shape.name)))]
     shape: String,
-    /// Tokens of a prompt [default: 512; 128 with 57m and even lengths]
+    /// Tokens of a prompt [default: 512; 128 with 57m, 17 with quickstart, and even lengths]
     #[arg(long, value_name = "TOKENS", help_heading = "Workload", value_parser = parse_count)]
     prompt: Option<usize>,
-    /// Tokens of an answer [default: 512; 384 with 57m and even lengths]
+    /// Tokens of an answer [default: 512; 384 with 57m, 5 with quickstart, and even lengths]
     #[arg(long, value_name = "TOKENS", help_heading = "Workload", value_parser = parse_count)]
     response: Option<usize>,
     /// The objective, with its default parameters
@@ -104,9 +104,11 @@ struct Defaults {
 }
 
 impl Defaults {
-    /// The small model has sequences of 512 tokens, 128 of them prompt; the others 8 pairs of 512 and twice 512.
+    /// The quickstart's model has its batches at their mean lengths, the small one sequences of 512 tokens, 128 of them
+    /// prompt; the others 8 pairs of 512 and twice 512.
     fn of(shape: Shape) -> Self {
         match shape.name {
+            "quickstart" => Self { pairs: 32, prompt: 17, response: 5 },
             "57m" => Self { pairs: 4, prompt: 128, response: 384 },
             _ => Self { pairs: 8, prompt: 512, response: 512 },
         }

@@ -15,7 +15,7 @@ use super::{ExitStatus, output};
 pub struct StepArguments {
     #[command(flatten)]
     common: CommonArguments,
-    /// Pairs per optimizer step [default: 8; 4 with 57m]
+    /// Pairs per optimizer step [default: 8; 4 with 57m, 32 with quickstart]
     #[arg(long, value_name = "N", help_heading = "Workload", value_parser = parse_count)]
     pairs: Option<usize>,
     /// As few pairs as make this many tokens, such as 64k, instead of --pairs

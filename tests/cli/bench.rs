@@ -120,7 +120,7 @@ fn what_cannot_be_measured_is_refused() {
         "a mean of 512 tokens only, not for --prompt 100",
     );
     refused("step --workload ragged --pairs 65", "has 64 pairs, 65 were asked for");
-    refused("step --shape 2b", "[possible values: tiny, 57m, 1b, 3b, 8b]");
+    refused("step --shape 2b", "[possible values: quickstart, tiny, 57m, 1b, 3b, 8b]");
     refused("step --shape tiny --objective best --device cpu", "best");
     refused("step --tokens-per-step 64 --pairs 2", "cannot be used with");
     refused(

@@ -328,7 +328,7 @@ fn check_table<B: Backend>(backend: &mut B, storage: Storage, table: &[Row]) -> 
     all
 }
 
-/// Every head size, grouped, single and equal key/value heads; tiles (48 queries, 4 of them a task; 96 keys) that are just
+/// Every head size, grouped, single and equal key/value heads; tiles (96 queries, 2 of them a task; 192 keys) that are just
 /// full, just not, and just more; one-token prompts and answers; no answer at all; padding.
 pub fn check_packed_groups<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     check_table(
@@ -339,6 +339,7 @@ pub fn check_packed_groups<B: Backend>(backend: &mut B, storage: Storage) -> Vec
             (heads(2, 1, 16), &[(1, &[1, 1])], 3, 1.0),
             (heads(4, 2, 16), &[(5, &[3, 1]), (1, &[7, 2]), (9, &[4])], 0, 1.0),
             (heads(4, 4, 32), &[(47, &[2, 1]), (48, &[49])], 5, 1.0),
+            (heads(2, 1, 64), &[(95, &[191, 1]), (192, &[97, 193])], 5, 1.0),
             (heads(6, 2, 64), &[(97, &[67, 1]), (3, &[96, 95])], 1, 1.0),
             (heads(3, 1, 96), &[(37, &[5, 12, 1])], 11, 1.0),
             (heads(2, 1, 128), &[(128, &[33, 130])], 0, 1.0),

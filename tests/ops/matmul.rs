@@ -126,6 +126,22 @@ fn products_of_bf16_equal_the_twin_of_rounded_operands() {
     on_every_cpu_in_bf16(|backend| check(backend, Storage::Operands));
 }
 
+/// Results too large for a cache, which AMX writes past it where a task has many rows: 320 of one thread, 96 of three. The last
+/// panel of columns is not whole.
+pub fn check_large<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
+    let formats = Formats { factors: storage, result: Storage::F32 };
+    [false, true]
+        .into_iter()
+        .flat_map(|accumulate| check_case(backend, formats, Layout::Nt, [300, 3088, 40], accumulate))
+        .collect()
+}
+
+#[test]
+fn large_results_equal_the_twin_with_the_same_bits_on_any_number_of_threads() {
+    on_every_cpu(Levels::OwnBits, |backend| check_large(backend, Storage::F32));
+    on_every_cpu_in_bf16(|backend| check_large(backend, Storage::Operands));
+}
+
 /// A row of C does not depend on how many rows there are, nor on where it is among them.
 pub fn check_rows_alone<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let (m, n, k) = (131, 77, 301);

@@ -18,11 +18,11 @@ use super::simd::{self, LANES, Simd, vectorised};
 use crate::backend::{AttentionForward, AttentionShape, Heads, SEGMENT_WORDS};
 
 /// Queries of one tile: whole register tiles, and few, because half of a tile on the diagonal is computed for nothing.
-pub(super) const QUERY_TILE: usize = 48;
+pub(super) const QUERY_TILE: usize = 96;
 /// Keys of one tile: whole register tiles whichever factor of a product they are.
-pub(super) const KEY_TILE: usize = 96;
+pub(super) const KEY_TILE: usize = 192;
 /// Queries of one task.
-const TASK_QUERIES: usize = 4 * QUERY_TILE;
+const TASK_QUERIES: usize = 2 * QUERY_TILE;
 
 /// A decoded segment.
 #[derive(Clone, Copy)]

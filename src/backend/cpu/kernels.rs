@@ -54,7 +54,7 @@ pub struct Panel {
     pub words: *const f32,
     /// Steps from one panel to the next.
     pub steps: usize,
-    /// Whether it comes from beyond the second-level cache.
+    /// Whether it comes from beyond the second-level cache: of B, where the kernel chooses between two ways by it.
     pub far: bool,
 }
 

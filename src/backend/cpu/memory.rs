@@ -6,6 +6,7 @@
 
 use memmap2::MmapMut;
 
+use super::pages::pages;
 use crate::backend::{ArenaId, BackendError, Scalar, View};
 
 /// All arenas by number.
@@ -60,22 +61,6 @@ impl Memory {
         assert!(end <= arena.len(), "{view:?} ends beyond its arena of {} bytes", arena.len());
         arena
     }
-}
-
-/// Bytes from which on memory is asked for in huge pages.
-const HUGE: usize = 4 << 20;
-
-/// Zeroed pages, huge ones where the system has them and it is worth it: a product walks through many rows at a time, and
-/// each lies in a page of its own.
-pub fn pages(bytes: usize) -> std::io::Result<MmapMut> {
-    let map = MmapMut::map_anon(bytes.max(1))?;
-    #[cfg(target_os = "linux")]
-    if bytes >= HUGE
-        && let Err(error) = map.advise(memmap2::Advice::HugePage)
-    {
-        tracing::debug!("no huge pages: {error}");
-    }
-    Ok(map)
 }
 
 struct Taken {

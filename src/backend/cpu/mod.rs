@@ -18,6 +18,7 @@ mod matmul;
 mod memory;
 mod objective;
 mod pack;
+mod pages;
 mod product;
 mod rmsnorm;
 mod rope;

@@ -229,7 +229,8 @@ pub(super) mod x86 {
                             words(_mm512_cvtne2ps_pbh(high, low))
                         };
                     }
-                    for (q, values) in transpose16(rows).into_iter().enumerate().take(steps - step) {
+                    transpose16(&mut rows);
+                    for (q, &values) in rows.iter().enumerate().take(steps - step) {
                         // SAFETY: the panel by the contract.
                         unsafe {
                             let to = out.add(first * steps + (step + q) * width + lane);
@@ -279,11 +280,11 @@ pub(super) mod x86 {
         _mm512_cvtepu16_epi32(unsafe { std::mem::transmute::<__m256bh, __m256i>(narrow) })
     }
 
-    /// Vector j of the result has word j of every vector.
+    /// Vector j gets word j of every vector.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub fn transpose16(rows: [__m512i; 16]) -> [__m512i; 16] {
-        let mut pairs = rows;
+    pub fn transpose16(rows: &mut [__m512i; 16]) {
+        let mut pairs = *rows;
         for i in 0..8 {
             pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
             pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
@@ -297,18 +298,16 @@ pub(super) mod x86 {
             fours[a + 2] = _mm512_unpacklo_epi64(pairs[a + 1], pairs[b + 1]);
             fours[a + 3] = _mm512_unpackhi_epi64(pairs[a + 1], pairs[b + 1]);
         }
-        let mut columns = fours;
         for j in 0..4 {
             let even_low = _mm512_shuffle_i32x4::<0x88>(fours[j], fours[4 + j]);
             let odd_low = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
             let even_high = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
             let odd_high = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
-            columns[j] = _mm512_shuffle_i32x4::<0x88>(even_low, even_high);
-            columns[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even_low, even_high);
-            columns[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high);
-            columns[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd_low, odd_high);
+            rows[j] = _mm512_shuffle_i32x4::<0x88>(even_low, even_high);
+            rows[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even_low, even_high);
+            rows[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high);
+            rows[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd_low, odd_high);
         }
-        columns
     }
 
     #[inline]

@@ -8,15 +8,19 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use memmap2::MmapMut;
 use rayon::prelude::*;
 
 use super::kernels::{self, Compute, Kernel, Panel, Target};
 use super::pack::{Operand, Part};
+use super::pages::{HUGE, pages};
 
 /// 32-bit words of B that are packed at a time, for all threads to read: a share of the last-level cache.
 const SHARED_WORDS: usize = 2 << 20;
 /// Columns of B that are packed at a time, at most.
 const SHARED_COLUMNS: usize = 4096;
+/// Bytes of panels from which on they get pages of their own.
+const PAGED_BYTES: usize = 512 << 10;
 /// Panels of B that one task packs.
 const PACKED_PANELS: usize = 8;
 
@@ -26,25 +30,43 @@ struct CacheLine(#[allow(dead_code, reason = "read through the cast to f32")] [f
 
 /// Room for packed panels, as large as the largest product has needed.
 #[derive(Default)]
-pub struct Panels(Vec<CacheLine>);
+pub struct Panels {
+    /// Few.
+    lines: Vec<CacheLine>,
+    /// Many.
+    pages: Option<MmapMut>,
+}
 
 impl std::fmt::Debug for Panels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Panels({} bytes)", size_of_val(&self.0[..]))
+        write!(f, "Panels({} bytes)", self.bytes())
     }
 }
 
 impl Panels {
+    fn bytes(&self) -> usize {
+        self.pages.as_ref().map_or(size_of_val(&self.lines[..]), |pages| pages.len())
+    }
+
     fn grow(&mut self, words: usize) -> *mut f32 {
-        let lines = words.div_ceil(16);
-        if self.0.len() < lines {
-            self.0.resize(lines, CacheLine::default());
+        let bytes = size_of::<f32>() * words;
+        if self.bytes() < bytes {
+            // Without pages of their own, panels are merely slower to reach.
+            self.pages = if bytes < PAGED_BYTES { None } else { pages(bytes.next_multiple_of(HUGE)).ok() };
+            let lines = if self.pages.is_some() { 0 } else { bytes.div_ceil(size_of::<CacheLine>()) };
+            self.lines = vec![CacheLine::default(); lines];
         }
-        self.0.as_mut_ptr().cast()
+        match &mut self.pages {
+            Some(pages) => pages.as_mut_ptr().cast(),
+            None => self.lines.as_mut_ptr().cast(),
+        }
     }
 
     fn start(&self) -> *const f32 {
-        self.0.as_ptr().cast()
+        match &self.pages {
+            Some(pages) => pages.as_ptr().cast(),
+            None => self.lines.as_ptr().cast(),
+        }
     }
 }
 
@@ -126,7 +148,7 @@ impl Chunk {
 /// two at least. The result does not depend on it.
 fn task_rows(kernel: &Kernel, m: usize, threads: usize) -> usize {
     let panels = m.div_ceil(kernel.rows);
-    let each = panels.div_ceil(threads * (kernel.task_rows / kernel.rows)).max(2);
+    let each = panels.div_ceil(threads * (kernel.task_rows / kernel.rows)).max(1);
     panels.div_ceil(threads * each).max(1) * kernel.rows
 }
 
