@@ -106,6 +106,8 @@ struct Scratch {
     values: Factor,
     weights: Factor,
     scores: Vec<f32>,
+    /// For every query of a tile.
+    here: Vec<f32>,
 }
 
 /// Some queries of one head, and what has been summed for them.
@@ -143,7 +145,7 @@ impl Task<'_> {
         let d = self.shape.head_dim;
         let end = self.segment.len.min(self.first + TASK_QUERIES);
         let used = self.begin(&mut scratch.tiles, end);
-        let Scratch { tiles, keys, values, weights, scores } = scratch;
+        let Scratch { tiles, keys, values, weights, scores, here } = scratch;
         let tiles = &mut tiles[..used];
         scores.resize(QUERY_TILE * KEY_TILE, 0.0);
         for range in self.segment.ranges {
@@ -163,8 +165,12 @@ impl Task<'_> {
                     multiply(self.kernel, &tile.queries, keys, width, scores, KEY_TILE, false);
                     let scale = scale(self.shape);
                     let visible = Visible { range, first: tile.first, j, width };
-                    let QueryTile { largest, total, accumulator, .. } = &mut *tile;
-                    update(self.simd, scores, visible, scale, largest, total, accumulator);
+                    // In three loops without a branch on what is found: one that is foreseen wrongly costs as much as a row.
+                    let QueryTile { count, largest, total, accumulator, .. } = &mut *tile;
+                    here.resize(*count, 0.0);
+                    largest_scores(self.simd, scores, visible, scale, here);
+                    raise(self.simd, largest, here);
+                    weigh(self.simd, scores, visible, scale, largest, here, total, accumulator);
                     let scores = Operand::by_rows(scores, KEY_TILE);
                     weights.pack(self.kernel, Side::A, scores, tile.count, width);
                     multiply(self.kernel, weights, values, d, &mut tile.accumulator, d, true);
@@ -254,36 +260,46 @@ vectorised! {
         }
     }
 
-    /// Turns the raw scores of every query into weights relative to the running maximum, and rescales what was summed
-    /// before. What is not visible weighs nothing.
-    fn update(
+    /// The largest visible score of every query, scaled; what is not visible becomes negative infinity.
+    fn largest_scores(scores: &mut [f32], visible: Visible, scale: f32, largest: &mut [f32]) {
+        for (i, largest) in largest.iter_mut().enumerate() {
+            let row = &mut scores[i * KEY_TILE..][..visible.padded()];
+            row[visible.keys(i)..].fill(f32::NEG_INFINITY);
+            *largest = simd::maximum(row) * scale;
+        }
+    }
+
+    /// Raises the running maxima to those that are `here`, and leaves in `here` what the sums so far are multiplied by.
+    fn raise(largest: &mut [f32], here: &mut [f32]) {
+        for (largest, here) in largest.iter_mut().zip(here) {
+            let (before, now) = (*largest, *here);
+            let correction = simd::exp(before - now);
+            *largest = if now > before { now } else { before };
+            *here = if now > before { correction } else { 1.0 };
+        }
+    }
+
+    /// Turns scores into weights relative to the running maxima, and adds them to sums that are corrected first. What is not
+    /// visible weighs nothing.
+    fn weigh(
         scores: &mut [f32],
         visible: Visible,
         scale: f32,
-        largest: &mut [f32],
+        largest: &[f32],
+        corrections: &[f32],
         total: &mut [f32],
         accumulator: &mut [f32],
     ) {
         let d = accumulator.len() / largest.len();
-        let statistics = largest.iter_mut().zip(total).zip(accumulator.chunks_exact_mut(d));
-        for (i, ((largest, total), sums)) in statistics.enumerate() {
+        let statistics = largest.iter().zip(corrections).zip(total).zip(accumulator.chunks_exact_mut(d));
+        for (i, (((&largest, &correction), total), sums)) in statistics.enumerate() {
             let row = &mut scores[i * KEY_TILE..][..visible.padded()];
-            let keys = visible.keys(i);
-            if keys == 0 {
+            if visible.keys(i) == 0 {
                 row.fill(0.0);
                 continue;
             }
-            if keys < row.len() {
-                row[keys..].fill(f32::NEG_INFINITY);
-            }
-            let here = simd::maximum(row) * scale;
-            if here > *largest {
-                let correction = simd::exp(*largest - here);
-                *largest = here;
-                *total *= correction;
-                sums.iter_mut().for_each(|sum| *sum *= correction);
-            }
-            *total += simd::scaled_exponentials(row, scale, *largest);
+            sums.iter_mut().for_each(|sum| *sum *= correction);
+            *total = *total * correction + simd::scaled_exponentials(row, scale, largest);
         }
     }
 }

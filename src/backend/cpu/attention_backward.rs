@@ -58,7 +58,8 @@ thread_local! {
 struct Scratch {
     /// Tiles of all ranges, those of one range one after another.
     keys: Vec<KeyTile>,
-    queries: QueryTile,
+    /// The same queries of every head that shares the keys.
+    queries: Vec<QueryTile>,
     scores: Vec<f32>,
     dscores: Vec<f32>,
     factor: Factor,
@@ -121,12 +122,15 @@ impl Task<'_> {
         scratch.scores.resize(QUERY_TILE * KEY_TILE, 0.0);
         scratch.dscores.resize(QUERY_TILE * KEY_TILE, 0.0);
         let (places, used) = self.pack_keys(&mut scratch.keys, members, key_head);
+        scratch.queries.resize_with(group, QueryTile::default);
         for segment in members {
-            for head in key_head * group..(key_head + 1) * group {
-                for first in (0..segment.len).step_by(QUERY_TILE) {
-                    self.pack_queries(&mut scratch.queries, segment, head, first);
-                    self.query_tile(scratch, segment, &places);
-                    self.store_queries(&scratch.queries, segment);
+            for first in (0..segment.len).step_by(QUERY_TILE) {
+                for (index, tile) in scratch.queries.iter_mut().enumerate() {
+                    self.pack_queries(tile, segment, key_head * group + index, first);
+                }
+                self.query_tiles(scratch, segment, &places);
+                for tile in &scratch.queries {
+                    self.store_queries(tile, segment);
                 }
             }
         }
@@ -187,38 +191,56 @@ impl Task<'_> {
         tile.dqueries.resize(count * d, 0.0);
     }
 
-    /// One tile of queries against all keys that it sees.
-    fn query_tile(&self, scratch: &mut Scratch, segment: &Segment, places: &[Place]) {
-        let Scratch { keys, queries: tile, scores, dscores, factor } = scratch;
-        let (kernel, d) = (self.kernel, self.shape.head_dim);
+    /// The tiles of some queries, one for each head, against all keys that they see: every tile of keys comes from afar once
+    /// for all heads.
+    fn query_tiles(&self, scratch: &mut Scratch, segment: &Segment, places: &[Place]) {
+        let Scratch { keys, queries, scores, dscores, factor } = scratch;
+        let Some(&QueryTile { first, count, .. }) = queries.first() else { return };
         for range in segment.ranges {
-            let seen = range.visible(tile.first + tile.count - 1);
+            let seen = range.visible(first + count - 1);
             let place = places.iter().find(|place| (place.row, place.len) == (range.row, range.len));
             let Some(place) = place else { continue };
             let tiles = &mut keys[place.tile..place.tile + seen.div_ceil(KEY_TILE)];
             for (index, key) in tiles.iter_mut().enumerate() {
                 let j = index * KEY_TILE;
-                let width = key.len.min(seen - j);
-                multiply(kernel, &tile.queries, &key.keys, width, scores, KEY_TILE, false);
-                multiply(kernel, &tile.dout, &key.values, width, dscores, KEY_TILE, false);
-                let first = (segment.start + tile.first) * self.shape.query_heads + tile.head;
-                let statistics = Statistics {
-                    lse: &self.lse[first..],
-                    delta: &self.delta[first..],
-                    stride: self.shape.query_heads,
-                    count: tile.count,
-                };
-                let visible = Visible { range, first: tile.first, j, width };
-                score_gradients(self.simd, scores, dscores, visible, statistics, scale(self.shape));
-                // dV += P^T dO, dK += dS^T Q, dQ += dS K
-                factor.pack(kernel, Side::A, Operand::by_columns(scores, KEY_TILE), width, tile.count);
-                multiply(kernel, factor, &tile.dout_columns, d, &mut key.dvalues, d, true);
-                factor.pack(kernel, Side::A, Operand::by_columns(dscores, KEY_TILE), width, tile.count);
-                multiply(kernel, factor, &tile.query_columns, d, &mut key.dkeys, d, true);
-                factor.pack(kernel, Side::A, Operand::by_rows(dscores, KEY_TILE), tile.count, width);
-                multiply(kernel, factor, &key.key_columns, d, &mut tile.dqueries, d, true);
+                let visible = Visible { range, first, j, width: key.len.min(seen - j) };
+                for tile in &mut *queries {
+                    self.pair(tile, key, segment, visible, scores, dscores, factor);
+                }
             }
         }
+    }
+
+    /// A tile of queries and one of keys.
+    #[allow(clippy::too_many_arguments, reason = "the buffers are taken apart by the loop that calls")]
+    fn pair(
+        &self,
+        tile: &mut QueryTile,
+        key: &mut KeyTile,
+        segment: &Segment,
+        visible: Visible,
+        scores: &mut [f32],
+        dscores: &mut [f32],
+        factor: &mut Factor,
+    ) {
+        let (kernel, d, width) = (self.kernel, self.shape.head_dim, visible.width);
+        multiply(kernel, &tile.queries, &key.keys, width, scores, KEY_TILE, false);
+        multiply(kernel, &tile.dout, &key.values, width, dscores, KEY_TILE, false);
+        let first = (segment.start + tile.first) * self.shape.query_heads + tile.head;
+        let statistics = Statistics {
+            lse: &self.lse[first..],
+            delta: &self.delta[first..],
+            stride: self.shape.query_heads,
+            count: tile.count,
+        };
+        score_gradients(self.simd, scores, dscores, visible, statistics, scale(self.shape));
+        // dV += P^T dO, dK += dS^T Q, dQ += dS K
+        factor.pack(kernel, Side::A, Operand::by_columns(scores, KEY_TILE), width, tile.count);
+        multiply(kernel, factor, &tile.dout_columns, d, &mut key.dvalues, d, true);
+        factor.pack(kernel, Side::A, Operand::by_columns(dscores, KEY_TILE), width, tile.count);
+        multiply(kernel, factor, &tile.query_columns, d, &mut key.dkeys, d, true);
+        factor.pack(kernel, Side::A, Operand::by_rows(dscores, KEY_TILE), tile.count, width);
+        multiply(kernel, factor, &key.key_columns, d, &mut tile.dqueries, d, true);
     }
 
     fn store_queries(&self, tile: &QueryTile, segment: &Segment) {
@@ -283,9 +305,8 @@ vectorised! {
                 dscores[keys..].fill(0.0);
             }
             let (lse, delta) = (statistics.lse[i * statistics.stride], statistics.delta[i * statistics.stride]);
-            for (score, dscore) in scores.iter_mut().zip(dscores) {
-                let weight = simd::exp(*score * scale - lse);
-                *score = weight;
+            simd::exp_all(scores, |score| score * scale - lse);
+            for (&weight, dscore) in scores.iter().zip(dscores) {
                 *dscore = weight * (*dscore - delta) * scale;
             }
         }

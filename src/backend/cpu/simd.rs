@@ -121,31 +121,65 @@ pub(super) use vectorised;
 /// Lanes of the partial sums in reductions; fixed, so that every level adds in the same order.
 pub const LANES: usize = 16;
 
+/// Elements of several vectors: what is computed step by step for all of them waits less for itself.
+const WIDE: usize = 4 * LANES;
+
 /// e^x within 1.5 units in the last place; 0 below -87.336, infinity above 88.7, NaN for NaN.
-///
-/// Range reduction by ln 2 in two parts and the polynomial of Cephes' `expf` (Moshier 1989); no branch, so loops over
-/// it vectorise.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
+    let mut one = [x];
+    exp_each(&mut one);
+    one[0]
+}
+
+/// [`exp`] of every element, each step for all of them before the next: no step waits for the one before it.
+///
+/// Range reduction by ln 2 in two parts and the polynomial of Cephes' `expf` (Moshier 1989); no branch, so that all of it
+/// is vectorised.
+#[inline(always)]
+fn exp_each<const N: usize>(x: &mut [f32; N]) {
     const LN2_HIGH: f32 = 0.693_359_4; // exact: 355/512
     const LN2_LOW: f32 = -2.121_944_4e-4;
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, which is also what its last bits hold meanwhile.
     const ROUND: f32 = 12_582_912.0;
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
-    let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let p = p * (r * r) + r + 1.0;
-    // Within the bounds below, p * 2^n is a normal number: its exponent is p's plus n.
-    let result = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
-    let result = if x < -87.336 { 0.0 } else { result };
-    // Infinity, or NaN for NaN.
-    if x <= 88.722_84 { result } else { x + f32::INFINITY }
+    let (mut shifted, mut r, mut p) = ([0.0; N], [0.0; N], [1.987_569_1e-4; N]);
+    for i in 0..N {
+        shifted[i] = x[i] * std::f32::consts::LOG2_E + ROUND;
+    }
+    for i in 0..N {
+        let n = shifted[i] - ROUND;
+        r[i] = (x[i] - n * LN2_HIGH) - n * LN2_LOW;
+    }
+    for coefficient in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        for i in 0..N {
+            p[i] = p[i] * r[i] + coefficient;
+        }
+    }
+    for i in 0..N {
+        p[i] = p[i] * (r[i] * r[i]) + r[i] + 1.0;
+    }
+    for i in 0..N {
+        // Within the bounds below, p * 2^n is a normal number: its exponent is p's plus n.
+        let result = f32::from_bits(p[i].to_bits().wrapping_add(f32::to_bits(shifted[i]) << 23));
+        let result = if x[i] < -87.336 { 0.0 } else { result };
+        // Infinity, or NaN for NaN.
+        x[i] = if x[i] <= 88.722_84 { result } else { x[i] + f32::INFINITY };
+    }
+}
+
+/// Replaces every element x by e^argument(x).
+#[inline(always)]
+pub fn exp_all(values: &mut [f32], argument: impl Fn(f32) -> f32) {
+    let (wide, narrow) = values.as_chunks_mut::<WIDE>();
+    for chunk in wide {
+        for value in &mut *chunk {
+            *value = argument(*value);
+        }
+        exp_each(chunk);
+    }
+    for value in narrow {
+        *value = exp(argument(*value));
+    }
 }
 
 /// The nearest bf16, as f32; of two equally near the even one.
@@ -189,19 +223,8 @@ pub fn sum(len: usize, term: impl Fn(usize) -> f32) -> f64 {
 pub fn exponentials(values: &mut [f32], shift: f32) -> f64 {
     let mut total = 0.0;
     for block in values.chunks_mut(SUM_BLOCK) {
-        let mut lanes = [0.0f32; LANES];
-        let (whole, tail) = block.as_chunks_mut::<LANES>();
-        for chunk in whole {
-            for (slot, value) in lanes.iter_mut().zip(chunk) {
-                *value = exp(*value - shift);
-                *slot += *value;
-            }
-        }
-        for (slot, value) in lanes.iter_mut().zip(tail) {
-            *value = exp(*value - shift);
-            *slot += *value;
-        }
-        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+        exp_all(block, |z| z - shift);
+        total += sum_of_block(block);
     }
     total
 }
@@ -210,20 +233,30 @@ pub fn exponentials(values: &mut [f32], shift: f32) -> f64 {
 #[inline(always)]
 pub fn exponential_sum(values: &[f32], shift: f32) -> f64 {
     let mut total = 0.0;
-    for block in values.chunks(SUM_BLOCK) {
-        let mut lanes = [0.0f32; LANES];
-        let (whole, tail) = block.as_chunks::<LANES>();
-        for chunk in whole {
-            for (slot, &value) in lanes.iter_mut().zip(chunk) {
-                *slot += exp(value - shift);
-            }
-        }
-        for (slot, &value) in lanes.iter_mut().zip(tail) {
-            *slot += exp(value - shift);
-        }
-        total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
+    for values in values.chunks(SUM_BLOCK) {
+        let mut block = [0.0; SUM_BLOCK];
+        let block = &mut block[..values.len()];
+        block.copy_from_slice(values);
+        exp_all(block, |z| z - shift);
+        total += sum_of_block(block);
     }
     total
+}
+
+/// Sum of at most [`SUM_BLOCK`] elements, in the order of [`sum`].
+#[inline(always)]
+fn sum_of_block(block: &[f32]) -> f64 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, tail) = block.as_chunks::<LANES>();
+    for chunk in whole {
+        for (slot, &value) in lanes.iter_mut().zip(chunk) {
+            *slot += value;
+        }
+    }
+    for (slot, &value) in lanes.iter_mut().zip(tail) {
+        *slot += value;
+    }
+    lanes.iter().map(|&lane| f64::from(lane)).sum()
 }
 
 /// Replaces every element z by e^(z * scale - shift) and gives the sum in f32, of whole vectors; lanes are added in
@@ -233,13 +266,13 @@ pub fn exponential_sum(values: &[f32], shift: f32) -> f64 {
 /// If the last vector is not whole.
 #[inline(always)]
 pub fn scaled_exponentials(values: &mut [f32], scale: f32, shift: f32) -> f32 {
-    let (whole, tail) = values.as_chunks_mut::<LANES>();
-    assert!(tail.is_empty());
+    exp_all(values, |z| z * scale - shift);
     let mut lanes = [0.0f32; LANES];
+    let (whole, tail) = values.as_chunks::<LANES>();
+    assert!(tail.is_empty());
     for chunk in whole {
-        for (slot, value) in lanes.iter_mut().zip(chunk) {
-            *value = exp(*value * scale - shift);
-            *slot += *value;
+        for (slot, &value) in lanes.iter_mut().zip(chunk) {
+            *slot += value;
         }
     }
     fold_lanes(lanes, |a, b| a + b)
