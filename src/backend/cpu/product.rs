@@ -144,8 +144,8 @@ impl Chunk {
     }
 }
 
-/// Rows of C per task: many, because each task reads all of B; but as many tasks as give every thread the same share, and
-/// two at least. The result does not depend on it.
+/// Rows of C per task: many, because each task reads all of B; but as many tasks as give every thread the same share. The
+/// result does not depend on it.
 fn task_rows(kernel: &Kernel, m: usize, threads: usize) -> usize {
     let panels = m.div_ceil(kernel.rows);
     let each = panels.div_ceil(threads * (kernel.task_rows / kernel.rows)).max(1);
