@@ -3,6 +3,11 @@
 //! A kernel multiplies a panel of A `[steps][rows]` by a panel of B `[steps][columns]` and writes or adds the tile. The
 //! additions along the depth happen in one order for each element, wherever it lies in its tile.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, unused_imports, reason = "other architectures have the portable kernel only")
+)]
+
 #[cfg(target_arch = "x86_64")]
 use super::amx;
 use super::pack::{self, Format, Pack};

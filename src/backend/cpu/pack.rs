@@ -4,6 +4,11 @@
 //! depths ([`Format`]). Panels are padded with zeros to whole ones. Nothing here multiplies; what is rounded is said by
 //! the format and rounded to nearest even.
 
+#![cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "other architectures have the portable kernel only")
+)]
+
 use super::simd;
 
 /// What a 32-bit word of a panel is.

@@ -396,7 +396,8 @@ unsafe fn far_tile<const PARTS: usize>(
     }
 }
 
-/// One register tile of so many blocks, written to C or added to it.
+/// One register tile of so many blocks, written to C or added to it. With each block one of C's cache lines is stored as in
+/// [`far_tile`]: what was in it is in the tiles by then, and it is written once more at the end.
 ///
 /// # Safety
 /// The panels must hold the blocks, C address 32 rows and columns for exclusive use, and the tiles be configured.
