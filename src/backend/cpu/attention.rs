@@ -165,7 +165,7 @@ impl Task<'_> {
                     multiply(self.kernel, &tile.queries, keys, width, scores, KEY_TILE, false);
                     let scale = scale(self.shape);
                     let visible = Visible { range, first: tile.first, j, width };
-                    // In three loops without a branch on what is found: one that is foreseen wrongly costs as much as a row.
+                    // In three loops, without a branch on what is found in a row.
                     let QueryTile { count, largest, total, accumulator, .. } = &mut *tile;
                     here.resize(*count, 0.0);
                     largest_scores(self.simd, scores, visible, scale, here);
