@@ -246,8 +246,14 @@ pub fn exponential_sum(values: &[f32], shift: f32) -> f64 {
 /// Sum of at most [`SUM_BLOCK`] elements, in the order of [`sum`].
 #[inline(always)]
 fn sum_of_block(block: &[f32]) -> f64 {
+    lane_sums(block).iter().map(|&lane| f64::from(lane)).sum()
+}
+
+/// Lane by lane the sum of vectors, the last of which need not be whole.
+#[inline(always)]
+fn lane_sums(values: &[f32]) -> [f32; LANES] {
     let mut lanes = [0.0f32; LANES];
-    let (whole, tail) = block.as_chunks::<LANES>();
+    let (whole, tail) = values.as_chunks::<LANES>();
     for chunk in whole {
         for (slot, &value) in lanes.iter_mut().zip(chunk) {
             *slot += value;
@@ -256,7 +262,7 @@ fn sum_of_block(block: &[f32]) -> f64 {
     for (slot, &value) in lanes.iter_mut().zip(tail) {
         *slot += value;
     }
-    lanes.iter().map(|&lane| f64::from(lane)).sum()
+    lanes
 }
 
 /// Replaces every element z by e^(z * scale - shift) and gives the sum in f32, of whole vectors; lanes are added in
@@ -266,16 +272,9 @@ fn sum_of_block(block: &[f32]) -> f64 {
 /// If the last vector is not whole.
 #[inline(always)]
 pub fn scaled_exponentials(values: &mut [f32], scale: f32, shift: f32) -> f32 {
+    assert!(values.len().is_multiple_of(LANES));
     exp_all(values, |z| z * scale - shift);
-    let mut lanes = [0.0f32; LANES];
-    let (whole, tail) = values.as_chunks::<LANES>();
-    assert!(tail.is_empty());
-    for chunk in whole {
-        for (slot, &value) in lanes.iter_mut().zip(chunk) {
-            *slot += value;
-        }
-    }
-    fold_lanes(lanes, |a, b| a + b)
+    fold_lanes(lane_sums(values), |a, b| a + b)
 }
 
 /// All lanes in one: the upper half with the lower, until one is left.

@@ -260,31 +260,28 @@ macro_rules! multiply_ahead {
     };
 }
 
-/// One block of one part.
-macro_rules! rounded {
-    ($tile_loop:ident, $multiply:ident) => {
-        $tile_loop!(load_a!("0"), load_b!("0"), $multiply!())
-    };
-}
-
-/// One block of three parts: the six largest products, two tiles changed at a time.
-macro_rules! exact {
-    ($tile_loop:ident, $multiply:ident) => {
-        $tile_loop!(
-            load_a!("0"),
-            load_b!("0"),
-            $multiply!(),
-            load_b!("2048"),
-            $multiply!(),
-            load_a!("2048"),
-            $multiply!(),
-            load_b!("4096"),
-            $multiply!(),
-            load_a!("4096"),
-            $multiply!(),
-            load_a!("0"),
-            $multiply!(),
-        )
+/// A loop over blocks of so many parts. Of three, the six largest products are formed, two tiles changed at a time.
+macro_rules! blocks_of {
+    ($parts:expr, $tile_loop:ident, $multiply:ident) => {
+        if $parts == 1 {
+            $tile_loop!(load_a!("0"), load_b!("0"), $multiply!())
+        } else {
+            $tile_loop!(
+                load_a!("0"),
+                load_b!("0"),
+                $multiply!(),
+                load_b!("2048"),
+                $multiply!(),
+                load_a!("2048"),
+                $multiply!(),
+                load_b!("4096"),
+                $multiply!(),
+                load_a!("4096"),
+                $multiply!(),
+                load_a!("0"),
+                $multiply!(),
+            )
+        }
     };
 }
 
@@ -391,9 +388,7 @@ unsafe fn far_tile<const PARTS: usize>(
     }
     // SAFETY: by the contract: the blocks are read, the sums written, what is pending written to C; what is asked for may
     // lie anywhere.
-    unsafe {
-        if PARTS == 1 { rounded!(tile_loop, multiply_ahead) } else { exact!(tile_loop, multiply_ahead) }
-    }
+    unsafe { blocks_of!(PARTS, tile_loop, multiply_ahead) }
 }
 
 /// One register tile of so many blocks, written to C or added to it. With each block one of C's cache lines is stored as in
@@ -449,5 +444,5 @@ unsafe fn near_tile<const PARTS: usize>(blocks: usize, a: *const f32, b: *const 
         };
     }
     // SAFETY: by the contract: the blocks are read, C is read and written.
-    unsafe { if PARTS == 1 { rounded!(tile_loop, multiply) } else { exact!(tile_loop, multiply) } }
+    unsafe { blocks_of!(PARTS, tile_loop, multiply) }
 }
