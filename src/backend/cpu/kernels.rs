@@ -10,7 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-use super::pack::{self, Format, Pack};
+use super::pack::{self, Format, Operand, Pack};
 use super::simd::{Level, Simd};
 
 /// What a product makes of its operands before it multiplies them; it adds in f32 either way.
@@ -23,14 +23,12 @@ pub enum Operands {
     Bf16,
 }
 
-/// A register tile.
+/// How products are computed.
 pub struct Kernel {
-    /// Rows of the tile (width of a panel of A).
+    /// Rows of the register tile (width of a panel of A).
     pub rows: usize,
-    /// Columns of the tile (width of a panel of B).
+    /// Columns of the register tile (width of a panel of B).
     pub columns: usize,
-    /// Depth of a packed block: C is read and written once for each.
-    pub depth: usize,
     /// What its panels hold.
     pub format: Format,
     /// Makes the panels of A.
@@ -39,17 +37,31 @@ pub struct Kernel {
     pub pack_b: Pack,
     /// Multiplies panels.
     pub compute: Compute,
-    /// Rows of C that one task takes at most: with a block's depth they stay in the second-level cache.
-    pub task_rows: usize,
 }
 
 /// How panels are multiplied.
 #[derive(Clone, Copy)]
 pub enum Compute {
-    /// A register tile at a time.
-    Tile(Run),
-    /// All of them, where the order in which tiles are visited is the kernel's own.
-    Panels(All),
+    /// A register tile at a time, in the order of `product.rs`.
+    Tiles(Tiles),
+    /// In the kernel's own order.
+    Own {
+        /// Products of packed factors.
+        factors: Factors,
+        /// Products of operands in memory.
+        whole: Whole,
+    },
+}
+
+/// What `product.rs` needs to know of a register tile.
+#[derive(Clone, Copy)]
+pub struct Tiles {
+    /// Multiplies one.
+    pub run: Run,
+    /// Depth of a packed block: C is read and written once for each.
+    pub depth: usize,
+    /// Rows of C that one task takes at most: with a block's depth they stay in the second-level cache.
+    pub task_rows: usize,
 }
 
 /// Packed panels, one after another.
@@ -59,8 +71,6 @@ pub struct Panel {
     pub words: *const f32,
     /// Steps from one panel to the next.
     pub steps: usize,
-    /// Whether it comes from beyond the second-level cache: of B, where the kernel chooses between two ways by it.
-    pub far: bool,
 }
 
 /// Where a block of C goes.
@@ -90,7 +100,13 @@ unsafe impl Sync for Target {}
 ///
 /// Safety: the panels must hold these rows and columns at `steps` steps, `c` must address them for exclusive use, and the
 /// machine must have the level of the kernel.
-pub type All = unsafe fn(Panel, Panel, Target, [usize; 2], usize);
+pub type Factors = unsafe fn(Panel, Panel, Target, [usize; 2], usize);
+
+/// `(threads, a, b, c, [m, n, k])`: `C (+)= A B` by all threads of the pool that this is called in.
+///
+/// Safety: `c` must address `m` rows of `n` elements that nothing else reads or writes meanwhile, and the machine must have
+/// the level of the kernel.
+pub type Whole = unsafe fn(usize, Operand<'_>, Operand<'_>, Target, [usize; 3]);
 
 /// Words of a packed block along k: with it, a panel of B and one of A stay in the first-level cache.
 const DEPTH_WORDS: usize = 256;
@@ -144,16 +160,8 @@ impl Kernel {
             Format::Pairs => 2 * DEPTH_WORDS,
             _ => DEPTH_WORDS,
         };
-        Self {
-            rows,
-            columns,
-            depth,
-            format,
-            pack_a: pack,
-            pack_b: pack,
-            compute: Compute::Tile(run),
-            task_rows: 240,
-        }
+        let compute = Compute::Tiles(Tiles { run, depth, task_rows: 240 });
+        Self { rows, columns, format, pack_a: pack, pack_b: pack, compute }
     }
 }
 

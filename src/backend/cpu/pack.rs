@@ -70,6 +70,25 @@ impl<'a> Operand<'a> {
     }
 }
 
+/// Which factor of a product something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Its rows are those of C.
+    A,
+    /// Its columns are those of C.
+    B,
+}
+
+impl Side {
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Side::A => Side::B,
+            Side::B => Side::A,
+        }
+    }
+}
+
 /// Which elements of an operand are packed: its first `count` rows (columns), `depth` steps from `start`.
 #[derive(Clone, Copy)]
 pub struct Part {
@@ -288,7 +307,7 @@ pub(super) mod x86 {
     /// Vector j gets word j of every vector.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub fn transpose16(rows: &mut [__m512i; 16]) {
+    fn transpose16(rows: &mut [__m512i; 16]) {
         let mut pairs = *rows;
         for i in 0..8 {
             pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);

@@ -11,7 +11,8 @@ use std::ops::Range;
 use memmap2::MmapMut;
 use rayon::prelude::*;
 
-use super::kernels::{self, Compute, Kernel, Panel, Target};
+use super::kernels::{self, Compute, Kernel, Panel, Run, Target, Tiles};
+pub use super::pack::Side;
 use super::pack::{Operand, Part};
 use super::pages::{HUGE, pages};
 
@@ -71,8 +72,13 @@ impl Panels {
 }
 
 thread_local! {
-    /// Panels of A.
+    /// One thread's own.
     static OWN: RefCell<Panels> = RefCell::default();
+}
+
+/// Runs with so many words of this thread's own, whatever is in them. Not to be nested.
+pub(super) fn with_scratch<T>(words: usize, run: impl FnOnce(*mut f32) -> T) -> T {
+    OWN.with_borrow_mut(|own| run(own.grow(words)))
 }
 
 /// Packed panels of B that all tasks read.
@@ -104,21 +110,27 @@ pub unsafe fn whole(
     c: Target,
     [m, n, k]: [usize; 3],
 ) {
-    let chunk = Chunk::of(kernel, n, k);
+    let tiles = match kernel.compute {
+        Compute::Tiles(tiles) => tiles,
+        // SAFETY: by the contract.
+        Compute::Own { whole, .. } => return unsafe { whole(threads, a, b, c, [m, n, k]) },
+    };
+    let chunk = Chunk::of(kernel, tiles, n, k);
     let shared = SharedPanels(panels.grow(chunk.words(kernel)));
-    let rows = task_rows(kernel, m, threads);
+    let rows = task_rows(kernel, tiles, m, threads);
     for j in (0..n).step_by(chunk.columns) {
         let width = chunk.columns.min(n - j);
         let mut p = 0;
         // An empty reduction still defines C.
         while p < k || (k == 0 && p == 0) {
             let depths = p..k.min(p + chunk.depth);
-            pack_shared(kernel, b.from(j), width, depths.clone(), shared);
+            pack_shared(kernel, tiles, b.from(j), width, depths.clone(), shared);
             (0..m.div_ceil(rows)).into_par_iter().with_max_len(1).for_each(|task| {
                 let i = task * rows;
                 let part = Target { accumulate: c.accumulate || p > 0, ..c.at(i, j) };
+                let size = [rows.min(m - i), width];
                 // SAFETY: the tasks' rows are disjoint and lie within C; the panels have just been packed.
-                unsafe { strip(kernel, a.from(i), shared, part, [rows.min(m - i), width], depths.clone()) };
+                unsafe { strip(kernel, tiles, a.from(i), shared, part, size, depths.clone()) };
             });
             p += chunk.depth;
         }
@@ -132,11 +144,11 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn of(kernel: &Kernel, n: usize, k: usize) -> Self {
+    fn of(kernel: &Kernel, tiles: Tiles, n: usize, k: usize) -> Self {
         let columns = n.min(SHARED_COLUMNS).next_multiple_of(kernel.columns);
-        let steps = kernel.format.steps(kernel.depth);
+        let steps = kernel.format.steps(tiles.depth);
         let blocks = (SHARED_WORDS / (columns * steps)).max(1);
-        Self { columns, depth: (blocks * kernel.depth).min(k.max(1).next_multiple_of(kernel.depth)) }
+        Self { columns, depth: (blocks * tiles.depth).min(k.max(1).next_multiple_of(tiles.depth)) }
     }
 
     fn words(&self, kernel: &Kernel) -> usize {
@@ -146,23 +158,30 @@ impl Chunk {
 
 /// Rows of C per task: many, because each task reads all of B; but as many tasks as give every thread the same share. The
 /// result does not depend on it.
-fn task_rows(kernel: &Kernel, m: usize, threads: usize) -> usize {
+fn task_rows(kernel: &Kernel, tiles: Tiles, m: usize, threads: usize) -> usize {
     let panels = m.div_ceil(kernel.rows);
-    let each = panels.div_ceil(threads * (kernel.task_rows / kernel.rows)).max(1);
+    let each = panels.div_ceil(threads * (tiles.task_rows / kernel.rows)).max(1);
     panels.div_ceil(threads * each).max(1) * kernel.rows
 }
 
 /// Packs `width` columns of B: blocks of depth one after another, each of all its panels.
-fn pack_shared(kernel: &Kernel, b: Operand<'_>, width: usize, depths: Range<usize>, out: SharedPanels) {
+fn pack_shared(
+    kernel: &Kernel,
+    tiles: Tiles,
+    b: Operand<'_>,
+    width: usize,
+    depths: Range<usize>,
+    out: SharedPanels,
+) {
     let padded = width.next_multiple_of(kernel.columns);
     let columns = PACKED_PANELS * kernel.columns;
     let across = width.div_ceil(columns);
-    let blocks = depths.len().div_ceil(kernel.depth);
+    let blocks = depths.len().div_ceil(tiles.depth);
     (0..blocks * across).into_par_iter().with_max_len(1).for_each(|task| {
         let (block, j) = (task / across, task % across * columns);
-        let start = depths.start + block * kernel.depth;
-        let part = Part { count: columns.min(width - j), start, depth: kernel.depth.min(depths.end - start) };
-        let block_start = padded * kernel.format.steps(block * kernel.depth);
+        let start = depths.start + block * tiles.depth;
+        let part = Part { count: columns.min(width - j), start, depth: tiles.depth.min(depths.end - start) };
+        let block_start = padded * kernel.format.steps(block * tiles.depth);
         let to = out.at(block_start + j * kernel.format.steps(part.depth));
         // SAFETY: tasks write disjoint panels, for which `Chunk::words` made room.
         unsafe { (kernel.pack_b)(b.from(j), part, kernel.columns, to) };
@@ -175,6 +194,7 @@ fn pack_shared(kernel: &Kernel, b: Operand<'_>, width: usize, depths: Range<usiz
 /// As [`whole`]; `b` must hold the panels of `columns` columns at these depths.
 unsafe fn strip(
     kernel: &Kernel,
+    tiles: Tiles,
     a: Operand<'_>,
     b: SharedPanels,
     c: Target,
@@ -182,38 +202,26 @@ unsafe fn strip(
     depths: Range<usize>,
 ) {
     let padded = columns.next_multiple_of(kernel.columns);
-    OWN.with_borrow_mut(|own| {
-        let steps = kernel.format.steps(kernel.depth.min(depths.len()));
-        let a_panels = own.grow(rows.next_multiple_of(kernel.rows) * steps);
-        for start in depths.clone().step_by(kernel.depth) {
-            let depth = kernel.depth.min(depths.end - start);
+    let deepest = kernel.format.steps(tiles.depth.min(depths.len()));
+    with_scratch(rows.next_multiple_of(kernel.rows) * deepest, |a_panels| {
+        for start in depths.clone().step_by(tiles.depth) {
+            let depth = tiles.depth.min(depths.end - start);
             let part = Part { count: rows, start, depth };
-            // SAFETY: `grow` made room for these panels.
+            // SAFETY: there is room for these panels.
             unsafe { (kernel.pack_a)(a, part, kernel.rows, a_panels) };
             let part = Target { accumulate: c.accumulate || start > depths.start, ..c };
             let b_panels = b.at(padded * kernel.format.steps(start - depths.start));
             let steps = kernel.format.steps(depth);
-            let panel = |words: *mut f32, far| Panel { words, steps, far };
+            let [a, b] = [a_panels, b_panels].map(|words| Panel { words, steps });
             // SAFETY: the panels hold these rows and columns at this depth; C by this function's contract.
-            unsafe {
-                tiles(kernel, panel(a_panels, false), panel(b_panels, true), part, [rows, columns], steps)
-            };
+            unsafe { multiply_tiles(kernel, tiles.run, a, b, part, [rows, columns], steps) };
         }
         if depths.is_empty() {
-            let empty = Panel { words: a_panels, steps: 0, far: false };
+            let empty = Panel { words: a_panels, steps: 0 };
             // SAFETY: no panel is read where there are no steps.
-            unsafe { tiles(kernel, empty, empty, c, [rows, columns], 0) };
+            unsafe { multiply_tiles(kernel, tiles.run, empty, empty, c, [rows, columns], 0) };
         }
     });
-}
-
-/// Which factor of a product something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Its rows are those of C.
-    A,
-    /// Its columns are those of C.
-    B,
 }
 
 /// A small factor of a product, packed whole: for one thread, and for as many products as it is good for.
@@ -271,22 +279,32 @@ pub fn multiply(
     assert!(a.outer == 0 || (a.outer - 1) * stride + columns <= c.len(), "a result that is too small");
     let c = Target { pointer: c.as_mut_ptr(), stride, accumulate };
     let [a_panels, b_panels] =
-        [a, b].map(|factor| Panel { words: factor.panels.start(), steps: factor.steps, far: false });
+        [a, b].map(|factor| Panel { words: factor.panels.start(), steps: factor.steps });
     // SAFETY: the panels hold these rows and columns, C is borrowed exclusively and holds them, as asserted; kernels are
     // only chosen for the machine's level.
-    unsafe { tiles(kernel, a_panels, b_panels, c, [a.outer, columns], a.steps) };
+    unsafe {
+        match kernel.compute {
+            Compute::Tiles(tiles) => {
+                multiply_tiles(kernel, tiles.run, a_panels, b_panels, c, [a.outer, columns], a.steps)
+            }
+            Compute::Own { factors, .. } => factors(a_panels, b_panels, c, [a.outer, columns], a.steps),
+        }
+    }
 }
 
 /// All register tiles of packed panels.
 ///
 /// # Safety
 /// As [`whole`]; `a` and `b` must hold packed panels of at least `steps` for `m` rows and `n` columns.
-unsafe fn tiles(kernel: &Kernel, a: Panel, b: Panel, c: Target, [m, n]: [usize; 2], steps: usize) {
-    let run = match kernel.compute {
-        Compute::Tile(run) => run,
-        // SAFETY: by the contract; kernels are only chosen for the machine's level.
-        Compute::Panels(all) => return unsafe { all(a, b, c, [m, n], steps) },
-    };
+unsafe fn multiply_tiles(
+    kernel: &Kernel,
+    run: Run,
+    a: Panel,
+    b: Panel,
+    c: Target,
+    [m, n]: [usize; 2],
+    steps: usize,
+) {
     let (mr, nr) = (kernel.rows, kernel.columns);
     let mut edge = [CacheLine::default(); kernels::LARGEST_TILE / 16];
     let edge: *mut f32 = edge.as_mut_ptr().cast();

@@ -11,8 +11,10 @@
 //! `[part][32 rows][16 pairs]`, B's `[part, the last first][16 pairs][32 columns]`, as the instruction reads them; pair i
 //! is of the depths i and 16 + i.
 
+mod factors;
 mod pack;
-mod panels;
+mod unit;
+mod whole;
 
 use std::arch::x86_64::__cpuid_count;
 use std::sync::OnceLock;
@@ -26,28 +28,17 @@ const TILE: usize = 16;
 const WIDTH: usize = 2 * TILE;
 /// Words of a block of a panel, for each part.
 const BLOCK_WORDS: usize = WIDTH * TILE;
-/// Depth of a packed block, and rows of C that one task takes: A's panels stay in the second-level cache, and B's pass
-/// through it once for all those rows.
-const fn blocking(parts: usize) -> (usize, usize) {
-    if parts == 1 { (1024, 448) } else { (512, 256) }
-}
-/// The most rows of C of any kernel.
-const MOST_ROWS: usize = 448;
 
 /// The kernel for operands that are sums of so many bf16: 1 (rounded) or 3 (exact).
 pub const fn kernel<const PARTS: usize>() -> Kernel {
     assert!(PARTS == 1 || PARTS == 3);
-    let (depth, task_rows) = blocking(PARTS);
-    assert!(task_rows <= MOST_ROWS);
     Kernel {
         rows: WIDTH,
         columns: WIDTH,
-        depth,
         format: Format::Tiles { parts: PARTS },
         pack_a: pack::pack::<PARTS, true>,
         pack_b: pack::pack::<PARTS, false>,
-        compute: Compute::Panels(panels::panels::<PARTS>),
-        task_rows,
+        compute: Compute::Own { factors: factors::factors::<PARTS>, whole: whole::whole::<PARTS> },
     }
 }
 

@@ -2,132 +2,333 @@
 
 use std::arch::x86_64::*;
 
-use super::super::pack::x86::{mask16, transpose16, words_of};
-use super::super::pack::{Format, Operand, Part, TILE_DEPTH};
-use super::{BLOCK_WORDS, TILE};
-
-/// Tiles between the one that is packed and the one that is asked for.
-const AHEAD: usize = 4;
+use super::super::pack::x86::{mask16, words_of};
+use super::super::pack::{Format, Operand, Part, Side, TILE_DEPTH};
+use super::{BLOCK_WORDS, TILE, WIDTH};
 
 /// [`Format::Tiles`], of A (`LEFT`) or of B.
 ///
 /// # Safety
-/// See [`Pack`](super::super::pack::Pack).
+/// See [`Pack`](super::super::pack::Pack); panels are [`WIDTH`] wide.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 pub unsafe fn pack<const PARTS: usize, const LEFT: bool>(
     operand: Operand<'_>,
     part: Part,
-    width: usize,
+    _: usize,
     out: *mut f32,
 ) {
-    let source = operand.start(part);
-    let Part { count, depth, .. } = part;
-    let panel_words = width * Format::Tiles { parts: PARTS }.steps(depth);
-    let (outer_tiles, blocks) = (count.next_multiple_of(width) / TILE, depth.div_ceil(TILE_DEPTH));
-    // Neighbouring rows (columns) lie side by side: a vector has one depth of each of them.
-    let across = operand.outer_stride == 1;
-    // Along memory.
-    let place = |index: usize| {
-        let (outer, block) = if across {
-            (index % outer_tiles, index / outer_tiles)
-        } else {
-            (index / blocks, index % blocks)
+    let side = if LEFT { Side::A } else { Side::B };
+    // SAFETY: by the contract.
+    unsafe { Packing::<PARTS>::new(side, operand, part, out) }.finish();
+}
+
+/// A part of an operand on its way into panels, a piece of some 30 instructions at a time: so the next panels are packed
+/// while the tile unit multiplies these.
+pub struct Packing<const PARTS: usize> {
+    source: *const f32,
+    outer_stride: usize,
+    depth_stride: usize,
+    part: Part,
+    out: *mut f32,
+    panel_words: usize,
+    /// Of a pair of A, all rows lie together; of one of B, all columns of the panel.
+    side: Side,
+    /// The tile to be packed next.
+    place: Place,
+    /// What will be packed after all this.
+    following: *const f32,
+    /// Pieces that are left.
+    left: usize,
+    /// The tile that is packed, its pieces, and the next of them.
+    tile: Tile,
+    pieces: usize,
+    piece: usize,
+    /// Its elements, where they are transposed: each half of the depth.
+    halves: [[__m512i; TILE]; 2],
+}
+
+/// A tile of an operand, [`TILE`] rows (columns) by [`TILE_DEPTH`], in the order of memory.
+#[derive(Clone, Copy)]
+struct Place {
+    outer: usize,
+    block: usize,
+    outers: usize,
+    blocks: usize,
+    /// Neighbouring rows (columns) lie side by side: a vector has one depth of each of them.
+    across: bool,
+}
+
+impl Place {
+    fn next(self) -> Self {
+        let Self { outer, block, outers, blocks, across } = self;
+        let (outer, block) = match across {
+            true if outer + 1 < outers => (outer + 1, block),
+            true => (0, block + 1),
+            false if block + 1 < blocks => (outer, block + 1),
+            false => (outer + 1, 0),
         };
-        (outer * TILE, block * TILE_DEPTH)
-    };
-    let address = |(first, start): (usize, usize)| {
-        source.wrapping_add(first * operand.outer_stride + start * operand.depth_stride)
-    };
-    for index in 0..outer_tiles * blocks {
-        let (first, start) = place(index);
-        let block = start / TILE_DEPTH;
-        let source = Source {
-            first: address((first, start)),
-            ahead: address(place(index + AHEAD)),
-            stride: if across { operand.depth_stride } else { operand.outer_stride },
-            across,
-            present: count.saturating_sub(first).min(TILE),
-            depth: (depth - start).min(TILE_DEPTH),
+        Self { outer, block, ..self }
+    }
+}
+
+impl<const PARTS: usize> Packing<PARTS> {
+    /// Begins.
+    ///
+    /// # Safety
+    /// See [`Pack`](super::super::pack::Pack), for as long as there are pieces.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub unsafe fn new(side: Side, operand: Operand<'_>, part: Part, out: *mut f32) -> Self {
+        let source = operand.start(part);
+        let (outers, blocks) = (part.count.next_multiple_of(WIDTH) / TILE, part.depth.div_ceil(TILE_DEPTH));
+        let mut packing = Self {
+            source,
+            outer_stride: operand.outer_stride,
+            depth_stride: operand.depth_stride,
+            part,
+            out,
+            panel_words: WIDTH * Format::Tiles { parts: PARTS }.steps(part.depth),
+            side,
+            place: Place { outer: 0, block: 0, outers, blocks, across: operand.outer_stride == 1 },
+            following: source,
+            left: 0,
+            tile: Tile {
+                first: source,
+                ahead: None,
+                stride: 0,
+                half: 0,
+                whole: false,
+                vectors: [0; 2],
+                lanes: [0; 2],
+                to: out,
+            },
+            pieces: 0,
+            piece: 0,
+            halves: [[_mm512_setzero_si512(); TILE]; 2],
         };
-        let in_panel = first % width;
-        let (at, stride) = if LEFT { (in_panel * TILE, TILE) } else { (in_panel, width) };
-        let to = out.wrapping_add(first / width * panel_words + block * BLOCK_WORDS * PARTS + at);
-        let store = |i: usize, words: [__m512i; PARTS]| {
-            for (part, words) in words.into_iter().enumerate() {
-                // The order in which the kernel reads them.
-                let part = if LEFT { part } else { PARTS - 1 - part };
-                // SAFETY: the panel by the contract.
-                unsafe { _mm512_storeu_epi32(to.add(part * BLOCK_WORDS + i * stride).cast(), words) };
-            }
-        };
-        // SAFETY: `start` has checked the part, of which this much lies here.
+        packing.pieces = packing.pieces_of_tile();
+        packing.piece = packing.pieces;
+        packing.left = outers * blocks * packing.pieces;
+        packing
+    }
+
+    /// Says what will be packed next: so many rows (columns) and depths further.
+    pub fn followed_by(self, outer: isize, depth: isize) -> Self {
+        let distance = outer * self.outer_stride as isize + depth * self.depth_stride as isize;
+        Self { following: self.source.wrapping_offset(distance), ..self }
+    }
+
+    /// Pieces that are left.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Packs what is left.
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub fn finish(&mut self) {
+        while self.left > 0 {
+            self.piece();
+        }
+    }
+
+    /// A's vectors run along the depth, B's across its columns.
+    fn transposes(&self) -> bool {
+        self.place.across == (self.side == Side::A)
+    }
+
+    fn pieces_of_tile(&self) -> usize {
+        match (PARTS, self.transposes()) {
+            (1, false) => 4,
+            (1, true) => 8,
+            (_, false) => TILE,
+            (_, true) => 8 + TILE,
+        }
+    }
+
+    /// Packs a piece, if one is left.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    pub fn piece(&mut self) {
+        if self.left == 0 {
+            return;
+        }
+        if self.piece == self.pieces {
+            self.begin_tile();
+        }
+        let piece = self.piece;
+        // SAFETY: `new` has checked the part that the tile is of, and its panels have room by the contract.
         unsafe {
-            // A's vectors run along the depth, B's across its columns.
-            if across != LEFT {
-                for i in 0..TILE {
-                    store(i, split(source.pair(i)));
-                }
-            } else if PARTS == 1 {
-                let mut tile = [_mm512_setzero_si512(); TILE];
-                for (i, words) in tile.iter_mut().enumerate() {
-                    [*words] = split(source.pair(i));
-                }
-                transpose16(&mut tile);
-                for (i, words) in tile.iter().enumerate() {
-                    store(i, [*words; PARTS]);
-                }
+            if self.transposes() {
+                self.transposed_piece(piece);
             } else {
-                // Two transpositions of elements, not three of parts.
-                let mut halves = [[_mm512_setzero_si512(); TILE]; 2];
-                for (half, tile) in halves.iter_mut().enumerate() {
-                    for (i, elements) in tile.iter_mut().enumerate() {
-                        *elements = _mm512_castps_si512(source.vector(i, half));
+                self.plain_piece(piece);
+            }
+        }
+        self.left -= 1;
+        self.piece += 1;
+    }
+
+    /// Not inlined, as the functions below: what calls them is short, and what they do fills the registers.
+    #[inline(never)]
+    fn begin_tile(&mut self) {
+        self.tile = self.tile_at(self.place);
+        self.place = self.place.next();
+        self.piece = 0;
+    }
+
+    /// # Safety
+    /// See [`new`](Self::new).
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn plain_piece(&mut self, piece: usize) {
+        let pairs = if PARTS == 1 { 4 } else { 1 };
+        for i in pairs * piece..pairs * (piece + 1) {
+            // SAFETY: by the contract.
+            unsafe { self.store(i, split(self.tile.pair(i))) };
+        }
+    }
+
+    /// # Safety
+    /// See [`new`](Self::new).
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn transposed_piece(&mut self, piece: usize) {
+        let elements = |words| _mm512_castsi512_ps(words);
+        // SAFETY: by the contract.
+        unsafe {
+            match (PARTS, piece) {
+                (1, 0..4) => {
+                    let four = std::array::from_fn(|i| {
+                        let [words] = split(self.tile.pair(4 * piece + i));
+                        words
+                    });
+                    self.halves[0][4 * piece..][..4].copy_from_slice(&transpose_within(four));
+                }
+                (1, _) => {
+                    let j = piece - 4;
+                    for (i, words) in transpose_across(&self.halves[0], j).into_iter().enumerate() {
+                        self.store(4 * i + j, [words; PARTS]);
                     }
-                    transpose16(tile);
                 }
-                let [low, high] = &halves;
-                for (i, (&low, &high)) in low.iter().zip(high).enumerate() {
-                    store(i, split([_mm512_castsi512_ps(low), _mm512_castsi512_ps(high)]));
+                // Two transpositions of elements, not three of parts.
+                (_, 0..4) => {
+                    for half in 0..2 {
+                        let four = std::array::from_fn(|i| {
+                            _mm512_castps_si512(self.tile.vector(4 * piece + i, half))
+                        });
+                        self.halves[half][4 * piece..][..4].copy_from_slice(&transpose_within(four));
+                    }
                 }
+                (_, 4..8) => {
+                    let j = piece - 4;
+                    for half in &mut self.halves {
+                        for (i, column) in transpose_across(half, j).into_iter().enumerate() {
+                            half[4 * i + j] = column;
+                        }
+                    }
+                }
+                _ => {
+                    let i = piece - 8;
+                    let [low, high] = &self.halves;
+                    self.store(i, split([elements(low[i]), elements(high[i])]));
+                }
+            }
+        }
+    }
+
+    fn tile_at(&self, place: Place) -> Tile {
+        let Place { outer, block, blocks, across, .. } = place;
+        let address = |from: *const f32, outer: usize, block: usize| {
+            from.wrapping_add(TILE * outer * self.outer_stride + TILE_DEPTH * block * self.depth_stride)
+        };
+        let present = self.part.count.saturating_sub(TILE * outer).min(TILE);
+        let depth = self.part.depth - TILE_DEPTH * block;
+        let depths = [depth.min(TILE), depth.saturating_sub(TILE).min(TILE)];
+        // Memory that is walked along is foreseen by the machine.
+        let ahead = across.then(|| {
+            if block + 1 < blocks {
+                address(self.source, outer, block + 1)
+            } else {
+                address(self.following, outer, 0)
+            }
+        });
+        let first = address(self.source, outer, block);
+        let (panel, in_panel) = (TILE * outer / WIDTH, TILE * outer % WIDTH);
+        let at = match self.side {
+            Side::A => in_panel * TILE,
+            Side::B => in_panel,
+        };
+        let to = self.out.wrapping_add(panel * self.panel_words + block * BLOCK_WORDS * PARTS + at);
+        let whole = present == TILE && depth >= TILE_DEPTH;
+        if across {
+            let (stride, half) = (self.depth_stride, TILE * self.depth_stride);
+            Tile { first, ahead, stride, half, whole, vectors: depths, lanes: [mask16(present); 2], to }
+        } else {
+            let (stride, half) = (self.outer_stride, TILE);
+            Tile { first, ahead, stride, half, whole, vectors: [present; 2], lanes: depths.map(mask16), to }
+        }
+    }
+
+    /// Stores pair i of all rows, or all pairs of row i.
+    ///
+    /// # Safety
+    /// See [`new`](Self::new).
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(&self, i: usize, words: [__m512i; PARTS]) {
+        for (part, words) in words.into_iter().enumerate() {
+            // The order in which the kernel reads them.
+            let (part, stride) = match self.side {
+                Side::A => (part, TILE),
+                Side::B => (PARTS - 1 - part, WIDTH),
+            };
+            // SAFETY: by the contract.
+            unsafe {
+                _mm512_storeu_epi32(self.tile.to.add(part * BLOCK_WORDS + i * stride).cast(), words);
             }
         }
     }
 }
 
-/// A tile of an operand, [`TILE`] rows (columns) by [`TILE_DEPTH`], zeros beyond its edges.
+/// A tile that is packed; zeros beyond the operand's edges.
 #[derive(Clone, Copy)]
-struct Source {
+struct Tile {
     first: *const f32,
-    /// The tile that is asked for meanwhile.
-    ahead: *const f32,
-    /// From one vector's memory to the next.
+    /// Memory that is asked for meanwhile.
+    ahead: Option<*const f32>,
+    /// From one vector to the next.
     stride: usize,
-    /// Vectors run across the rows (columns), not along the depth.
-    across: bool,
-    /// Rows (columns) that there are.
-    present: usize,
-    /// Depth that there is.
-    depth: usize,
+    /// From one half of the depth to the other.
+    half: usize,
+    /// Whether all of it is there.
+    whole: bool,
+    /// Vectors that there are of each half.
+    vectors: [usize; 2],
+    /// Their lanes that there are.
+    lanes: [u16; 2],
+    /// Where it goes.
+    to: *mut f32,
 }
 
-impl Source {
+impl Tile {
     /// A half of the depth: of row (column) i, or the i-th of that half of all of them.
     ///
     /// # Safety
     /// The elements must be readable.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn vector(self, i: usize, half: usize) -> __m512 {
-        let start = half * TILE;
-        let (at, count) = if self.across {
-            let depth = start + i;
-            (depth * self.stride, if depth < self.depth { self.present } else { 0 })
-        } else {
-            (i * self.stride + start, if i < self.present { self.depth.saturating_sub(start) } else { 0 })
-        };
-        _mm_prefetch::<_MM_HINT_T0>(self.ahead.wrapping_add(at).cast());
+    unsafe fn vector(&self, i: usize, half: usize) -> __m512 {
+        let at = half * self.half + i * self.stride;
+        if let Some(ahead) = self.ahead {
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(at).cast());
+        }
+        let from = self.first.wrapping_add(at);
         // SAFETY: by the contract; the mask ends with the operand.
-        unsafe { _mm512_maskz_loadu_ps(mask16(count), self.first.wrapping_add(at)) }
+        unsafe {
+            if self.whole {
+                return _mm512_loadu_ps(from);
+            }
+            _mm512_maskz_loadu_ps(if i < self.vectors[half] { self.lanes[half] } else { 0 }, from)
+        }
     }
 
     /// Both halves. A pair of a panel is one element of each: any order of depths serves that A and B share.
@@ -136,7 +337,7 @@ impl Source {
     /// The elements must be readable.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn pair(self, i: usize) -> [__m512; 2] {
+    unsafe fn pair(&self, i: usize) -> [__m512; 2] {
         // SAFETY: by the contract.
         unsafe { [self.vector(i, 0), self.vector(i, 1)] }
     }
@@ -174,4 +375,33 @@ fn upper(bits: __m512i) -> __m512 {
 fn pairs(low: __m512i, high: __m512i) -> __m512i {
     // low | (high & mask)
     _mm512_ternarylogic_epi32::<0xf8>(low, high, _mm512_set1_epi32(!0xffff))
+}
+
+/// The first half of a transposition of 16 x 16 words, for four rows: lane k of vector j gets column 4 k + j of all four.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_within([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let [low, high] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+    let [low_cd, high_cd] = [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)];
+    [
+        _mm512_unpacklo_epi64(low, low_cd),
+        _mm512_unpackhi_epi64(low, low_cd),
+        _mm512_unpacklo_epi64(high, high_cd),
+        _mm512_unpackhi_epi64(high, high_cd),
+    ]
+}
+
+/// The second half: columns j, 4 + j, 8 + j and 12 + j.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_across(rows: &[__m512i; TILE], j: usize) -> [__m512i; 4] {
+    let [a, b, c, d] = [rows[j], rows[4 + j], rows[8 + j], rows[12 + j]];
+    let [even, odd] = [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)];
+    let [even_cd, odd_cd] = [_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d)];
+    [
+        _mm512_shuffle_i32x4::<0x88>(even, even_cd),
+        _mm512_shuffle_i32x4::<0x88>(odd, odd_cd),
+        _mm512_shuffle_i32x4::<0xdd>(even, even_cd),
+        _mm512_shuffle_i32x4::<0xdd>(odd, odd_cd),
+    ]
 }
