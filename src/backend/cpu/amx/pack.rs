@@ -140,7 +140,7 @@ impl<const PARTS: usize> Packing<PARTS> {
             (1, false) => 4,
             (1, true) => 8,
             (_, false) => TILE,
-            (_, true) => 8 + TILE,
+            (_, true) => 8 + TILE / 2,
         }
     }
 
@@ -227,9 +227,10 @@ impl<const PARTS: usize> Packing<PARTS> {
                     }
                 }
                 _ => {
-                    let i = piece - 8;
                     let [low, high] = &self.halves;
-                    self.store(i, split([elements(low[i]), elements(high[i])]));
+                    for i in 2 * (piece - 8)..2 * (piece - 7) {
+                        self.store(i, split([elements(low[i]), elements(high[i])]));
+                    }
                 }
             }
         }
@@ -243,14 +244,12 @@ impl<const PARTS: usize> Packing<PARTS> {
         let present = self.part.count.saturating_sub(TILE * outer).min(TILE);
         let depth = self.part.depth - TILE_DEPTH * block;
         let depths = [depth.min(TILE), depth.saturating_sub(TILE).min(TILE)];
-        // Memory that is walked along is foreseen by the machine.
-        let ahead = across.then(|| {
-            if block + 1 < blocks {
-                address(self.source, outer, block + 1)
-            } else {
-                address(self.following, outer, 0)
-            }
-        });
+        // The machine foresees what is walked along, once it has begun.
+        let ahead = match (across, block + 1 < blocks) {
+            (true, true) => Some(address(self.source, outer, block + 1)),
+            (true, false) => Some(address(self.following, outer, 0)),
+            (false, _) => (block == 0).then(|| address(self.following, outer, 0)),
+        };
         let first = address(self.source, outer, block);
         let (panel, in_panel) = (TILE * outer / WIDTH, TILE * outer % WIDTH);
         let at = match self.side {
