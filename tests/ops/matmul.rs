@@ -9,7 +9,7 @@ use crate::tolerance::{Comparison, MATMUL};
 
 /// m, n, k: smaller than a tile, one beyond tiles (4 to 12 rows, 8 to 32 columns), packed blocks of A (240 rows, 256 deep)
 /// and of B (8 tiles across, 4,096 columns); an odd number of pairs; one row, one column, no reduction at all.
-const CASES: [[usize; 3]; 16] = [
+const CASES: [[usize; 3]; 18] = [
     [1, 1, 1],
     [1, 5, 7],
     [3, 512, 33],
@@ -26,6 +26,9 @@ const CASES: [[usize; 3]; 16] = [
     [3, 4097, 5],
     [26, 40, 513],
     [1, 4096, 1030],
+    // Several panels of both factors and several blocks of depth, none of them whole.
+    [70, 100, 1100],
+    [100, 70, 1100],
 ];
 
 const LAYOUTS: [Layout; 3] = [Layout::Nt, Layout::Nn, Layout::Tn];
@@ -126,8 +129,8 @@ fn products_of_bf16_equal_the_twin_of_rounded_operands() {
     on_every_cpu_in_bf16(|backend| check(backend, Storage::Operands));
 }
 
-/// Results too large for a cache, which AMX writes past it where a task has many rows: 320 of one thread, 96 of three. The last
-/// panel of columns is not whole.
+/// Results too large for a cache, which AMX writes past it where a task has much of them: of one thread or two, not of three.
+/// The last panel of columns is not whole.
 pub fn check_large<B: Backend>(backend: &mut B, storage: Storage) -> Vec<u32> {
     let formats = Formats { factors: storage, result: Storage::F32 };
     [false, true]
