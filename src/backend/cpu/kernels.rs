@@ -199,7 +199,7 @@ mod x86 {
     /// 12 x 32: 24 accumulators, 2 registers of B, and A broadcast from memory.
     ///
     /// # Safety
-    /// See [`super::Kernel::run`].
+    /// See [`super::Run`].
     #[target_feature(enable = "avx512f")]
     pub unsafe fn avx512(
         steps: usize,
@@ -229,7 +229,7 @@ mod x86 {
     /// The same with pairs of bf16.
     ///
     /// # Safety
-    /// See [`super::Kernel::run`].
+    /// See [`super::Run`].
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub unsafe fn avx512_bf16(
         steps: usize,
@@ -295,7 +295,7 @@ mod x86 {
     /// 6 x 16: 12 accumulators, 2 registers of B, one of A.
     ///
     /// # Safety
-    /// See [`super::Kernel::run`].
+    /// See [`super::Run`].
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn avx2(
         steps: usize,

@@ -1,7 +1,9 @@
 //! Blocked products of matrices in memory: packed panels and register tiles (the structure of Goto and van de Geijn,
-//! 2008): of large ones by all threads ([`whole`]), of tiles that one thread packs itself ([`Factor`]).
+//! 2008): of large ones by all threads ([`whole`]), of tiles that one thread packs itself ([`Factor`]). Kernels with an order of
+//! their own ([`Compute::Own`]) are only called from here.
 //!
-//! Each element of C is accumulated along k in one order that depends on k alone, block by block of [`Kernel::depth`].
+//! Each element of C is accumulated along k in one order that depends on k alone, block by block of [`Tiles::depth`] (where a
+//! kernel has its own order of things, of a depth that follows from how the factors lie).
 //! Edge tiles run the same kernel on zero-padded panels. So a row of C has the same bits whatever the other rows are, and
 //! however the work is divided: batch invariance and thread invariance by construction.
 

@@ -195,7 +195,7 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                 } else {
                     panel(0, start + self.depth, turn + 1)
                 };
-                let mut packing = Pace::of(next.left(), self.holds.div_ceil(WIDTH) * steps_of_tile);
+                let mut next_pace = Pace::of(next.left(), self.holds.div_ceil(WIDTH) * steps_of_tile);
                 for tile in (0..self.holds).step_by(WIDTH) {
                     let held = buffers.held.wrapping_add(tile * blocks * TILE * PARTS);
                     let sums = buffers.sums[turn % 2].wrapping_add(tile * WIDTH);
@@ -203,7 +203,7 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                         rows: self.pending_rows(pending, tile),
                         rows_pace: Pace::of(WIDTH, steps_of_tile),
                         next: &mut next,
-                        next_pace: &mut packing,
+                        next_pace: &mut next_pace,
                     };
                     let (mut a, mut b) = match self.held_side {
                         Side::A => (held, buffers.passing[turn % 2]),
