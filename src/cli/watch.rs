@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use asft::report::watch::Watched;
+use asft::train::Interrupts;
 use clap::Args;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyModifiers};
 
-use super::exit::OrUsage;
+use super::exit::{OrUsage, Signal};
+use super::signals::Signals;
 use super::{ExitStatus, output};
 
 /// How often the record is looked at.
@@ -30,7 +32,7 @@ pub struct WatchArguments {
     once: bool,
 }
 
-/// Shows the run until q, Esc or Ctrl-C.
+/// Shows the run until q, Esc or Ctrl-C, or a signal that asks to stop.
 pub fn run(arguments: &WatchArguments) -> anyhow::Result<ExitStatus> {
     let folder = &arguments.run;
     if !folder.is_dir() {
@@ -48,22 +50,32 @@ pub fn run(arguments: &WatchArguments) -> anyhow::Result<ExitStatus> {
         output::print(&frame(&watched, width, height)?)?;
         return Ok(ExitStatus::Success);
     }
+    // A signal that ended the program at once would leave the terminal without echo and on its second screen.
+    let mut signals = Signals::default();
+    signals.watch();
     // Restores the terminal on panic as well.
     let mut terminal = ratatui::try_init().context("cannot draw on this terminal")?;
-    let ended = follow(&mut terminal, &mut watched);
+    let ended = follow(&mut terminal, &mut watched, &signals);
     ratatui::restore();
-    ended.map(|()| ExitStatus::Success)
+    ended
 }
 
-fn follow(terminal: &mut ratatui::DefaultTerminal, watched: &mut Watched) -> anyhow::Result<()> {
+fn follow(
+    terminal: &mut ratatui::DefaultTerminal,
+    watched: &mut Watched,
+    signals: &Signals,
+) -> anyhow::Result<ExitStatus> {
     loop {
+        if let Some(signal) = signals.requested().and_then(Signal::of) {
+            return Ok(ExitStatus::Stopped(signal));
+        }
         terminal.draw(|frame| watched.draw(frame))?;
         // A resize is an event: the next round draws in the new size.
         if event::poll(INTERVAL)? {
             if let Event::Key(key) = event::read()?
                 && leaves(key)
             {
-                return Ok(());
+                return Ok(ExitStatus::Success);
             }
         } else {
             watched.update()?;

@@ -88,3 +88,6 @@ mod stand_in;
 mod templates;
 /// TRL's metrics of tokens.
 mod token_metrics;
+/// `asft watch` on a terminal.
+#[cfg(target_os = "linux")]
+mod watching;

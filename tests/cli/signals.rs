@@ -38,7 +38,8 @@ fn wait_for_steps(run: &Path, count: usize) {
     }
 }
 
-fn send(child: &Child, signal: &str) {
+/// Sends a signal.
+pub fn send(child: &Child, signal: &str) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
     assert!(sent.success());
 }

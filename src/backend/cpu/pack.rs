@@ -308,30 +308,44 @@ pub(super) mod x86 {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn transpose16(rows: &mut [__m512i; 16]) {
-        let mut pairs = *rows;
-        for i in 0..8 {
-            pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-            pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-        }
-        // Column 4k + j of rows 4i..4i+4 in lane k of fours[4 i + j].
-        let mut fours = pairs;
-        for i in 0..4 {
-            let (a, b) = (4 * i, 4 * i + 2);
-            fours[a] = _mm512_unpacklo_epi64(pairs[a], pairs[b]);
-            fours[a + 1] = _mm512_unpackhi_epi64(pairs[a], pairs[b]);
-            fours[a + 2] = _mm512_unpacklo_epi64(pairs[a + 1], pairs[b + 1]);
-            fours[a + 3] = _mm512_unpackhi_epi64(pairs[a + 1], pairs[b + 1]);
+        let mut within = *rows;
+        for (four, rows) in within.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
+            *four = transpose_within(*rows);
         }
         for j in 0..4 {
-            let even_low = _mm512_shuffle_i32x4::<0x88>(fours[j], fours[4 + j]);
-            let odd_low = _mm512_shuffle_i32x4::<0xdd>(fours[j], fours[4 + j]);
-            let even_high = _mm512_shuffle_i32x4::<0x88>(fours[8 + j], fours[12 + j]);
-            let odd_high = _mm512_shuffle_i32x4::<0xdd>(fours[8 + j], fours[12 + j]);
-            rows[j] = _mm512_shuffle_i32x4::<0x88>(even_low, even_high);
-            rows[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even_low, even_high);
-            rows[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd_low, odd_high);
-            rows[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd_low, odd_high);
+            for (i, column) in transpose_across(&within, j).into_iter().enumerate() {
+                rows[4 * i + j] = column;
+            }
         }
+    }
+
+    /// The first half of a transposition of 16 x 16 words, for four rows: lane k of vector j gets column 4 k + j of all four.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn transpose_within([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+        let [low, high] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+        let [low_cd, high_cd] = [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)];
+        [
+            _mm512_unpacklo_epi64(low, low_cd),
+            _mm512_unpackhi_epi64(low, low_cd),
+            _mm512_unpacklo_epi64(high, high_cd),
+            _mm512_unpackhi_epi64(high, high_cd),
+        ]
+    }
+
+    /// The second half: columns j, 4 + j, 8 + j and 12 + j.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn transpose_across(rows: &[__m512i; 16], j: usize) -> [__m512i; 4] {
+        let [a, b, c, d] = [rows[j], rows[4 + j], rows[8 + j], rows[12 + j]];
+        let [even, odd] = [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)];
+        let [even_cd, odd_cd] = [_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d)];
+        [
+            _mm512_shuffle_i32x4::<0x88>(even, even_cd),
+            _mm512_shuffle_i32x4::<0x88>(odd, odd_cd),
+            _mm512_shuffle_i32x4::<0xdd>(even, even_cd),
+            _mm512_shuffle_i32x4::<0xdd>(odd, odd_cd),
+        ]
     }
 
     #[inline]

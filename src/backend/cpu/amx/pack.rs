@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::pack::x86::{mask16, words_of};
+use super::super::pack::x86::{mask16, transpose_across, transpose_within, words_of};
 use super::super::pack::{Format, Operand, Part, Side, TILE_DEPTH};
 use super::{BLOCK_WORDS, TILE, WIDTH};
 
@@ -374,33 +374,4 @@ fn upper(bits: __m512i) -> __m512 {
 fn pairs(low: __m512i, high: __m512i) -> __m512i {
     // low | (high & mask)
     _mm512_ternarylogic_epi32::<0xf8>(low, high, _mm512_set1_epi32(!0xffff))
-}
-
-/// The first half of a transposition of 16 x 16 words, for four rows: lane k of vector j gets column 4 k + j of all four.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose_within([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
-    let [low, high] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
-    let [low_cd, high_cd] = [_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d)];
-    [
-        _mm512_unpacklo_epi64(low, low_cd),
-        _mm512_unpackhi_epi64(low, low_cd),
-        _mm512_unpacklo_epi64(high, high_cd),
-        _mm512_unpackhi_epi64(high, high_cd),
-    ]
-}
-
-/// The second half: columns j, 4 + j, 8 + j and 12 + j.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn transpose_across(rows: &[__m512i; TILE], j: usize) -> [__m512i; 4] {
-    let [a, b, c, d] = [rows[j], rows[4 + j], rows[8 + j], rows[12 + j]];
-    let [even, odd] = [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b)];
-    let [even_cd, odd_cd] = [_mm512_shuffle_i32x4::<0x88>(c, d), _mm512_shuffle_i32x4::<0xdd>(c, d)];
-    [
-        _mm512_shuffle_i32x4::<0x88>(even, even_cd),
-        _mm512_shuffle_i32x4::<0x88>(odd, odd_cd),
-        _mm512_shuffle_i32x4::<0xdd>(even, even_cd),
-        _mm512_shuffle_i32x4::<0xdd>(odd, odd_cd),
-    ]
 }
