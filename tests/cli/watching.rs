@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,15 +30,21 @@ fn edits_and_echoes(terminal: &File) -> bool {
     modes.contains(termios::LocalModes::ICANON | termios::LocalModes::ECHO)
 }
 
+/// What ends it.
+enum End {
+    Key(&'static [u8]),
+    Signal(&'static str),
+}
+
 #[test]
 fn the_terminal_is_given_back_whatever_ends_it() {
     let shell = Shell::new();
     done(&shell, &train12("mqa-linear-tied", "run", "--max-steps 1"));
-    let ends: [(&str, i32, fn(&mut File, &Child)); 4] = [
-        ("q", 0, |keys, _| keys.write_all(b"q").unwrap()),
-        ("Ctrl-C", 0, |keys, _| keys.write_all(b"\x03").unwrap()),
-        ("SIGINT", 130, |_, child| send(child, "INT")),
-        ("SIGTERM", 143, |_, child| send(child, "TERM")),
+    let ends = [
+        ("q", 0, End::Key(b"q")),
+        ("Ctrl-C", 0, End::Key(b"\x03")),
+        ("SIGINT", 130, End::Signal("INT")),
+        ("SIGTERM", 143, End::Signal("TERM")),
     ];
     for (what, code, end) in ends {
         let (mut owner, terminal) = terminal();
@@ -69,7 +75,10 @@ fn the_terminal_is_given_back_whatever_ends_it() {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(!edits_and_echoes(&terminal), "{what}: keys would be seen");
-        end(&mut owner, &child);
+        match end {
+            End::Key(key) => owner.write_all(key).unwrap(),
+            End::Signal(signal) => send(&child, signal),
+        }
         assert_eq!(child.wait().unwrap().code(), Some(code), "{what}");
         assert!(edits_and_echoes(&terminal), "{what}: the terminal stays raw");
         drop(terminal);
