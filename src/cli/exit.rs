@@ -1,7 +1,7 @@
 //! Exit codes, and which errors give which.
 //!
 //! 0: done. 1: the run had begun and failed. 2: what was typed, configured or given as input cannot work; nothing had
-//! begun. 130, 138, 143: ended by a signal after saving.
+//! begun. 130, 138, 143: ended by a signal, in order: what there was to save is saved, the terminal is as it was.
 
 use std::error::Error;
 use std::fmt;
@@ -15,7 +15,7 @@ use asft::config::ConfigError;
 pub enum ExitStatus {
     /// The work is done.
     Success,
-    /// A signal asked to stop, and the state is saved.
+    /// A signal asked to stop, and what there was to save is saved.
     Stopped(Signal),
 }
 

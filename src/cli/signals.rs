@@ -1,4 +1,5 @@
-//! Signals that end a run in order: the first one is noted and the run saves after its step, a second one ends it at once.
+//! Signals that end a command in order: the first one is noted, and a run saves after its step, `asft watch` gives the terminal back; a
+//! second one ends it at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
