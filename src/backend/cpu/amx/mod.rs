@@ -13,6 +13,7 @@
 
 mod factors;
 mod pack;
+mod sums;
 mod unit;
 mod whole;
 

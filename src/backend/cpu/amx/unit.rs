@@ -67,28 +67,6 @@ pub unsafe fn clear_sums() {
     }
 }
 
-/// Sums to begin with.
-///
-/// # Safety
-/// The tiles must be configured, and `from` address 32 rows and columns.
-#[inline(always)]
-pub unsafe fn load_sums(from: Target) {
-    // SAFETY: by the contract.
-    unsafe {
-        asm!(
-            "tileloadd tmm0, [{upper} + {stride}]",
-            "tileloadd tmm1, [{upper} + {stride} + 64]",
-            "tileloadd tmm2, [{lower} + {stride}]",
-            "tileloadd tmm3, [{lower} + {stride} + 64]",
-            upper = in(reg) from.pointer,
-            lower = in(reg) from.at(TILE, 0).pointer,
-            stride = in(reg) 4 * from.stride,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            options(nostack, readonly, preserves_flags),
-        );
-    }
-}
-
 /// Writes the sums, over what is there.
 ///
 /// # Safety

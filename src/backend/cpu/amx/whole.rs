@@ -1,8 +1,8 @@
 //! Whole products of operands in memory, by all threads.
 //!
 //! A task holds a strip of one factor, packed, in the second-level cache: some rows of A or columns of B, a block deep. The
-//! other factor passes by a panel at a time. While the tile unit multiplies a panel, the vector units pack the next one, and
-//! write the sums of the one before to C.
+//! other factor passes by a panel at a time. While the tile unit multiplies a panel, the vector units pack the next one; while
+//! it multiplies a register tile, they write the sums of the one before to C.
 //!
 //! Memory is what limits this: a line from beyond the second-level cache takes 100 ns and more, and the processor waits for
 //! few of them at a time, those that tiles are loaded from among them. Hence:
@@ -12,16 +12,18 @@
 //!   so the machine foresees them.
 //! - Where both lie by their columns, as for a weight's gradient, a block is less deep. The rows of such a source are often a
 //!   multiple of 4 KiB apart, so the lines of a panel fall into few sets of the caches, and push out what is held.
+//! - Sums are stored to two buffers of a register tile in turn, which stay in the first-level cache: a tile that is stored
+//!   elsewhere keeps the tile unit waiting for its lines. Those of C are asked for one register tile ahead.
 
 use std::arch::x86_64::*;
 
 use rayon::prelude::*;
 
 use super::super::kernels::Target;
-use super::super::pack::x86::mask16;
 use super::super::pack::{Format, Operand, Part, Side, TILE_DEPTH};
 use super::super::product::with_scratch;
 use super::pack::Packing;
+use super::sums::{Pace, Pending, PendingRows};
 use super::unit::{self, Meanwhile, multiply_block, steps_of_block};
 use super::{BLOCK_WORDS, TILE, WIDTH};
 
@@ -130,7 +132,9 @@ struct Strip<'a, const PARTS: usize> {
 #[derive(Clone, Copy)]
 struct Buffers {
     held: *mut f32,
+    /// Of the panel that passes, and of the next.
     passing: [*mut f32; 2],
+    /// Of the register tile that is multiplied, and of the one before.
     sums: [*mut f32; 2],
 }
 
@@ -153,7 +157,7 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
     unsafe fn run(&self) {
         let holds = self.holds.next_multiple_of(WIDTH);
         let steps = Format::Tiles { parts: PARTS }.steps(self.depth.min(self.k));
-        let words = [steps * holds, steps * WIDTH, steps * WIDTH, WIDTH * holds, WIDTH * holds];
+        let words = [steps * holds, steps * WIDTH, steps * WIDTH, WIDTH * WIDTH, WIDTH * WIDTH];
         with_scratch(words.iter().sum(), |scratch| {
             let mut used = 0;
             let [held, even, odd, sums, more_sums] = words.map(|words| {
@@ -171,14 +175,14 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
     unsafe fn multiply(&self, buffers: Buffers) {
         // SAFETY: the machine has AMX by the contract, and the tiles are nobody else's until they are released.
         unsafe { unit::configure() };
-        let mut turn = 0;
+        let (mut turn, mut tiles) = (0, 0);
         // SAFETY: the buffer has room for a panel, and is packed while nothing reads it.
         let panel = |first, start, turn: usize| unsafe {
             self.passing_panel(first, start, buffers.passing[turn % 2])
         };
         let mut next = panel(0, 0, 0);
         next.finish();
-        let mut pending = Pending { sums: buffers.sums[1], c: self.c, first: 0, count: 0, streamed: false };
+        let mut before = Pending { rows: 0, ..self.pending(buffers.sums[1], self.c, 0, 0) };
         let mut start = 0;
         // An empty reduction still defines C.
         while start < self.k || start == 0 {
@@ -198,9 +202,9 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                 let mut next_pace = Pace::of(next.left(), self.holds.div_ceil(WIDTH) * steps_of_tile);
                 for tile in (0..self.holds).step_by(WIDTH) {
                     let held = buffers.held.wrapping_add(tile * blocks * TILE * PARTS);
-                    let sums = buffers.sums[turn % 2].wrapping_add(tile * WIDTH);
+                    let now = self.pending(buffers.sums[tiles % 2], c, tile, first);
                     let mut beside = Beside {
-                        rows: self.pending_rows(pending, tile),
+                        rows: PendingRows::new(before, now.c.pointer, c.accumulate),
                         rows_pace: Pace::of(WIDTH, steps_of_tile),
                         next: &mut next,
                         next_pace: &mut next_pace,
@@ -214,29 +218,22 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                     unsafe {
                         unit::clear_sums();
                         for _ in 0..blocks {
-                            multiply_block::<PARTS>(a, b, sums, &mut beside);
+                            multiply_block::<PARTS>(a, b, now.sums, &mut beside);
                             a = a.wrapping_add(BLOCK_WORDS * PARTS);
                             b = b.wrapping_add(BLOCK_WORDS * PARTS);
                         }
                         beside.rows.write(WIDTH);
-                        unit::store_sums(Target { pointer: sums, stride: WIDTH, accumulate: false });
+                        unit::store_sums(Target { pointer: now.sums, stride: WIDTH, accumulate: false });
                     }
+                    before = now;
+                    tiles += 1;
                 }
-                pending = Pending {
-                    sums: buffers.sums[turn % 2],
-                    c,
-                    first,
-                    count: WIDTH.min(self.passes - first),
-                    streamed: self.streams,
-                };
                 turn += 1;
             }
             start += self.depth;
         }
-        for tile in (0..self.holds).step_by(WIDTH) {
-            // SAFETY: these rows and columns of C, by the contract.
-            unsafe { self.pending_rows(pending, tile).write(WIDTH) };
-        }
+        // SAFETY: these rows and columns of C, by the contract.
+        unsafe { PendingRows::new(before, before.c.pointer, false).write(WIDTH) };
         // SAFETY: as above.
         unsafe { unit::release() };
         // What was streamed is there for whoever is told that this is done.
@@ -259,86 +256,20 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
         packing.followed_by(then as isize - first as isize, then_start as isize - start as isize)
     }
 
-    /// What is pending of the `tile`-th row (column) that is held and those behind it.
-    #[target_feature(enable = "avx512f")]
-    fn pending_rows(&self, pending: Pending, tile: usize) -> PendingRows {
-        let Pending { sums, c, first, count, streamed } = pending;
-        let held = WIDTH.min(self.holds - tile);
+    /// Sums of the `tile`-th row (column) that is held and those behind it, of the panel that passes from `first` on.
+    fn pending(&self, sums: *mut f32, c: Target, tile: usize, first: usize) -> Pending {
+        let (held, passing) = (WIDTH.min(self.holds - tile), WIDTH.min(self.passes - first));
         let (c, rows, columns) = match self.held_side {
-            Side::A => (c.at(tile, first), if count == 0 { 0 } else { held }, count),
-            Side::B => (c.at(first, tile), count, held),
+            Side::A => (c.at(tile, first), held, passing),
+            Side::B => (c.at(first, tile), passing, held),
         };
-        PendingRows {
-            sums: sums.wrapping_add(tile * WIDTH),
-            c,
-            rows,
-            masks: [mask16(columns), mask16(columns.saturating_sub(TILE))],
-            streamed: streamed && columns == WIDTH,
-        }
-    }
-}
-
-/// Sums of a panel that have not been written to C yet.
-#[derive(Clone, Copy)]
-struct Pending {
-    sums: *const f32,
-    c: Target,
-    /// The panel's first column (row) in C.
-    first: usize,
-    count: usize,
-    streamed: bool,
-}
-
-/// Those of a register tile.
-struct PendingRows {
-    sums: *const f32,
-    c: Target,
-    rows: usize,
-    /// Of the columns.
-    masks: [u16; 2],
-    streamed: bool,
-}
-
-impl PendingRows {
-    /// Writes or adds so many rows, if they are left.
-    ///
-    /// # Safety
-    /// The sums must be there, and C must address the rows and columns for exclusive use.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn write(&mut self, rows: usize) {
-        for _ in 0..rows.min(self.rows) {
-            let (left, right) = (self.c.pointer, self.c.at(0, TILE).pointer);
-            let [left_mask, right_mask] = self.masks;
-            // SAFETY: by the contract; the masks end with the columns.
-            unsafe {
-                let (mut low, mut high) =
-                    (_mm512_loadu_ps(self.sums), _mm512_loadu_ps(self.sums.wrapping_add(TILE)));
-                if self.streamed {
-                    _mm512_stream_ps(left, low);
-                    _mm512_stream_ps(right, high);
-                } else {
-                    // A load whose mask is empty would wait for its cache line all the same.
-                    if self.c.accumulate {
-                        // The columns beside these come next.
-                        unit::ask_for_writing(left.wrapping_add(WIDTH));
-                        unit::ask_for_writing(right.wrapping_add(WIDTH));
-                        low = _mm512_add_ps(_mm512_maskz_loadu_ps(left_mask, left), low);
-                        high = _mm512_add_ps(_mm512_maskz_loadu_ps(right_mask, right), high);
-                    }
-                    _mm512_mask_storeu_ps(left, left_mask, low);
-                    _mm512_mask_storeu_ps(right, right_mask, high);
-                }
-            }
-            self.sums = self.sums.wrapping_add(WIDTH);
-            self.c = self.c.at(1, 0);
-            self.rows -= 1;
-        }
+        Pending { sums, c, rows, columns, streamed: self.streams && columns == WIDTH }
     }
 }
 
 /// What is done while a register tile is multiplied.
 struct Beside<'a, const PARTS: usize> {
+    /// Of the register tile before.
     rows: PendingRows,
     rows_pace: Pace,
     next: &'a mut Packing<PARTS>,
@@ -356,30 +287,5 @@ impl<const PARTS: usize> Meanwhile for Beside<'_, PARTS> {
                 self.next.piece();
             }
         }
-    }
-}
-
-/// Spreads one count evenly over another.
-struct Pace {
-    count: usize,
-    over: usize,
-    credit: usize,
-}
-
-impl Pace {
-    fn of(count: usize, over: usize) -> Self {
-        Self { count, over, credit: 0 }
-    }
-
-    /// How many are due at this one.
-    #[inline]
-    fn due(&mut self) -> usize {
-        self.credit += self.count;
-        let mut due = 0;
-        while self.credit >= self.over {
-            self.credit -= self.over;
-            due += 1;
-        }
-        due
     }
 }

@@ -1,0 +1,116 @@
+//! Sums of register tiles on their way to C: stored from the tiles to a buffer in the first-level cache, and written from
+//! there by the vector units while the tile unit multiplies the next ones.
+//!
+//! Storing tiles to C directly would be less work, and slower: the tile unit waits for every line that is not in the
+//! first-level cache, and C's are not.
+
+use std::arch::x86_64::*;
+
+use super::super::kernels::Target;
+use super::super::pack::x86::mask16;
+use super::{TILE, WIDTH, unit};
+
+/// A register tile's sums, and where in C they go.
+#[derive(Clone, Copy)]
+pub struct Pending {
+    /// A register tile, its rows one after another.
+    pub sums: *mut f32,
+    /// Its corner.
+    pub c: Target,
+    /// Rows of C that there are.
+    pub rows: usize,
+    /// Columns of C that there are.
+    pub columns: usize,
+    /// Whether it is written past the caches.
+    pub streamed: bool,
+}
+
+/// Its rows that have not been written to C yet.
+pub struct PendingRows {
+    sums: *const f32,
+    c: Target,
+    rows: usize,
+    /// Of the columns.
+    masks: [u16; 2],
+    streamed: bool,
+    /// The same row of the register tile that will be written after this one.
+    following: *const f32,
+    /// Whether its lines are asked for.
+    asks: bool,
+}
+
+impl PendingRows {
+    /// All of them.
+    pub fn new(
+        Pending { sums, c, rows, columns, streamed }: Pending,
+        following: *const f32,
+        asks: bool,
+    ) -> Self {
+        let masks = [mask16(columns), mask16(columns.saturating_sub(TILE))];
+        Self { sums, c, rows, masks, streamed, following, asks }
+    }
+
+    /// Writes or adds so many rows, if they are left.
+    ///
+    /// # Safety
+    /// The sums must be there, and C must address the rows and columns for exclusive use.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub unsafe fn write(&mut self, rows: usize) {
+        for _ in 0..rows.min(self.rows) {
+            let (left, right) = (self.c.pointer, self.c.at(0, TILE).pointer);
+            let [left_mask, right_mask] = self.masks;
+            // SAFETY: by the contract; the masks end with the columns.
+            unsafe {
+                let (mut low, mut high) =
+                    (_mm512_loadu_ps(self.sums), _mm512_loadu_ps(self.sums.wrapping_add(TILE)));
+                if self.streamed {
+                    _mm512_stream_ps(left, low);
+                    _mm512_stream_ps(right, high);
+                } else {
+                    if self.asks {
+                        unit::ask_for_writing(self.following);
+                        unit::ask_for_writing(self.following.wrapping_add(TILE));
+                    }
+                    // A load whose mask is empty would wait for its cache line all the same.
+                    if self.c.accumulate {
+                        low = _mm512_add_ps(_mm512_maskz_loadu_ps(left_mask, left), low);
+                        high = _mm512_add_ps(_mm512_maskz_loadu_ps(right_mask, right), high);
+                    }
+                    _mm512_mask_storeu_ps(left, left_mask, low);
+                    _mm512_mask_storeu_ps(right, right_mask, high);
+                }
+            }
+            self.sums = self.sums.wrapping_add(WIDTH);
+            self.c = self.c.at(1, 0);
+            self.following = self.following.wrapping_add(self.c.stride);
+            self.rows -= 1;
+        }
+    }
+}
+
+/// Spreads one count evenly over another.
+pub struct Pace {
+    count: usize,
+    over: usize,
+    credit: usize,
+}
+
+impl Pace {
+    /// So many, over so many.
+    pub fn of(count: usize, over: usize) -> Self {
+        Self { count, over, credit: 0 }
+    }
+
+    /// How many are due at this one.
+    #[inline]
+    pub fn due(&mut self) -> usize {
+        self.credit += self.count;
+        let mut due = 0;
+        while self.credit >= self.over {
+            self.credit -= self.over;
+            due += 1;
+        }
+        due
+    }
+}
