@@ -24,7 +24,7 @@ pub unsafe fn factors<const PARTS: usize>(a: Panel, b: Panel, c: Target, [m, n]:
             let (rows, columns) = (WIDTH.min(m - i), WIDTH.min(n - j));
             let now = Pending { sums, c: c.at(i, j), rows, columns, streamed: false };
             let mut beside = Beside {
-                rows: PendingRows::new(before, now.c.pointer, true),
+                rows: PendingRows::new(before, now.c.pointer),
                 pace: Pace::of(WIDTH, steps_of_tile),
             };
             // SAFETY: these blocks of both panels are there by the contract, as are these rows and columns of C; what is
@@ -46,7 +46,7 @@ pub unsafe fn factors<const PARTS: usize>(a: Panel, b: Panel, c: Target, [m, n]:
     // SAFETY: as above.
     unsafe {
         unit::release();
-        PendingRows::new(before, before.c.pointer, false).write(WIDTH);
+        PendingRows::new(before, before.c.pointer).write(WIDTH);
     }
 }
 

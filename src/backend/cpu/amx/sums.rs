@@ -33,21 +33,16 @@ pub struct PendingRows {
     /// Of the columns.
     masks: [u16; 2],
     streamed: bool,
-    /// The same row of the register tile that will be written after this one.
+    /// The same row of the register tile that will be written after this one, to ask for it.
     following: *const f32,
-    /// Whether its lines are asked for.
-    asks: bool,
 }
 
 impl PendingRows {
     /// All of them.
-    pub fn new(
-        Pending { sums, c, rows, columns, streamed }: Pending,
-        following: *const f32,
-        asks: bool,
-    ) -> Self {
+    #[inline]
+    pub fn new(Pending { sums, c, rows, columns, streamed }: Pending, following: *const f32) -> Self {
         let masks = [mask16(columns), mask16(columns.saturating_sub(TILE))];
-        Self { sums, c, rows, masks, streamed, following, asks }
+        Self { sums, c, rows, masks, streamed, following }
     }
 
     /// Writes or adds so many rows, if they are left.
@@ -68,12 +63,10 @@ impl PendingRows {
                     _mm512_stream_ps(left, low);
                     _mm512_stream_ps(right, high);
                 } else {
-                    if self.asks {
-                        unit::ask_for_writing(self.following);
-                        unit::ask_for_writing(self.following.wrapping_add(TILE));
-                    }
                     // A load whose mask is empty would wait for its cache line all the same.
                     if self.c.accumulate {
+                        unit::ask_for_writing(self.following);
+                        unit::ask_for_writing(self.following.wrapping_add(TILE));
                         low = _mm512_add_ps(_mm512_maskz_loadu_ps(left_mask, left), low);
                         high = _mm512_add_ps(_mm512_maskz_loadu_ps(right_mask, right), high);
                     }

@@ -204,7 +204,7 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                     let held = buffers.held.wrapping_add(tile * blocks * TILE * PARTS);
                     let now = self.pending(buffers.sums[tiles % 2], c, tile, first);
                     let mut beside = Beside {
-                        rows: PendingRows::new(before, now.c.pointer, c.accumulate),
+                        rows: PendingRows::new(before, now.c.pointer),
                         rows_pace: Pace::of(WIDTH, steps_of_tile),
                         next: &mut next,
                         next_pace: &mut next_pace,
@@ -233,7 +233,7 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
             start += self.depth;
         }
         // SAFETY: these rows and columns of C, by the contract.
-        unsafe { PendingRows::new(before, before.c.pointer, false).write(WIDTH) };
+        unsafe { PendingRows::new(before, before.c.pointer).write(WIDTH) };
         // SAFETY: as above.
         unsafe { unit::release() };
         // What was streamed is there for whoever is told that this is done.
