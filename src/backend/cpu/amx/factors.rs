@@ -1,9 +1,11 @@
 //! Products of packed factors that are in the caches, as attention has them.
 
+use std::mem::MaybeUninit;
+
 use super::super::kernels::{Panel, Target};
-use super::sums::{Pace, Pending, PendingRows};
-use super::unit::{self, Meanwhile, multiply_block, steps_of_block};
-use super::{BLOCK_WORDS, TILE, WIDTH};
+use super::sums::{Pending, PendingRows};
+use super::unit::{self, multiply_blocks, steps_of_block};
+use super::{TILE, WIDTH};
 
 /// See [`Factors`](super::super::kernels::Factors).
 ///
@@ -13,31 +15,24 @@ use super::{BLOCK_WORDS, TILE, WIDTH};
 pub unsafe fn factors<const PARTS: usize>(a: Panel, b: Panel, c: Target, [m, n]: [usize; 2], steps: usize) {
     let blocks = steps / (TILE * PARTS);
     let steps_of_tile = steps_of_block(PARTS) * blocks;
-    let mut buffers = [const { Sums([0.0; WIDTH * WIDTH]) }; 2];
-    let [mut sums, mut other_sums] = buffers.each_mut().map(|buffer| buffer.0.as_mut_ptr());
+    // Not cleared: that would be 128 stores for every product.
+    let mut buffers = Sums(MaybeUninit::uninit());
+    let mut sums: *mut f32 = buffers.0.as_mut_ptr().cast();
+    let mut other_sums = sums.wrapping_add(WIDTH * WIDTH);
     let mut before = Pending { sums: other_sums, c, rows: 0, columns: 0, streamed: false };
     // SAFETY: the machine has AMX by the contract, and the tiles are nobody else's until they are released.
     unsafe { unit::configure() };
     for j in (0..n).step_by(WIDTH) {
         for i in (0..m).step_by(WIDTH) {
-            let (mut a, mut b) = (a.words.wrapping_add(i * a.steps), b.words.wrapping_add(j * b.steps));
-            let (rows, columns) = (WIDTH.min(m - i), WIDTH.min(n - j));
-            let now = Pending { sums, c: c.at(i, j), rows, columns, streamed: false };
-            let mut beside = Beside {
-                rows: PendingRows::new(before, now.c.pointer),
-                pace: Pace::of(WIDTH, steps_of_tile),
-            };
+            let (a, b) = (a.words.wrapping_add(i * a.steps), b.words.wrapping_add(j * b.steps));
+            let [height, width] = [m - i, n - j].map(|left| WIDTH.min(left));
+            let now = Pending { sums, c: c.at(i, j), rows: height, columns: width, streamed: false };
+            let mut rows = PendingRows::new(before, now.c.pointer, steps_of_tile);
             // SAFETY: these blocks of both panels are there by the contract, as are these rows and columns of C; what is
             // pending lies in the other buffer.
             unsafe {
-                unit::clear_sums();
-                for _ in 0..blocks {
-                    multiply_block::<PARTS>(a, b, sums, &mut beside);
-                    a = a.wrapping_add(BLOCK_WORDS * PARTS);
-                    b = b.wrapping_add(BLOCK_WORDS * PARTS);
-                }
-                beside.rows.write(WIDTH);
-                unit::store_sums(Target { pointer: sums, stride: WIDTH, accumulate: false });
+                multiply_blocks::<PARTS>(blocks, a, b, sums, &mut rows);
+                rows.write(WIDTH);
             }
             before = now;
             (sums, other_sums) = (other_sums, sums);
@@ -46,25 +41,10 @@ pub unsafe fn factors<const PARTS: usize>(a: Panel, b: Panel, c: Target, [m, n]:
     // SAFETY: as above.
     unsafe {
         unit::release();
-        PendingRows::new(before, before.c.pointer).write(WIDTH);
+        PendingRows::new(before, before.c.pointer, 0).write(WIDTH);
     }
 }
 
-/// Room for the sums of a register tile.
+/// Room for the sums of two register tiles.
 #[repr(align(64))]
-struct Sums([f32; WIDTH * WIDTH]);
-
-/// What is done while a register tile is multiplied: the sums of the one before are written.
-struct Beside {
-    rows: PendingRows,
-    pace: Pace,
-}
-
-impl Meanwhile for Beside {
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn step(&mut self) {
-        // SAFETY: the machine has AVX-512 by the contract, and the rows are there by that of the product.
-        unsafe { self.rows.write(self.pace.due()) };
-    }
-}
+struct Sums(MaybeUninit<[[f32; WIDTH * WIDTH]; 2]>);

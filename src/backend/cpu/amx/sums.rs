@@ -8,7 +8,8 @@ use std::arch::x86_64::*;
 
 use super::super::kernels::Target;
 use super::super::pack::x86::mask16;
-use super::{TILE, WIDTH, unit};
+use super::unit::{self, Meanwhile};
+use super::{TILE, WIDTH};
 
 /// A register tile's sums, and where in C they go.
 #[derive(Clone, Copy)]
@@ -25,7 +26,7 @@ pub struct Pending {
     pub streamed: bool,
 }
 
-/// Its rows that have not been written to C yet.
+/// Its rows that have not been written to C yet; they are written while another register tile is multiplied.
 pub struct PendingRows {
     sums: *const f32,
     c: Target,
@@ -35,14 +36,16 @@ pub struct PendingRows {
     streamed: bool,
     /// The same row of the register tile that will be written after this one, to ask for it.
     following: *const f32,
+    pace: Pace,
 }
 
 impl PendingRows {
-    /// All of them.
+    /// All of them, spread over so many steps of the register tile that is multiplied, which goes to `following`.
     #[inline]
-    pub fn new(Pending { sums, c, rows, columns, streamed }: Pending, following: *const f32) -> Self {
+    pub fn new(pending: Pending, following: *const f32, steps: usize) -> Self {
+        let Pending { sums, c, rows, columns, streamed } = pending;
         let masks = [mask16(columns), mask16(columns.saturating_sub(TILE))];
-        Self { sums, c, rows, masks, streamed, following }
+        Self { sums, c, rows, masks, streamed, following, pace: Pace::of(WIDTH, steps) }
     }
 
     /// Writes or adds so many rows, if they are left.
@@ -79,6 +82,16 @@ impl PendingRows {
             self.following = self.following.wrapping_add(self.c.stride);
             self.rows -= 1;
         }
+    }
+}
+
+impl Meanwhile for PendingRows {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn step(&mut self) {
+        let due = self.pace.due();
+        // SAFETY: the machine has AVX-512 by the contract, and the rows are there by that of the product.
+        unsafe { self.write(due) };
     }
 }
 

@@ -6,8 +6,7 @@
 
 use std::arch::asm;
 
-use super::super::kernels::Target;
-use super::{BLOCK_WORDS, TILE};
+use super::{BLOCK_WORDS, TILE, WIDTH};
 
 /// The memory format of `ldtilecfg` (Intel SDM 1, chapter 18.3): palette 1, eight tiles of 16 rows of 64 bytes.
 #[repr(C, align(64))]
@@ -53,7 +52,7 @@ pub unsafe fn release() {
 /// # Safety
 /// The tiles must be configured.
 #[inline(always)]
-pub unsafe fn clear_sums() {
+unsafe fn clear_sums() {
     // SAFETY: by the contract.
     unsafe {
         asm!(
@@ -67,12 +66,12 @@ pub unsafe fn clear_sums() {
     }
 }
 
-/// Writes the sums, over what is there.
+/// Writes the sums, one row after another.
 ///
 /// # Safety
-/// The tiles must be configured, and `to` address 32 rows and columns for exclusive use.
+/// The tiles must be configured, and `to` have room for 32 rows and columns.
 #[inline(always)]
-pub unsafe fn store_sums(to: Target) {
+unsafe fn store_sums(to: *mut f32) {
     // SAFETY: by the contract.
     unsafe {
         asm!(
@@ -80,9 +79,9 @@ pub unsafe fn store_sums(to: Target) {
             "tilestored [{upper} + {stride} + 64], tmm1",
             "tilestored [{lower} + {stride}], tmm2",
             "tilestored [{lower} + {stride} + 64], tmm3",
-            upper = in(reg) to.pointer,
-            lower = in(reg) to.at(TILE, 0).pointer,
-            stride = in(reg) 4 * to.stride,
+            upper = in(reg) to,
+            lower = in(reg) to.wrapping_add(TILE * WIDTH),
+            stride = in(reg) 4 * WIDTH,
             options(nostack, preserves_flags),
         );
     }
@@ -97,9 +96,28 @@ pub trait Meanwhile {
     unsafe fn step(&mut self);
 }
 
-/// Nothing.
-impl Meanwhile for () {
-    unsafe fn step(&mut self) {}
+/// The sums of a register tile, so many blocks deep, written to `sums` one row after another.
+///
+/// # Safety
+/// The tiles must be configured, the panels hold the blocks, `sums` have room, and the machine be as [`Meanwhile`] wants it.
+#[inline(always)]
+pub unsafe fn multiply_blocks<const PARTS: usize>(
+    blocks: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    sums: *mut f32,
+    meanwhile: &mut impl Meanwhile,
+) {
+    // SAFETY: by the contract.
+    unsafe {
+        clear_sums();
+        for _ in 0..blocks {
+            multiply_block::<PARTS>(a, b, sums, meanwhile);
+            a = a.wrapping_add(BLOCK_WORDS * PARTS);
+            b = b.wrapping_add(BLOCK_WORDS * PARTS);
+        }
+        store_sums(sums);
+    }
 }
 
 /// Adds the products of one block of depth to the sums. Of three parts the six largest products are formed, two tiles of
@@ -111,7 +129,7 @@ impl Meanwhile for () {
 /// # Safety
 /// The tiles must be configured, the panels hold the block, `line` be writable, and the machine be as [`Meanwhile`] wants it.
 #[inline(always)]
-pub unsafe fn multiply_block<const PARTS: usize>(
+unsafe fn multiply_block<const PARTS: usize>(
     a: *const f32,
     b: *const f32,
     line: *mut f32,

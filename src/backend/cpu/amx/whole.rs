@@ -24,8 +24,8 @@ use super::super::pack::{Format, Operand, Part, Side, TILE_DEPTH};
 use super::super::product::with_scratch;
 use super::pack::Packing;
 use super::sums::{Pace, Pending, PendingRows};
-use super::unit::{self, Meanwhile, multiply_block, steps_of_block};
-use super::{BLOCK_WORDS, TILE, WIDTH};
+use super::unit::{self, Meanwhile, multiply_blocks, steps_of_block};
+use super::{TILE, WIDTH};
 
 /// Bytes of C from which on a task writes past the caches.
 const STREAMED_BYTES: usize = 3 << 19;
@@ -204,26 +204,19 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                     let held = buffers.held.wrapping_add(tile * blocks * TILE * PARTS);
                     let now = self.pending(buffers.sums[tiles % 2], c, tile, first);
                     let mut beside = Beside {
-                        rows: PendingRows::new(before, now.c.pointer),
-                        rows_pace: Pace::of(WIDTH, steps_of_tile),
+                        rows: PendingRows::new(before, now.c.pointer, steps_of_tile),
                         next: &mut next,
                         next_pace: &mut next_pace,
                     };
-                    let (mut a, mut b) = match self.held_side {
+                    let (a, b) = match self.held_side {
                         Side::A => (held, buffers.passing[turn % 2]),
                         Side::B => (buffers.passing[turn % 2], held),
                     };
                     // SAFETY: the panels hold these blocks, and the sums a tile; what is pending lies in the other buffer, and
                     // in C by the contract.
                     unsafe {
-                        unit::clear_sums();
-                        for _ in 0..blocks {
-                            multiply_block::<PARTS>(a, b, now.sums, &mut beside);
-                            a = a.wrapping_add(BLOCK_WORDS * PARTS);
-                            b = b.wrapping_add(BLOCK_WORDS * PARTS);
-                        }
+                        multiply_blocks::<PARTS>(blocks, a, b, now.sums, &mut beside);
                         beside.rows.write(WIDTH);
-                        unit::store_sums(Target { pointer: now.sums, stride: WIDTH, accumulate: false });
                     }
                     before = now;
                     tiles += 1;
@@ -233,7 +226,7 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
             start += self.depth;
         }
         // SAFETY: these rows and columns of C, by the contract.
-        unsafe { PendingRows::new(before, before.c.pointer).write(WIDTH) };
+        unsafe { PendingRows::new(before, before.c.pointer, 0).write(WIDTH) };
         // SAFETY: as above.
         unsafe { unit::release() };
         // What was streamed is there for whoever is told that this is done.
@@ -271,7 +264,6 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
 struct Beside<'a, const PARTS: usize> {
     /// Of the register tile before.
     rows: PendingRows,
-    rows_pace: Pace,
     next: &'a mut Packing<PARTS>,
     next_pace: &'a mut Pace,
 }
@@ -282,7 +274,7 @@ impl<const PARTS: usize> Meanwhile for Beside<'_, PARTS> {
     unsafe fn step(&mut self) {
         // SAFETY: the machine has AVX-512 with bf16 by the contract; the rest is this task's own.
         unsafe {
-            self.rows.write(self.rows_pace.due());
+            self.rows.step();
             for _ in 0..self.next_pace.due() {
                 self.next.piece();
             }
