@@ -39,6 +39,24 @@ impl Format {
             Format::Tiles { parts } => depth.div_ceil(TILE_DEPTH) * TILE_DEPTH / 2 * parts,
         }
     }
+
+    /// Words before the one (the block) that holds this depth.
+    pub fn steps_before(self, depth: usize) -> usize {
+        match self {
+            Format::F32 | Format::Rounded => depth,
+            Format::Pairs => depth / 2,
+            Format::Tiles { parts } => depth / TILE_DEPTH * TILE_DEPTH / 2 * parts,
+        }
+    }
+
+    /// Depths that so many words hold.
+    pub fn depth(self, steps: usize) -> usize {
+        match self {
+            Format::F32 | Format::Rounded => steps,
+            Format::Pairs => 2 * steps,
+            Format::Tiles { parts } => 2 * steps / parts,
+        }
+    }
 }
 
 /// One factor of a product: element (outer, depth) at `outer * outer_stride + depth * depth_stride`; outer counts rows
@@ -253,8 +271,7 @@ pub(super) mod x86 {
                             words(_mm512_cvtne2ps_pbh(high, low))
                         };
                     }
-                    transpose16(&mut rows);
-                    for (q, &values) in rows.iter().enumerate().take(steps - step) {
+                    for (q, &values) in transpose16(rows).iter().enumerate().take(steps - step) {
                         // SAFETY: the panel by the contract.
                         unsafe {
                             let to = out.add(first * steps + (step + q) * width + lane);
@@ -307,8 +324,8 @@ pub(super) mod x86 {
     /// Vector j gets word j of every vector.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn transpose16(rows: &mut [__m512i; 16]) {
-        let mut within = *rows;
+    pub fn transpose16(mut rows: [__m512i; 16]) -> [__m512i; 16] {
+        let mut within = rows;
         for (four, rows) in within.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
             *four = transpose_within(*rows);
         }
@@ -317,6 +334,7 @@ pub(super) mod x86 {
                 rows[4 * i + j] = column;
             }
         }
+        rows
     }
 
     /// The first half of a transposition of 16 x 16 words, for four rows: lane k of vector j gets column 4 k + j of all four.

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::pack::x86::{mask16, transpose_across, transpose_within, words_of};
+use super::super::pack::x86::{mask16, transpose_across, transpose_within, transpose16, words_of};
 use super::super::pack::{Format, Operand, Part, Side, TILE_DEPTH};
 use super::{BLOCK_WORDS, TILE, WIDTH};
 
@@ -122,11 +122,78 @@ impl<const PARTS: usize> Packing<PARTS> {
         self.left
     }
 
+    /// Where its pairs go.
+    fn stores(&self) -> Stores<PARTS> {
+        // The order in which the kernel reads them.
+        let (first, part, stride) = match self.side {
+            Side::A => (0, BLOCK_WORDS as isize, TILE),
+            Side::B => ((PARTS - 1) * BLOCK_WORDS, -(BLOCK_WORDS as isize), WIDTH),
+        };
+        Stores { to: self.tile.to.wrapping_add(first), part, stride }
+    }
+
     /// Packs what is left.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     pub fn finish(&mut self) {
         while self.left > 0 {
+            if self.piece == self.pieces {
+                self.begin_tile();
+                if self.tile.whole {
+                    // SAFETY: as for the pieces of a tile.
+                    unsafe { if self.transposes() { self.transposed_tile() } else { self.plain_tile() } };
+                    (self.piece, self.left) = (self.pieces, self.left - self.pieces);
+                    continue;
+                }
+            }
             self.piece();
+        }
+    }
+
+    /// All of a whole tile.
+    ///
+    /// # Safety
+    /// See [`new`](Self::new).
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn plain_tile(&self) {
+        let Tile { first, stride, half, .. } = self.tile;
+        let store = self.stores();
+        self.tile.fetch();
+        for i in 0..TILE {
+            let from = first.wrapping_add(i * stride);
+            // SAFETY: by the contract; the tile is whole.
+            unsafe {
+                store.pair(i, split([_mm512_loadu_ps(from), _mm512_loadu_ps(from.wrapping_add(half))]))
+            };
+        }
+    }
+
+    /// # Safety
+    /// See [`new`](Self::new).
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn transposed_tile(&self) {
+        let Tile { first, stride, half, .. } = self.tile;
+        let store = self.stores();
+        self.tile.fetch();
+        // SAFETY: by the contract; the tile is whole.
+        let vector =
+            |i: usize, half: usize| unsafe { _mm512_loadu_ps(first.wrapping_add(i * stride + half)) };
+        if PARTS == 1 {
+            let rows = std::array::from_fn(|i| {
+                let [words] = split([vector(i, 0), vector(i, half)]);
+                words
+            });
+            for (i, words) in transpose16(rows).into_iter().enumerate() {
+                // SAFETY: by the contract.
+                unsafe { store.pair(i, [words; PARTS]) };
+            }
+            return;
+        }
+        // Two transpositions of elements, not three of parts.
+        let [low, high] =
+            [0, half].map(|half| transpose16(std::array::from_fn(|i| _mm512_castps_si512(vector(i, half)))));
+        for (i, pair) in low.into_iter().zip(high).enumerate() {
+            // SAFETY: by the contract.
+            unsafe { store.pair(i, split([pair.0, pair.1].map(|words| _mm512_castsi512_ps(words)))) };
         }
     }
 
@@ -183,7 +250,7 @@ impl<const PARTS: usize> Packing<PARTS> {
         let pairs = if PARTS == 1 { 4 } else { 1 };
         for i in pairs * piece..pairs * (piece + 1) {
             // SAFETY: by the contract.
-            unsafe { self.store(i, split(self.tile.pair(i))) };
+            unsafe { self.stores().pair(i, split(self.tile.pair(i))) };
         }
     }
 
@@ -206,7 +273,7 @@ impl<const PARTS: usize> Packing<PARTS> {
                 (1, _) => {
                     let j = piece - 4;
                     for (i, words) in transpose_across(&self.halves[0], j).into_iter().enumerate() {
-                        self.store(4 * i + j, [words; PARTS]);
+                        self.stores().pair(4 * i + j, [words; PARTS]);
                     }
                 }
                 // Two transpositions of elements, not three of parts.
@@ -229,7 +296,7 @@ impl<const PARTS: usize> Packing<PARTS> {
                 _ => {
                     let [low, high] = &self.halves;
                     for i in 2 * (piece - 8)..2 * (piece - 7) {
-                        self.store(i, split([elements(low[i]), elements(high[i])]));
+                        self.stores().pair(i, split([elements(low[i]), elements(high[i])]));
                     }
                 }
             }
@@ -266,24 +333,31 @@ impl<const PARTS: usize> Packing<PARTS> {
             Tile { first, ahead, stride, half, whole, vectors: [present; 2], lanes: depths.map(mask16), to }
         }
     }
+}
 
+/// Where the pairs of a tile go.
+#[derive(Clone, Copy)]
+struct Stores<const PARTS: usize> {
+    to: *mut f32,
+    /// Words from one part to the next.
+    part: isize,
+    /// Words from one pair to the next.
+    stride: usize,
+}
+
+impl<const PARTS: usize> Stores<PARTS> {
     /// Stores pair i of all rows, or all pairs of row i.
     ///
     /// # Safety
-    /// See [`new`](Self::new).
+    /// The panel must have room.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn store(&self, i: usize, words: [__m512i; PARTS]) {
-        for (part, words) in words.into_iter().enumerate() {
-            // The order in which the kernel reads them.
-            let (part, stride) = match self.side {
-                Side::A => (part, TILE),
-                Side::B => (PARTS - 1 - part, WIDTH),
-            };
+    unsafe fn pair(self, i: usize, words: [__m512i; PARTS]) {
+        let mut to = self.to.wrapping_add(i * self.stride);
+        for words in words {
             // SAFETY: by the contract.
-            unsafe {
-                _mm512_storeu_epi32(self.tile.to.add(part * BLOCK_WORDS + i * stride).cast(), words);
-            }
+            unsafe { _mm512_storeu_epi32(to.cast(), words) };
+            to = to.wrapping_offset(self.part);
         }
     }
 }
@@ -309,6 +383,17 @@ struct Tile {
 }
 
 impl Tile {
+    /// Asks for the memory that is to be asked for.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn fetch(&self) {
+        let Some(ahead) = self.ahead else { return };
+        for at in (0..TILE).flat_map(|i| [i * self.stride, i * self.stride + self.half]) {
+            // SAFETY: a hint, which faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(at).cast()) };
+        }
+    }
+
     /// A half of the depth: of row (column) i, or the i-th of that half of all of them.
     ///
     /// # Safety
