@@ -12,8 +12,9 @@ use rayon::prelude::*;
 
 use super::kernels::Kernel;
 use super::memory::{Memory, SharedMatrix};
+use super::needed::Needed;
 use super::pack::Operand;
-use super::product::{Factor, Side, multiply};
+use super::product::{Factor, Product, Side, multiply};
 use super::simd::{self, LANES, Simd, vectorised};
 use crate::backend::{AttentionForward, AttentionShape, Heads, SEGMENT_WORDS};
 
@@ -162,9 +163,19 @@ impl Task<'_> {
                     if width == 0 {
                         continue;
                     }
-                    multiply(self.kernel, &tile.queries, keys, width, scores, KEY_TILE, false);
-                    let scale = scale(self.shape);
                     let visible = Visible { range, first: tile.first, j, width };
+                    let seen = visible.seen();
+                    let product = Product {
+                        a: &tile.queries,
+                        b: keys,
+                        columns: width,
+                        c: scores,
+                        stride: KEY_TILE,
+                        accumulate: false,
+                        needed: Needed::Scores { seen },
+                    };
+                    multiply(self.kernel, product);
+                    let scale = scale(self.shape);
                     // In three loops, without a branch on what is found in a row.
                     let QueryTile { count, largest, total, accumulator, .. } = &mut *tile;
                     here.resize(*count, 0.0);
@@ -173,7 +184,16 @@ impl Task<'_> {
                     weigh(self.simd, scores, visible, scale, largest, here, total, accumulator);
                     let scores = Operand::by_rows(scores, KEY_TILE);
                     weights.pack(self.kernel, Side::A, scores, tile.count, width);
-                    multiply(self.kernel, weights, values, d, &mut tile.accumulator, d, true);
+                    let product = Product {
+                        a: weights,
+                        b: values,
+                        columns: d,
+                        c: &mut tile.accumulator,
+                        stride: d,
+                        accumulate: true,
+                        needed: Needed::Weights { seen },
+                    };
+                    multiply(self.kernel, product);
                 }
             }
         }
@@ -246,10 +266,23 @@ impl Visible {
         self.range.visible(self.first + i).saturating_sub(self.j).min(self.width)
     }
 
+    /// Keys that its query 0 would see if the tile had no end.
+    pub fn seen(self) -> isize {
+        (self.first + self.range.causal_offset + 1) as isize - self.j as isize
+    }
+
     /// The tile's columns that are computed with: whole vectors.
     #[inline(always)]
     pub fn padded(self) -> usize {
         self.width.next_multiple_of(LANES)
+    }
+
+    /// Columns of query i that are computed with, those it sees and what their last vector has besides; and the columns it sees.
+    /// The rest of [`padded`](Self::padded) is nothing.
+    #[inline(always)]
+    pub fn columns(self, i: usize) -> (usize, usize) {
+        let keys = self.keys(i);
+        (keys.next_multiple_of(LANES), keys)
     }
 }
 
@@ -263,8 +296,9 @@ vectorised! {
     /// The largest visible score of every query, scaled; what is not visible becomes negative infinity.
     fn largest_scores(scores: &mut [f32], visible: Visible, scale: f32, largest: &mut [f32]) {
         for (i, largest) in largest.iter_mut().enumerate() {
-            let row = &mut scores[i * KEY_TILE..][..visible.padded()];
-            row[visible.keys(i)..].fill(f32::NEG_INFINITY);
+            let (columns, keys) = visible.columns(i);
+            let row = &mut scores[i * KEY_TILE..][..columns];
+            row[keys..].fill(f32::NEG_INFINITY);
             *largest = simd::maximum(row) * scale;
         }
     }
@@ -293,9 +327,10 @@ vectorised! {
         let d = accumulator.len() / largest.len();
         let statistics = largest.iter().zip(corrections).zip(total).zip(accumulator.chunks_exact_mut(d));
         for (i, (((&largest, &correction), total), sums)) in statistics.enumerate() {
-            let row = &mut scores[i * KEY_TILE..][..visible.padded()];
-            if visible.keys(i) == 0 {
-                row.fill(0.0);
+            let (columns, keys) = visible.columns(i);
+            let (row, rest) = scores[i * KEY_TILE..][..visible.padded()].split_at_mut(columns);
+            rest.fill(0.0);
+            if keys == 0 {
                 continue;
             }
             sums.iter_mut().for_each(|sum| *sum *= correction);

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use super::attention::{KEY_TILE, QUERY_TILE, Segment, Visible, decode, head, scale};
 use super::kernels::Kernel;
 use super::memory::{Memory, SharedMatrix};
+use super::needed::Needed;
 use super::pack::Operand;
-use super::product::{Factor, Side, multiply};
+use super::product::{Factor, Product, Side, multiply};
 use super::simd::{self, Simd, vectorised};
 use crate::backend::{AttentionBackward, AttentionShape, Heads};
 
@@ -224,8 +225,16 @@ impl Task<'_> {
         factor: &mut Factor,
     ) {
         let (kernel, d, width) = (self.kernel, self.shape.head_dim, visible.width);
-        multiply(kernel, &tile.queries, &key.keys, width, scores, KEY_TILE, false);
-        multiply(kernel, &tile.dout, &key.values, width, dscores, KEY_TILE, false);
+        let seen = visible.seen();
+        let scored = |a, b, c| {
+            let needed = Needed::Scores { seen };
+            multiply(
+                kernel,
+                Product { a, b, columns: width, c, stride: KEY_TILE, accumulate: false, needed },
+            );
+        };
+        scored(&tile.queries, &key.keys, &mut *scores);
+        scored(&tile.dout, &key.values, &mut *dscores);
         let first = (segment.start + tile.first) * self.shape.query_heads + tile.head;
         let statistics = Statistics {
             lse: &self.lse[first..],
@@ -235,12 +244,16 @@ impl Task<'_> {
         };
         score_gradients(self.simd, scores, dscores, visible, statistics, scale(self.shape));
         // dV += P^T dO, dK += dS^T Q, dQ += dS K
+        let add = |a: &Factor, b, c, needed| {
+            multiply(kernel, Product { a, b, columns: d, c, stride: d, accumulate: true, needed });
+        };
+        let columns = Needed::WeightColumns { seen };
         factor.pack(kernel, Side::A, Operand::by_columns(scores, KEY_TILE), width, tile.count);
-        multiply(kernel, factor, &tile.dout_columns, d, &mut key.dvalues, d, true);
+        add(factor, &tile.dout_columns, &mut key.dvalues, columns);
         factor.pack(kernel, Side::A, Operand::by_columns(dscores, KEY_TILE), width, tile.count);
-        multiply(kernel, factor, &tile.query_columns, d, &mut key.dkeys, d, true);
+        add(factor, &tile.query_columns, &mut key.dkeys, columns);
         factor.pack(kernel, Side::A, Operand::by_rows(dscores, KEY_TILE), tile.count, width);
-        multiply(kernel, factor, &key.key_columns, d, &mut tile.dqueries, d, true);
+        add(factor, &key.key_columns, &mut tile.dqueries, Needed::Weights { seen });
     }
 
     fn store_queries(&self, tile: &QueryTile, segment: &Segment) {
@@ -298,12 +311,13 @@ vectorised! {
     ) {
         for i in 0..statistics.count {
             let place = i * KEY_TILE..i * KEY_TILE + visible.padded();
-            let (scores, dscores) = (&mut scores[place.clone()], &mut dscores[place]);
-            let keys = visible.keys(i);
-            if keys < scores.len() {
-                scores[keys..].fill(f32::NEG_INFINITY);
-                dscores[keys..].fill(0.0);
-            }
+            let (columns, keys) = visible.columns(i);
+            let [(scores, no_scores), (dscores, no_dscores)] =
+                [&mut *scores, &mut *dscores].map(|all| all[place.clone()].split_at_mut(columns));
+            no_scores.fill(0.0);
+            no_dscores.fill(0.0);
+            scores[keys..].fill(f32::NEG_INFINITY);
+            dscores[keys..].fill(0.0);
             let (lse, delta) = (statistics.lse[i * statistics.stride], statistics.delta[i * statistics.stride]);
             simd::exp_all(scores, |score| score * scale - lse);
             for (&weight, dscore) in scores.iter().zip(dscores) {

@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
+use super::needed::Needed;
 use super::pack::{self, Format, Operand, Pack};
 use super::simd::{Level, Simd};
 
@@ -96,11 +97,11 @@ unsafe impl Send for Target {}
 // SAFETY: as above.
 unsafe impl Sync for Target {}
 
-/// `(a, b, c, [rows, columns], steps)`.
+/// `(a, b, c, [rows, columns], steps, needed)`.
 ///
 /// Safety: the panels must hold these rows and columns at `steps` steps, `c` must address them for exclusive use, and the
 /// machine must have the level of the kernel.
-pub type Factors = unsafe fn(Panel, Panel, Target, [usize; 2], usize);
+pub type Factors = unsafe fn(Panel, Panel, Target, [usize; 2], usize, Needed);
 
 /// `(threads, a, b, c, [m, n, k])`: `C (+)= A B` by all threads of the pool that this is called in.
 ///

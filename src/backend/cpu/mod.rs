@@ -16,6 +16,7 @@ mod head;
 mod kernels;
 mod matmul;
 mod memory;
+mod needed;
 mod objective;
 mod pack;
 mod pages;

@@ -14,6 +14,7 @@ use memmap2::MmapMut;
 use rayon::prelude::*;
 
 use super::kernels::{self, Compute, Kernel, Panel, Run, Target, Tiles};
+use super::needed::Needed;
 pub use super::pack::Side;
 use super::pack::{Operand, Part};
 use super::pages::{HUGE, pages};
@@ -216,12 +217,16 @@ unsafe fn strip(
             let steps = kernel.format.steps(depth);
             let [a, b] = [a_panels, b_panels].map(|words| Panel { words, steps });
             // SAFETY: the panels hold these rows and columns at this depth; C by this function's contract.
-            unsafe { multiply_tiles(kernel, tiles.run, a, b, part, [rows, columns], steps) };
+            unsafe {
+                multiply_tiles(kernel, tiles.run, a, b, part, [rows, columns], steps, Needed::All);
+            }
         }
         if depths.is_empty() {
             let empty = Panel { words: a_panels, steps: 0 };
             // SAFETY: no panel is read where there are no steps.
-            unsafe { multiply_tiles(kernel, tiles.run, empty, empty, c, [rows, columns], 0) };
+            unsafe {
+                multiply_tiles(kernel, tiles.run, empty, empty, c, [rows, columns], 0, Needed::All);
+            }
         }
     });
 }
@@ -258,20 +263,30 @@ impl Factor {
     }
 }
 
-/// `C (+)= A B` on this thread, for the first `columns` columns of B and as deep as A was packed. C has `stride` elements
-/// from one row to the next.
+/// `C (+)= A B` on one thread, for the first `columns` columns of B and as deep as A was packed.
+pub struct Product<'a> {
+    /// Packed for the left side.
+    pub a: &'a Factor,
+    /// Packed for the right side.
+    pub b: &'a Factor,
+    /// Of B.
+    pub columns: usize,
+    /// C, from its first element on.
+    pub c: &'a mut [f32],
+    /// Elements from one row of C to the next.
+    pub stride: usize,
+    /// Add to C.
+    pub accumulate: bool,
+    /// What of it is needed.
+    pub needed: Needed,
+}
+
+/// Multiplies.
 ///
 /// # Panics
 /// If the factors were not packed for these sides by this kernel, B is smaller than said, or C is.
-pub fn multiply(
-    kernel: &'static Kernel,
-    a: &Factor,
-    b: &Factor,
-    columns: usize,
-    c: &mut [f32],
-    stride: usize,
-    accumulate: bool,
-) {
+pub fn multiply(kernel: &'static Kernel, product: Product<'_>) {
+    let Product { a, b, columns, c, stride, accumulate, needed } = product;
     assert!(a.side == Some(Side::A) && a.width == kernel.rows, "not a left factor");
     assert!(b.side == Some(Side::B) && b.width == kernel.columns, "not a right factor");
     assert!(
@@ -287,9 +302,12 @@ pub fn multiply(
     unsafe {
         match kernel.compute {
             Compute::Tiles(tiles) => {
-                multiply_tiles(kernel, tiles.run, a_panels, b_panels, c, [a.outer, columns], a.steps)
+                let size = [a.outer, columns];
+                multiply_tiles(kernel, tiles.run, a_panels, b_panels, c, size, a.steps, needed);
             }
-            Compute::Own { factors, .. } => factors(a_panels, b_panels, c, [a.outer, columns], a.steps),
+            Compute::Own { factors, .. } => {
+                factors(a_panels, b_panels, c, [a.outer, columns], a.steps, needed);
+            }
         }
     }
 }
@@ -298,6 +316,7 @@ pub fn multiply(
 ///
 /// # Safety
 /// As [`whole`]; `a` and `b` must hold packed panels of at least `steps` for `m` rows and `n` columns.
+#[allow(clippy::too_many_arguments, reason = "what a register tile needs to know, and which there are")]
 unsafe fn multiply_tiles(
     kernel: &Kernel,
     run: Run,
@@ -306,15 +325,21 @@ unsafe fn multiply_tiles(
     c: Target,
     [m, n]: [usize; 2],
     steps: usize,
+    needed: Needed,
 ) {
     let (mr, nr) = (kernel.rows, kernel.columns);
+    let depth = kernel.format.depth(steps);
     let mut edge = [CacheLine::default(); kernels::LARGEST_TILE / 16];
     let edge: *mut f32 = edge.as_mut_ptr().cast();
     for j in (0..n).step_by(nr) {
         for i in (0..m).step_by(mr) {
-            // SAFETY: panel j/nr of B and i/mr of A lie within the packed buffers.
-            let (a, b) = unsafe { (a.words.add(i * a.steps), b.words.add(j * b.steps)) };
             let (height, width) = (mr.min(m - i), nr.min(n - j));
+            let Some(depths) = needed.depths(i..i + height, j..j + width, depth) else { continue };
+            let (from, to) = (kernel.format.steps_before(depths.start), kernel.format.steps(depths.end));
+            let steps = to.saturating_sub(from);
+            // SAFETY: panel j/nr of B and i/mr of A lie within the packed buffers, and these steps within the panels.
+            let (a, b) =
+                unsafe { (a.words.add(i * a.steps + from * mr), b.words.add(j * b.steps + from * nr)) };
             let corner = c.at(i, j).pointer;
             if height == mr && width == nr {
                 // SAFETY: a whole tile of C, by this function's contract.

@@ -3,18 +3,26 @@
 use std::mem::MaybeUninit;
 
 use super::super::kernels::{Panel, Target};
+use super::super::needed::Needed;
+use super::super::pack::{Format, TILE_DEPTH};
 use super::sums::{Pending, PendingRows};
 use super::unit::{self, multiply_blocks, steps_of_block};
-use super::{TILE, WIDTH};
+use super::{BLOCK_WORDS, WIDTH};
 
 /// See [`Factors`](super::super::kernels::Factors).
 ///
 /// # Safety
 /// See [`Factors`](super::super::kernels::Factors).
 #[target_feature(enable = "avx512f")]
-pub unsafe fn factors<const PARTS: usize>(a: Panel, b: Panel, c: Target, [m, n]: [usize; 2], steps: usize) {
-    let blocks = steps / (TILE * PARTS);
-    let steps_of_tile = steps_of_block(PARTS) * blocks;
+pub unsafe fn factors<const PARTS: usize>(
+    a: Panel,
+    b: Panel,
+    c: Target,
+    [m, n]: [usize; 2],
+    steps: usize,
+    needed: Needed,
+) {
+    let depth = Format::Tiles { parts: PARTS }.depth(steps);
     // Not cleared: that would be 128 stores for every product.
     let mut buffers = Sums(MaybeUninit::uninit());
     let mut sums: *mut f32 = buffers.0.as_mut_ptr().cast();
@@ -24,10 +32,14 @@ pub unsafe fn factors<const PARTS: usize>(a: Panel, b: Panel, c: Target, [m, n]:
     unsafe { unit::configure() };
     for j in (0..n).step_by(WIDTH) {
         for i in (0..m).step_by(WIDTH) {
-            let (a, b) = (a.words.wrapping_add(i * a.steps), b.words.wrapping_add(j * b.steps));
             let [height, width] = [m - i, n - j].map(|left| WIDTH.min(left));
+            let Some(depths) = needed.depths(i..i + height, j..j + width, depth) else { continue };
+            let first = depths.start / TILE_DEPTH;
+            let blocks = depths.end.div_ceil(TILE_DEPTH).saturating_sub(first);
+            let a = a.words.wrapping_add(i * a.steps + first * BLOCK_WORDS * PARTS);
+            let b = b.words.wrapping_add(j * b.steps + first * BLOCK_WORDS * PARTS);
             let now = Pending { sums, c: c.at(i, j), rows: height, columns: width, streamed: false };
-            let mut rows = PendingRows::new(before, now.c.pointer, steps_of_tile);
+            let mut rows = PendingRows::new(before, now.c.pointer, steps_of_block(PARTS) * blocks);
             // SAFETY: these blocks of both panels are there by the contract, as are these rows and columns of C; what is
             // pending lies in the other buffer.
             unsafe {
