@@ -1,14 +1,14 @@
-//! RMSNorm on the CPU: rows are tasks; the weight's gradient is a second pass whose tasks own columns and add the rows
-//! in order.
+//! RMSNorm on the CPU: rows are tasks. In the backward pass some rows are one, whose share of the weight's gradient is summed while
+//! they are in the caches; the shares are added in order.
 
 use rayon::prelude::*;
 
 use super::memory::Memory;
 use super::simd::{self, Simd, vectorised};
-use crate::backend::{RmsnormBackward, RmsnormForward};
+use crate::backend::{RMSNORM_PARTS, RmsnormBackward, RmsnormForward};
 
-/// Columns of the weight gradient per task.
-const COLUMNS: usize = 64;
+/// Rows that a part of the weight's gradient has at least.
+const PART_ROWS: usize = 16;
 
 vectorised! {
     /// One row: gives its rstd.
@@ -48,22 +48,16 @@ vectorised! {
         }
     }
 
-    /// Some columns of the weight's gradient, from `first` on, which are added to `total` row by row.
-    fn weight_gradient(dout: &[f32], x: &[f32], rstd: &[f32], first: usize, total: &mut [f32; COLUMNS]) {
-        let h = dout.len() / rstd.len().max(1);
-        for (t, &rstd) in rstd.iter().enumerate() {
-            let start = t * h + first;
-            let width = COLUMNS.min(h - first);
-            let (dout, x) = (&dout[start..start + width], &x[start..start + width]);
-            if let (Some(dout), Some(x)) = (dout.first_chunk::<COLUMNS>(), x.first_chunk::<COLUMNS>()) {
-                for i in 0..COLUMNS {
-                    total[i] += dout[i] * x[i] * rstd;
-                }
-            } else {
-                for ((total, &dout), &x) in total.iter_mut().zip(dout).zip(x) {
-                    *total += dout * x * rstd;
-                }
-            }
+    /// Adds a row's share of the weight's gradient.
+    fn add_weight_gradient(dout: &[f32], x: &[f32], rstd: f32, total: &mut [f32]) {
+        for ((total, &dout), &x) in total.iter_mut().zip(dout).zip(x) {
+            *total += dout * x * rstd;
+        }
+    }
+
+    fn add_to(total: &mut [f32], part: &[f32]) {
+        for (total, &part) in total.iter_mut().zip(part) {
+            *total += part;
         }
     }
 }
@@ -104,19 +98,28 @@ pub fn backward(simd: Simd, memory: &mut Memory, arguments: RmsnormBackward) {
     let rstd = access.read::<f32>(arguments.rstd);
     let dx = access.write::<f32>(arguments.dx);
     let dresidual = arguments.dresidual.map(|view| access.read::<f32>(view));
-    dx.par_chunks_exact_mut(h).enumerate().for_each(|(t, dx)| {
-        let (dout, x, rstd) = (&dout[t * h..][..h], &x[t * h..][..h], rstd[t]);
-        let dresidual = dresidual.map(|dresidual| &dresidual[t * h..][..h]);
-        row_gradient(simd, dout, x, weight, rstd, dresidual, dx);
+    let parts = rstd.len().div_ceil(PART_ROWS).clamp(1, RMSNORM_PARTS);
+    let rows = rstd.len().div_ceil(parts).max(1);
+    let partial = access.write::<f32>(arguments.partial.first(parts * h));
+    let tasks = dx.par_chunks_mut(rows * h).zip(partial.par_chunks_exact_mut(h));
+    tasks.enumerate().for_each(|(part, (dx, partial))| {
+        partial.fill(0.0);
+        for (t, dx) in (part * rows..).zip(dx.chunks_exact_mut(h)) {
+            let (dout, x, rstd) = (&dout[t * h..][..h], &x[t * h..][..h], rstd[t]);
+            let dresidual = dresidual.map(|dresidual| &dresidual[t * h..][..h]);
+            row_gradient(simd, dout, x, weight, rstd, dresidual, dx);
+            if arguments.dweight.is_some() {
+                add_weight_gradient(simd, dout, x, rstd, partial);
+            }
+        }
     });
     let Some(dweight) = arguments.dweight else { return };
     let dweight = access.write::<f32>(dweight);
-    dweight.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, dweight)| {
-        let mut total = [0.0f32; COLUMNS];
-        if arguments.accumulate {
-            total[..dweight.len()].copy_from_slice(dweight);
-        }
-        weight_gradient(simd, dout, x, rstd, task * COLUMNS, &mut total);
-        dweight.copy_from_slice(&total[..dweight.len()]);
-    });
+    if !arguments.accumulate {
+        dweight.fill(0.0);
+    }
+    let used = dx.len().div_ceil(rows * h);
+    for partial in partial.chunks_exact(h).take(used) {
+        add_to(simd, dweight, partial);
+    }
 }
