@@ -7,6 +7,7 @@
 //! and values once for all of them.
 
 use std::cell::RefCell;
+use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
@@ -334,7 +335,8 @@ vectorised! {
                 continue;
             }
             sums.iter_mut().for_each(|sum| *sum *= correction);
-            *total = *total * correction + simd::scaled_exponentials(row, scale, largest);
+            let [scale, largest] = [scale, largest].map(|natural| natural * LOG2_E);
+            *total = *total * correction + simd::scaled_powers(row, scale, largest);
         }
     }
 }

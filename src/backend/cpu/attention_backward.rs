@@ -5,6 +5,7 @@
 //! tile, until all queries have been there.
 
 use std::cell::RefCell;
+use std::f32::consts::LOG2_E;
 
 use rayon::prelude::*;
 
@@ -319,7 +320,8 @@ vectorised! {
             scores[keys..].fill(f32::NEG_INFINITY);
             dscores[keys..].fill(0.0);
             let (lse, delta) = (statistics.lse[i * statistics.stride], statistics.delta[i * statistics.stride]);
-            simd::exp_all(scores, |score| score * scale - lse);
+            let (score_scale, shift) = (scale * LOG2_E, lse * LOG2_E);
+            simd::exp2_all(scores, |score| score * score_scale - shift);
             for (&weight, dscore) in scores.iter().zip(dscores) {
                 *dscore = weight * (*dscore - delta) * scale;
             }

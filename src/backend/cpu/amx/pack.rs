@@ -389,8 +389,7 @@ impl Tile {
     fn fetch(&self) {
         let Some(ahead) = self.ahead else { return };
         for at in (0..TILE).flat_map(|i| [i * self.stride, i * self.stride + self.half]) {
-            // SAFETY: a hint, which faults nowhere.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(at).cast()) };
+            _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(at).cast());
         }
     }
 
