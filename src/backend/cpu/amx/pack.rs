@@ -40,7 +40,7 @@ pub struct Packing<const PARTS: usize> {
     /// Pieces that are left.
     left: usize,
     /// The tile that is packed, its pieces, and the next of them.
-    tile: Tile,
+    tile: Tile<PARTS>,
     pieces: usize,
     piece: usize,
     /// Its elements, where they are transposed: each half of the depth.
@@ -99,7 +99,7 @@ impl<const PARTS: usize> Packing<PARTS> {
                 whole: false,
                 vectors: [0; 2],
                 lanes: [0; 2],
-                to: out,
+                stores: Stores { to: out, part: 0, stride: 0 },
             },
             pieces: 0,
             piece: 0,
@@ -120,16 +120,6 @@ impl<const PARTS: usize> Packing<PARTS> {
     /// Pieces that are left.
     pub fn left(&self) -> usize {
         self.left
-    }
-
-    /// Where its pairs go.
-    fn stores(&self) -> Stores<PARTS> {
-        // The order in which the kernel reads them.
-        let (first, part, stride) = match self.side {
-            Side::A => (0, BLOCK_WORDS as isize, TILE),
-            Side::B => ((PARTS - 1) * BLOCK_WORDS, -(BLOCK_WORDS as isize), WIDTH),
-        };
-        Stores { to: self.tile.to.wrapping_add(first), part, stride }
     }
 
     /// Packs what is left.
@@ -156,7 +146,7 @@ impl<const PARTS: usize> Packing<PARTS> {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn plain_tile(&self) {
         let Tile { first, stride, half, .. } = self.tile;
-        let store = self.stores();
+        let store = self.tile.stores;
         self.tile.fetch();
         for i in 0..TILE {
             let from = first.wrapping_add(i * stride);
@@ -172,7 +162,7 @@ impl<const PARTS: usize> Packing<PARTS> {
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn transposed_tile(&self) {
         let Tile { first, stride, half, .. } = self.tile;
-        let store = self.stores();
+        let store = self.tile.stores;
         self.tile.fetch();
         // SAFETY: by the contract; the tile is whole.
         let vector =
@@ -250,7 +240,7 @@ impl<const PARTS: usize> Packing<PARTS> {
         let pairs = if PARTS == 1 { 4 } else { 1 };
         for i in pairs * piece..pairs * (piece + 1) {
             // SAFETY: by the contract.
-            unsafe { self.stores().pair(i, split(self.tile.pair(i))) };
+            unsafe { self.tile.stores.pair(i, split(self.tile.pair(i))) };
         }
     }
 
@@ -273,7 +263,7 @@ impl<const PARTS: usize> Packing<PARTS> {
                 (1, _) => {
                     let j = piece - 4;
                     for (i, words) in transpose_across(&self.halves[0], j).into_iter().enumerate() {
-                        self.stores().pair(4 * i + j, [words; PARTS]);
+                        self.tile.stores.pair(4 * i + j, [words; PARTS]);
                     }
                 }
                 // Two transpositions of elements, not three of parts.
@@ -296,14 +286,14 @@ impl<const PARTS: usize> Packing<PARTS> {
                 _ => {
                     let [low, high] = &self.halves;
                     for i in 2 * (piece - 8)..2 * (piece - 7) {
-                        self.stores().pair(i, split([elements(low[i]), elements(high[i])]));
+                        self.tile.stores.pair(i, split([elements(low[i]), elements(high[i])]));
                     }
                 }
             }
         }
     }
 
-    fn tile_at(&self, place: Place) -> Tile {
+    fn tile_at(&self, place: Place) -> Tile<PARTS> {
         let Place { outer, block, blocks, across, .. } = place;
         let address = |from: *const f32, outer: usize, block: usize| {
             from.wrapping_add(TILE * outer * self.outer_stride + TILE_DEPTH * block * self.depth_stride)
@@ -311,26 +301,42 @@ impl<const PARTS: usize> Packing<PARTS> {
         let present = self.part.count.saturating_sub(TILE * outer).min(TILE);
         let depth = self.part.depth - TILE_DEPTH * block;
         let depths = [depth.min(TILE), depth.saturating_sub(TILE).min(TILE)];
+        let first = address(self.source, outer, block);
         // The machine foresees what is walked along, once it has begun.
         let ahead = match (across, block + 1 < blocks) {
             (true, true) => Some(address(self.source, outer, block + 1)),
             (true, false) => Some(address(self.following, outer, 0)),
             (false, _) => (block == 0).then(|| address(self.following, outer, 0)),
         };
-        let first = address(self.source, outer, block);
         let (panel, in_panel) = (TILE * outer / WIDTH, TILE * outer % WIDTH);
-        let at = match self.side {
-            Side::A => in_panel * TILE,
-            Side::B => in_panel,
+        let to = self.out.wrapping_add(panel * self.panel_words + block * BLOCK_WORDS * PARTS);
+        // The order in which the kernel reads them.
+        let stores = match self.side {
+            Side::A => {
+                Stores { to: to.wrapping_add(in_panel * TILE), part: BLOCK_WORDS as isize, stride: TILE }
+            }
+            Side::B => Stores {
+                to: to.wrapping_add(in_panel + (PARTS - 1) * BLOCK_WORDS),
+                part: -(BLOCK_WORDS as isize),
+                stride: WIDTH,
+            },
         };
-        let to = self.out.wrapping_add(panel * self.panel_words + block * BLOCK_WORDS * PARTS + at);
         let whole = present == TILE && depth >= TILE_DEPTH;
         if across {
             let (stride, half) = (self.depth_stride, TILE * self.depth_stride);
-            Tile { first, ahead, stride, half, whole, vectors: depths, lanes: [mask16(present); 2], to }
+            Tile { first, ahead, stride, half, whole, vectors: depths, lanes: [mask16(present); 2], stores }
         } else {
             let (stride, half) = (self.outer_stride, TILE);
-            Tile { first, ahead, stride, half, whole, vectors: [present; 2], lanes: depths.map(mask16), to }
+            Tile {
+                first,
+                ahead,
+                stride,
+                half,
+                whole,
+                vectors: [present; 2],
+                lanes: depths.map(mask16),
+                stores,
+            }
         }
     }
 }
@@ -364,7 +370,7 @@ impl<const PARTS: usize> Stores<PARTS> {
 
 /// A tile that is packed; zeros beyond the operand's edges.
 #[derive(Clone, Copy)]
-struct Tile {
+struct Tile<const PARTS: usize> {
     first: *const f32,
     /// Memory that is asked for meanwhile.
     ahead: Option<*const f32>,
@@ -379,10 +385,10 @@ struct Tile {
     /// Their lanes that there are.
     lanes: [u16; 2],
     /// Where it goes.
-    to: *mut f32,
+    stores: Stores<PARTS>,
 }
 
-impl Tile {
+impl<const PARTS: usize> Tile<PARTS> {
     /// Asks for the memory that is to be asked for.
     #[inline]
     #[target_feature(enable = "avx512f")]

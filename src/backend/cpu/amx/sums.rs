@@ -88,11 +88,13 @@ impl PendingRows {
 impl Meanwhile for PendingRows {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn step(&mut self) {
+    unsafe fn write_sums(&mut self) {
         let due = self.pace.due();
         // SAFETY: the machine has AVX-512 by the contract, and the rows are there by that of the product.
         unsafe { self.write(due) };
     }
+
+    unsafe fn work(&mut self) {}
 }
 
 /// Spreads one count evenly over another.

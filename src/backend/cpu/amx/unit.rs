@@ -87,13 +87,20 @@ unsafe fn store_sums(to: *mut f32) {
     }
 }
 
-/// What runs on the other units while the tile unit multiplies.
+/// What runs on the other units while the tile unit multiplies, after every second product one or the other: a few dozen
+/// instructions at a time, or the tile unit waits, because the processor looks no further ahead.
 pub trait Meanwhile {
-    /// A few dozen instructions: with more at a time the tile unit waits, because the processor looks no further ahead.
+    /// Some of the sums of the register tile before.
     ///
     /// # Safety
     /// The machine must have AMX and AVX-512 with bf16.
-    unsafe fn step(&mut self);
+    unsafe fn write_sums(&mut self);
+
+    /// Some of anything else.
+    ///
+    /// # Safety
+    /// As above.
+    unsafe fn work(&mut self);
 }
 
 /// The sums of a register tile, so many blocks deep, written to `sums` one row after another.
@@ -142,30 +149,24 @@ unsafe fn multiply_block<const PARTS: usize>(
     unsafe {
         load_a(a(0));
         load_b(b(PARTS - 1));
-        multiply();
-        meanwhile.step();
+        multiply(meanwhile);
         if PARTS == 3 {
             load_b(b(1));
-            multiply();
-            meanwhile.step();
+            multiply(meanwhile);
             load_a(a(1));
-            multiply();
-            meanwhile.step();
+            multiply(meanwhile);
             load_b(b(0));
-            multiply();
-            meanwhile.step();
+            multiply(meanwhile);
             load_a(a(2));
-            multiply();
-            meanwhile.step();
+            multiply(meanwhile);
             load_a(a(0));
-            multiply();
-            meanwhile.step();
+            multiply(meanwhile);
         }
         asm!("tilestored [{}], tmm7", in(reg) line, options(nostack, preserves_flags));
     }
 }
 
-/// How often [`multiply_block`] calls for other work.
+/// How often [`multiply_block`] calls for either.
 pub const fn steps_of_block(parts: usize) -> usize {
     parts * (parts + 1) / 2
 }
@@ -213,17 +214,23 @@ unsafe fn load_b(b: *const f32) {
 /// # Safety
 /// The tiles must be configured.
 #[inline(always)]
-unsafe fn multiply() {
+unsafe fn multiply(meanwhile: &mut impl Meanwhile) {
     // SAFETY: by the contract.
     unsafe {
         asm!(
             "tdpbf16ps tmm0, tmm4, tmm6",
             "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm0") _, out("tmm1") _,
             options(nostack, nomem, preserves_flags),
         );
+        meanwhile.write_sums();
+        asm!(
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            out("tmm2") _, out("tmm3") _,
+            options(nostack, nomem, preserves_flags),
+        );
+        meanwhile.work();
     }
 }
 

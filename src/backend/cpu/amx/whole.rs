@@ -271,13 +271,16 @@ struct Beside<'a, const PARTS: usize> {
 impl<const PARTS: usize> Meanwhile for Beside<'_, PARTS> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn step(&mut self) {
-        // SAFETY: the machine has AVX-512 with bf16 by the contract; the rest is this task's own.
-        unsafe {
-            self.rows.step();
-            for _ in 0..self.next_pace.due() {
-                self.next.piece();
-            }
+    unsafe fn write_sums(&mut self) {
+        // SAFETY: by the contract.
+        unsafe { self.rows.write_sums() };
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    unsafe fn work(&mut self) {
+        for _ in 0..self.next_pace.due() {
+            self.next.piece();
         }
     }
 }
