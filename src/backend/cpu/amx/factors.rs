@@ -39,10 +39,10 @@ pub unsafe fn factors<const PARTS: usize>(
             let a = a.words.wrapping_add(i * a.steps + first * BLOCK_WORDS * PARTS);
             let b = b.words.wrapping_add(j * b.steps + first * BLOCK_WORDS * PARTS);
             let now = Pending { sums, c: c.at(i, j), rows: height, columns: width, streamed: false };
-            let mut rows = PendingRows::new(before, now.c.pointer, steps_of_block(PARTS) * blocks);
             // SAFETY: these blocks of both panels are there by the contract, as are these rows and columns of C; what is
             // pending lies in the other buffer.
             unsafe {
+                let mut rows = PendingRows::new(before, now.c.pointer, steps_of_block(PARTS) * blocks);
                 multiply_blocks::<PARTS>(blocks, a, b, sums, &mut rows);
                 rows.write(WIDTH);
             }

@@ -26,13 +26,34 @@ pub struct Pending {
     pub streamed: bool,
 }
 
-/// Its rows that have not been written to C yet; they are written while another register tile is multiplied.
+impl Pending {
+    /// Writes or adds all of a register tile that C ends in. There are few of these: they may wait for their sums.
+    ///
+    /// # Safety
+    /// See [`PendingRows::new`].
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn write_edge(self) {
+        let masks = [mask16(self.columns), mask16(self.columns.saturating_sub(TILE))];
+        for (row, half) in (0..self.rows).flat_map(|row| [(row, 0), (row, 1)]) {
+            let (to, mask) = (self.c.at(row, TILE * half).pointer, masks[half]);
+            // SAFETY: by the contract; the masks end with the columns.
+            unsafe {
+                let mut sums = _mm512_loadu_ps(self.sums.wrapping_add(row * WIDTH + TILE * half));
+                if self.c.accumulate {
+                    sums = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sums);
+                }
+                _mm512_mask_storeu_ps(to, mask, sums);
+            }
+        }
+    }
+}
+
+/// Rows of a register tile that have not been written to C yet; they are written while another is multiplied.
 pub struct PendingRows {
     sums: *const f32,
     c: Target,
     rows: usize,
-    /// Of the columns.
-    masks: [u16; 2],
     streamed: bool,
     /// The same row of the register tile that will be written after this one, to ask for it.
     following: *const f32,
@@ -40,25 +61,34 @@ pub struct PendingRows {
 }
 
 impl PendingRows {
-    /// All of them, spread over so many steps of the register tile that is multiplied, which goes to `following`.
-    #[inline]
-    pub fn new(pending: Pending, following: *const f32, steps: usize) -> Self {
-        let Pending { sums, c, rows, columns, streamed } = pending;
-        let masks = [mask16(columns), mask16(columns.saturating_sub(TILE))];
-        Self { sums, c, rows, masks, streamed, following, pace: Pace::of(WIDTH, steps) }
-    }
-
-    /// Writes or adds so many rows, if they are left.
+    /// All of them, spread over so many steps of the register tile that is multiplied, which goes to `following`. One that C ends in
+    /// is written at once, so that the others need no masks.
     ///
     /// # Safety
     /// The sums must be there, and C must address the rows and columns for exclusive use.
     #[inline]
     #[target_feature(enable = "avx512f")]
+    pub unsafe fn new(pending: Pending, following: *const f32, steps: usize) -> Self {
+        let Pending { sums, c, rows, columns, streamed } = pending;
+        let whole = rows == WIDTH && columns == WIDTH;
+        if !whole {
+            // SAFETY: by the contract.
+            unsafe { pending.write_edge() };
+        }
+        let rows = if whole { WIDTH } else { 0 };
+        Self { sums, c, rows, streamed, following, pace: Pace::of(WIDTH, steps) }
+    }
+
+    /// Writes or adds so many rows, if they are left.
+    ///
+    /// # Safety
+    /// See [`new`](Self::new).
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     pub unsafe fn write(&mut self, rows: usize) {
         for _ in 0..rows.min(self.rows) {
             let (left, right) = (self.c.pointer, self.c.at(0, TILE).pointer);
-            let [left_mask, right_mask] = self.masks;
-            // SAFETY: by the contract; the masks end with the columns.
+            // SAFETY: by the contract.
             unsafe {
                 let (mut low, mut high) =
                     (_mm512_loadu_ps(self.sums), _mm512_loadu_ps(self.sums.wrapping_add(TILE)));
@@ -66,15 +96,14 @@ impl PendingRows {
                     _mm512_stream_ps(left, low);
                     _mm512_stream_ps(right, high);
                 } else {
-                    // A load whose mask is empty would wait for its cache line all the same.
                     if self.c.accumulate {
                         unit::ask_for_writing(self.following);
                         unit::ask_for_writing(self.following.wrapping_add(TILE));
-                        low = _mm512_add_ps(_mm512_maskz_loadu_ps(left_mask, left), low);
-                        high = _mm512_add_ps(_mm512_maskz_loadu_ps(right_mask, right), high);
+                        low = _mm512_add_ps(_mm512_loadu_ps(left), low);
+                        high = _mm512_add_ps(_mm512_loadu_ps(right), high);
                     }
-                    _mm512_mask_storeu_ps(left, left_mask, low);
-                    _mm512_mask_storeu_ps(right, right_mask, high);
+                    _mm512_storeu_ps(left, low);
+                    _mm512_storeu_ps(right, high);
                 }
             }
             self.sums = self.sums.wrapping_add(WIDTH);

@@ -203,11 +203,6 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                 for tile in (0..self.holds).step_by(WIDTH) {
                     let held = buffers.held.wrapping_add(tile * blocks * TILE * PARTS);
                     let now = self.pending(buffers.sums[tiles % 2], c, tile, first);
-                    let mut beside = Beside {
-                        rows: PendingRows::new(before, now.c.pointer, steps_of_tile),
-                        next: &mut next,
-                        next_pace: &mut next_pace,
-                    };
                     let (a, b) = match self.held_side {
                         Side::A => (held, buffers.passing[turn % 2]),
                         Side::B => (buffers.passing[turn % 2], held),
@@ -215,6 +210,8 @@ impl<'a, const PARTS: usize> Strip<'a, PARTS> {
                     // SAFETY: the panels hold these blocks, and the sums a tile; what is pending lies in the other buffer, and
                     // in C by the contract.
                     unsafe {
+                        let rows = PendingRows::new(before, now.c.pointer, steps_of_tile);
+                        let mut beside = Beside { rows, next: &mut next, next_pace: &mut next_pace };
                         multiply_blocks::<PARTS>(blocks, a, b, now.sums, &mut beside);
                         beside.rows.write(WIDTH);
                     }
