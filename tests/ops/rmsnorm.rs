@@ -8,8 +8,8 @@ use crate::reference::rmsnorm::{self, Forward};
 use crate::tolerance::{Comparison, RMSNORM_BACKWARD, RMSNORM_DWEIGHT, RMSNORM_FORWARD, RMSNORM_RSTD};
 
 /// T, H.
-const CASES: [[usize; 2]; 9] =
-    [[1, 1], [1, 16], [3, 33], [65, 96], [130, 64], [5, 1031], [3, 2048], [2, 4099], [2, 8320]];
+const CASES: [[usize; 2]; 10] =
+    [[1, 1], [1, 16], [3, 33], [65, 96], [130, 64], [4129, 3], [5, 1031], [3, 2048], [2, 4099], [2, 8320]];
 
 const EPSILON: f32 = 1e-5;
 

@@ -7,7 +7,7 @@ use super::memory::Memory;
 use super::simd::{self, Simd, vectorised};
 use crate::backend::{RMSNORM_PARTS, RmsnormBackward, RmsnormForward};
 
-/// Rows that a part of the weight's gradient has at least.
+/// Rows of a part of the weight's gradient.
 const PART_ROWS: usize = 16;
 
 vectorised! {
@@ -98,28 +98,31 @@ pub fn backward(simd: Simd, memory: &mut Memory, arguments: RmsnormBackward) {
     let rstd = access.read::<f32>(arguments.rstd);
     let dx = access.write::<f32>(arguments.dx);
     let dresidual = arguments.dresidual.map(|view| access.read::<f32>(view));
-    let parts = rstd.len().div_ceil(PART_ROWS).clamp(1, RMSNORM_PARTS);
-    let rows = rstd.len().div_ceil(parts).max(1);
-    let partial = access.write::<f32>(arguments.partial.first(parts * h));
-    let tasks = dx.par_chunks_mut(rows * h).zip(partial.par_chunks_exact_mut(h));
-    tasks.enumerate().for_each(|(part, (dx, partial))| {
-        partial.fill(0.0);
-        for (t, dx) in (part * rows..).zip(dx.chunks_exact_mut(h)) {
-            let (dout, x, rstd) = (&dout[t * h..][..h], &x[t * h..][..h], rstd[t]);
-            let dresidual = dresidual.map(|dresidual| &dresidual[t * h..][..h]);
-            row_gradient(simd, dout, x, weight, rstd, dresidual, dx);
-            if arguments.dweight.is_some() {
-                add_weight_gradient(simd, dout, x, rstd, partial);
-            }
-        }
-    });
-    let Some(dweight) = arguments.dweight else { return };
-    let dweight = access.write::<f32>(dweight);
-    if !arguments.accumulate {
+    let partial = access.write::<f32>(arguments.partial.first(RMSNORM_PARTS * h));
+    let mut dweight = arguments.dweight.map(|view| access.write::<f32>(view));
+    if let Some(dweight) = dweight.as_deref_mut().filter(|_| !arguments.accumulate) {
         dweight.fill(0.0);
     }
-    let used = dx.len().div_ceil(rows * h);
-    for partial in partial.chunks_exact(h).take(used) {
-        add_to(simd, dweight, partial);
+    // In rounds of as many parts as there is room for: what a part is must not depend on how many rows follow.
+    for (round, dx) in dx.chunks_mut(RMSNORM_PARTS * PART_ROWS * h).enumerate() {
+        let first = round * RMSNORM_PARTS * PART_ROWS;
+        let parts = dx.len().div_ceil(PART_ROWS * h);
+        let tasks = dx.par_chunks_mut(PART_ROWS * h).zip(partial.par_chunks_exact_mut(h));
+        tasks.enumerate().for_each(|(part, (dx, partial))| {
+            partial.fill(0.0);
+            for (t, dx) in (first + part * PART_ROWS..).zip(dx.chunks_exact_mut(h)) {
+                let (dout, x, rstd) = (&dout[t * h..][..h], &x[t * h..][..h], rstd[t]);
+                let dresidual = dresidual.map(|dresidual| &dresidual[t * h..][..h]);
+                row_gradient(simd, dout, x, weight, rstd, dresidual, dx);
+                if arguments.dweight.is_some() {
+                    add_weight_gradient(simd, dout, x, rstd, partial);
+                }
+            }
+        });
+        if let Some(dweight) = dweight.as_deref_mut() {
+            for partial in partial.chunks_exact(h).take(parts) {
+                add_to(simd, dweight, partial);
+            }
+        }
     }
 }
