@@ -197,6 +197,9 @@ fn exp2_each<const N: usize>(x: &mut [f32; N]) {
 }
 
 /// Replaces every element x by 2^argument(x).
+///
+/// The loop of [`exp_all`] again: handed its function as an argument, one loop for both is no longer compiled for the level, and
+/// attention's forward pass takes half as long again (measured).
 #[inline(always)]
 pub fn exp2_all(values: &mut [f32], argument: impl Fn(f32) -> f32) {
     let (wide, narrow) = values.as_chunks_mut::<WIDE>();
